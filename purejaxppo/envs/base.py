@@ -1,0 +1,213 @@
+"""Environments: what one must offer, and how N of them are stepped as one.
+
+Auto-reset, final observations and episode statistics are done here, so that no environment's own
+wrapper can lose the last observation of an episode.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from purejaxppo.ppo.records import Array, EnvStep, VecEnv
+from purejaxppo.validation import ConfigError
+
+
+class Environment(Protocol):
+    """One environment, with the interface of gymnax 1.x.
+
+    Every method is pure and works on a single environment; `params` is a pytree of the
+    environment's constants, which may be traced.
+    """
+
+    @property
+    def default_params(self) -> Any:
+        """Parameters for those who pass none."""
+        ...
+
+    def reset_env(self, key: Array, params: Any) -> tuple[Any, Any]:
+        """A new episode: (obs, state). The key is consumed."""
+        ...
+
+    def step_env(self, key: Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
+        """One step without auto-reset or time limit: (obs, state, reward, terminated, info)."""
+        ...
+
+    def is_truncated(self, state: Any, params: Any) -> Array:
+        """Whether the time limit is reached in `state`."""
+        ...
+
+    def observation_space(self, params: Any) -> Any:
+        """What the observations are like."""
+        ...
+
+    def action_space(self, params: Any) -> Any:
+        """What the actions are like."""
+        ...
+
+
+class Discrete(NamedTuple):
+    """The integers 0 .. n - 1."""
+
+    n: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A single number."""
+        return ()
+
+    @property
+    def dtype(self) -> np.dtype:
+        """int32."""
+        return np.dtype(np.int32)
+
+
+class Box(NamedTuple):
+    """Arrays between two bounds."""
+
+    low: np.ndarray  # broadcast to `shape`
+    high: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class EnvSpec(NamedTuple):
+    """What one environment sees and does."""
+
+    observation: Discrete | Box
+    action: Discrete | Box
+
+
+def space_of(space: Any, what: str) -> Discrete | Box:
+    """Our form of a space of gymnax, gymnasium or their like.
+
+    Raises:
+        ConfigError: the space is neither discrete nor a box.
+    """
+    if hasattr(space, "n") and getattr(space, "shape", ()) == ():
+        return Discrete(int(space.n))
+    if hasattr(space, "low") and hasattr(space, "high"):
+        shape = tuple(space.shape)
+        low, high = (np.broadcast_to(np.asarray(b), shape) for b in (space.low, space.high))
+        return Box(low, high, shape, np.dtype(space.dtype))
+    raise ConfigError(
+        f"{what} space {space!r} is not supported: use a Discrete or a Box space "
+        "(wrap the environment to flatten others)"
+    )
+
+
+@struct.dataclass
+class EpisodeState:
+    """One environment's state and the episode that it is in."""
+
+    env_state: Any
+    episode_return: Array  # () float32, undiscounted, so far
+    episode_length: Array  # () int32, steps so far
+
+
+def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
+    """N copies of an environment stepped as one, each reset as soon as its episode ends.
+
+    Args:
+        env: one environment.
+        env_params: parameters that fix the spaces; those of each call may differ in value.
+        num_envs: N.
+
+    Raises:
+        ConfigError: a space is not supported, or the environment's values contradict it.
+    """
+    spec = check_spec(env, env_params)
+    state_shape = _shapes(env, env_params, spec)[1]
+
+    def reset_one(key, params):
+        obs, env_state = env.reset_env(key, params)
+        # the types that a step gives (some resets give Python numbers), so that loops can carry it
+        env_state = jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), env_state, state_shape)
+        return EpisodeState(env_state, jnp.float32(0), jnp.int32(0)), obs
+
+    def step_one(key, state, action, params):
+        key_step, key_reset = jax.random.split(key)
+        action = _to_bounds(spec.action, action)
+        final_obs, env_state, reward, terminated, _ = env.step_env(
+            key_step, state.env_state, action, params
+        )
+        reward = jnp.asarray(reward, jnp.float32)
+        terminated = jnp.asarray(terminated, bool)
+        truncated = jnp.asarray(env.is_truncated(env_state, params), bool) & ~terminated
+        episode_return = state.episode_return + reward
+        episode_length = state.episode_length + 1
+        stepped = EpisodeState(env_state, episode_return, episode_length), final_obs
+
+        done = terminated | truncated
+        fresh = reset_one(key_reset, params)
+        state, obs = jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, stepped)
+        return state, EnvStep(
+            obs, final_obs, reward, terminated, truncated, episode_return, episode_length
+        )
+
+    def reset(key, params):
+        return jax.vmap(reset_one, (0, None))(jax.random.split(key, num_envs), params)
+
+    def step(key, state, action, params):
+        keys = jax.random.split(key, num_envs)
+        return jax.vmap(step_one, (0, 0, 0, None))(keys, state, action, params)
+
+    return VecEnv(reset, step, spec)
+
+
+def _to_bounds(space: Discrete | Box, action: Array) -> Array:
+    if isinstance(space, Discrete):
+        return action
+    return jnp.clip(action, space.low, space.high).astype(space.dtype)
+
+
+def check_spec(env: Environment, env_params: Any) -> EnvSpec:
+    """The environment's spaces, once its own values have been held against them.
+
+    Raises:
+        ConfigError: an unsupported space, unbounded actions, or an observation, reward or flag of
+            another shape or dtype than declared.
+    """
+    observation = space_of(env.observation_space(env_params), "observation")
+    action = space_of(env.action_space(env_params), "action")
+    if isinstance(action, Box) and not (np.isfinite(action.low) & np.isfinite(action.high)).all():
+        raise ConfigError(
+            f"action bounds {action.low.tolist()} .. {action.high.tolist()} must be finite: "
+            "declare the bounds that the environment clips to, such as -1 .. 1"
+        )
+    spec = EnvSpec(observation, action)
+    reset_obs, _, step_obs, reward, terminated = _shapes(env, env_params, spec)
+    for where, obs in (("reset_env", reset_obs), ("step_env", step_obs)):
+        got, declared = _describe(obs), f"{observation.dtype.name}{list(observation.shape)}"
+        if got != declared:
+            raise ConfigError(
+                f"{where} returns an observation {got}, its space says {declared}: "
+                "mend the one or the other"
+            )
+    if reward.shape != () or terminated.shape != ():
+        raise ConfigError(
+            f"step_env returns reward {_describe(reward)} and terminated {_describe(terminated)}: "
+            "both must be scalars"
+        )
+    return spec
+
+
+def _describe(tree: Any) -> str:
+    shapes = [f"{x.dtype.name}{list(x.shape)}" for x in jax.tree.leaves(tree)]
+    return shapes[0] if len(shapes) == 1 else f"{type(tree).__name__} of {', '.join(shapes)}"
+
+
+def _shapes(env: Environment, env_params: Any, spec: EnvSpec) -> tuple[Any, ...]:
+    """Shapes of (reset obs, state, step obs, reward, terminated), without running anything."""
+
+    def once(key):
+        obs, state = env.reset_env(key, env_params)
+        action = jnp.zeros(spec.action.shape, spec.action.dtype)
+        after, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
+        return obs, state, after, jnp.asarray(reward), jnp.asarray(terminated)
+
+    return jax.eval_shape(once, jax.random.key(0))

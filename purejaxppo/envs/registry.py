@@ -1,0 +1,35 @@
+"""Environments by name. A suite is imported when one of its environments is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from purejaxppo.validation import ConfigError, nearest
+
+SUITES = {"": "purejaxppo.envs.gymnax"}
+"""Adapter module of each suite, by the name's prefix: "" for plain names, `brax` for `brax/ant`."""
+
+
+def make(name: str) -> tuple[Any, Any]:
+    """An environment and its default parameters.
+
+    Args:
+        name: a plain name (gymnax) or `suite/name`.
+
+    Raises:
+        ConfigError: no such environment; the nearest names are given.
+    """
+    suite, _, rest = name.rpartition("/")
+    if suite not in SUITES:
+        raise ConfigError(f"unknown suite {suite!r} in {name!r}: {nearest(rest, names())}")
+    return import_module(SUITES[suite]).make(rest)
+
+
+def names() -> list[str]:
+    """Every environment that can be made."""
+    found = []
+    for suite, module in SUITES.items():
+        prefix = f"{suite}/" if suite else ""
+        found += [prefix + name for name in import_module(module).names()]
+    return found

@@ -1,0 +1,171 @@
+"""Advantage estimators, one function per equation, and the registry `ADVANTAGES`.
+
+All read a `Rollout` [T, N] and keep three boundaries apart. With V' = next_value, the value of the
+observation that the action led to (before any reset):
+
+    terminated        the continuation is worth 0
+    truncated         the continuation is worth V', and no later reward is counted
+    end of rollout    the continuation is worth V'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.ppo.records import Rollout
+
+Array = jax.Array
+
+
+class Estimate(NamedTuple):
+    """What the update needs of a rollout.
+
+    Attributes:
+        advantage: [T, N], weight of each action's gradient.
+        target: [T, N], what the critic learns to predict.
+    """
+
+    advantage: Array
+    target: Array
+
+
+def _done(rollout: Rollout) -> Array:
+    return rollout.terminated | rollout.truncated
+
+
+def _one_step_return(rollout: Rollout, gamma) -> Array:
+    return rollout.reward + gamma * jnp.where(rollout.terminated, 0.0, rollout.next_value)
+
+
+def td(rollout: Rollout, gamma) -> Estimate:
+    """One-step temporal difference: A_t = r_t + gamma (1 - terminated_t) V'_t - V_t.
+
+    Args:
+        rollout: [T, N].
+        gamma: discount.
+
+    Returns:
+        Advantages and the one-step return as target.
+
+    Reference: Sutton and Barto 2018, eq. 6.5.
+    """
+    target = _one_step_return(rollout, gamma)
+    return Estimate(target - rollout.value, target)
+
+
+def gae(rollout: Rollout, gamma, gae_lambda) -> Estimate:
+    """Generalized advantage estimation: A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}.
+
+    delta_t is the one-step temporal difference (`td`); A_T = 0.
+
+    Args:
+        rollout: [T, N].
+        gamma: discount.
+        gae_lambda: decay; 0 gives `td`, 1 gives `monte_carlo`.
+
+    Returns:
+        Advantages, and A_t + V_t as target.
+
+    Reference: arXiv:1506.02438, eq. 16.
+    """
+    delta = td(rollout, gamma).advantage
+    decay = gamma * gae_lambda * (1.0 - _done(rollout))
+
+    def step(later, inputs):
+        delta, decay = inputs
+        advantage = delta + decay * later
+        return advantage, advantage
+
+    start = jnp.zeros_like(delta[0])
+    _, advantage = jax.lax.scan(step, start, (delta, decay), reverse=True)
+    return Estimate(advantage, advantage + rollout.value)
+
+
+def n_step(rollout: Rollout, gamma, n: int) -> Estimate:
+    """The n-step return minus the value: A_t = r_t + ... + gamma^n V'_{t+n-1} - V_t.
+
+    The sum stops early at a boundary. Computed as n applications of the one-step backup
+    G^k_t = r_t + gamma G^{k-1}_{t+1}, with G^1 the one-step return.
+
+    Args:
+        rollout: [T, N].
+        gamma: discount.
+        n: number of rewards; 1 gives `td`, T or more gives `monte_carlo`.
+
+    Returns:
+        Advantages and the n-step return as target.
+
+    Reference: arXiv:1602.01783, section 4; Sutton and Barto 2018, eq. 7.1.
+    """
+    first = _one_step_return(rollout, gamma)
+    last_row = jnp.zeros_like(rollout.truncated).at[-1].set(True)
+    stop = _done(rollout) | last_row
+
+    def backup(_, g):
+        later = jnp.concatenate([g[1:], g[-1:]])
+        return jnp.where(stop, first, rollout.reward + gamma * later)
+
+    steps = min(n, rollout.reward.shape[0]) - 1
+    target = jax.lax.fori_loop(0, steps, backup, first)
+    return Estimate(target - rollout.value, target)
+
+
+def _reward_to_go(rollout: Rollout, gamma) -> Array:
+    """G_t = r_t + gamma G_{t+1}, with V' in place of G_{t+1} at truncation and rollout end."""
+
+    def step(later, inputs):
+        reward, done, next_value, terminated = inputs
+        later = jnp.where(done, jnp.where(terminated, 0.0, next_value), later)
+        g = reward + gamma * later
+        return g, g
+
+    inputs = (rollout.reward, _done(rollout), rollout.next_value, rollout.terminated)
+    return jax.lax.scan(step, rollout.next_value[-1], inputs, reverse=True)[1]
+
+
+def monte_carlo(rollout: Rollout, gamma) -> Estimate:
+    """Discounted reward-to-go minus the value baseline: A_t = G_t - V_t.
+
+    Args:
+        rollout: [T, N].
+        gamma: discount.
+
+    Returns:
+        Advantages, and G_t as target.
+
+    Reference: Williams 1992; Sutton and Barto 2018, eq. 13.11.
+    """
+    g = _reward_to_go(rollout, gamma)
+    return Estimate(g - rollout.value, g)
+
+
+def reward_to_go(rollout: Rollout, gamma) -> Estimate:
+    """Discounted reward-to-go without a baseline: A_t = G_t.
+
+    The critic still learns G_t: its value continues the sum where a rollout cuts an episode.
+
+    Args:
+        rollout: [T, N].
+        gamma: discount.
+
+    Returns:
+        G_t as advantage and as target.
+
+    Reference: Williams 1992; Sutton and Barto 2018, eq. 13.8.
+    """
+    g = _reward_to_go(rollout, gamma)
+    return Estimate(g, g)
+
+
+ADVANTAGES: dict[str, Callable[..., Estimate]] = {
+    "gae": lambda rollout, hyper, config: gae(rollout, hyper.gamma, hyper.gae_lambda),
+    "n_step": lambda rollout, hyper, config: n_step(rollout, hyper.gamma, config.n_step),
+    "monte_carlo": lambda rollout, hyper, config: monte_carlo(rollout, hyper.gamma),
+    "td": lambda rollout, hyper, config: td(rollout, hyper.gamma),
+    "none": lambda rollout, hyper, config: reward_to_go(rollout, hyper.gamma),
+}
+"""Estimators by name: `(rollout, hyperparams, config) -> Estimate`."""

@@ -1,0 +1,109 @@
+"""Running statistics of observations and of returns.
+
+They move once per rollout. A rollout and every epoch of its update use the same observation
+statistics, so the first ratio of an update is exactly 1.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from purejaxppo.ppo.averages import moments
+
+Array = jax.Array
+
+
+@struct.dataclass
+class RunningStats:
+    """Mean and variance of everything seen."""
+
+    mean: Array  # [*O] float32
+    var: Array  # [*O] float32, population variance
+    count: Array  # () float32, samples seen
+
+
+def init_stats(shape: tuple[int, ...]) -> RunningStats:
+    """Statistics that leave values as they are: mean 0, variance 1, nothing seen."""
+    return RunningStats(jnp.zeros(shape), jnp.ones(shape), jnp.float32(0))
+
+
+def update_stats(stats: RunningStats, x: Array, axis_name: str | None = None) -> RunningStats:
+    """Statistics after a batch more.
+
+    Args:
+        stats: what was seen before, over [*O].
+        x: [..., *O], new samples.
+        axis_name: mesh axis over which the samples are spread, or None.
+
+    Returns:
+        Statistics of both together (Chan, Golub and LeVeque 1979, eq. 2.1), or the old ones where
+        the new samples are not finite.
+    """
+    lead = tuple(range(x.ndim - stats.mean.ndim))
+    mean, var = moments(x.astype(jnp.float32), lead, axis_name)
+    devices = 1 if axis_name is None else jax.lax.psum(1, axis_name)
+    new = jnp.float32(x.size // max(stats.mean.size, 1) * devices)
+    total = stats.count + new
+    delta = mean - stats.mean
+    sum_of_squares = (
+        stats.var * stats.count + var * new + jnp.square(delta) * stats.count * new / total
+    )
+    merged = RunningStats(stats.mean + delta * new / total, sum_of_squares / total, total)
+    finite = jnp.isfinite(merged.mean).all() & jnp.isfinite(merged.var).all()
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), merged, stats)
+
+
+def normalize(stats: RunningStats | None, x: Array) -> Array:
+    """(x - mean) / sqrt(var + 1e-8), cut off at -10 and 10; `x` itself where stats is None."""
+    if stats is None:
+        return x
+    return jnp.clip((x - stats.mean) * jax.lax.rsqrt(stats.var + 1e-8), -10.0, 10.0)
+
+
+@struct.dataclass
+class RewardScaler:
+    """The discounted return so far of each environment, and the statistics of all of them."""
+
+    discounted_return: Array  # [N] float32, 0 at an episode's start
+    stats: RunningStats  # over []
+
+
+def init_reward_scaler(num_envs: int) -> RewardScaler:
+    """A scaler that has seen nothing."""
+    return RewardScaler(jnp.zeros(num_envs), init_stats(()))
+
+
+def scale_rewards(
+    scaler: RewardScaler | None,
+    reward: Array,
+    done: Array,
+    gamma: Array | float,
+    axis_name: str | None = None,
+) -> tuple[RewardScaler | None, Array]:
+    """Rewards divided by the standard deviation of the discounted return R.
+
+    R_t = gamma * (1 - done_{t-1}) * R_{t-1} + r_t: reset after the last reward was counted.
+
+    Args:
+        scaler: statistics so far, or None for rewards as they are.
+        reward: [T, N].
+        done: [T, N] bool.
+        gamma: discount.
+        axis_name: mesh axis over which environments are spread, or None.
+
+    Returns:
+        The scaler after this rollout, and the rewards [T, N] scaled by its statistics.
+    """
+    if scaler is None:
+        return None, reward
+
+    def step(discounted, inputs):
+        reward, done = inputs
+        discounted = gamma * discounted + reward
+        return jnp.where(done, 0.0, discounted), discounted
+
+    last, returns = jax.lax.scan(step, scaler.discounted_return, (reward, done))
+    stats = update_stats(scaler.stats, returns, axis_name)
+    return RewardScaler(last, stats), reward * jax.lax.rsqrt(stats.var + 1e-8)

@@ -1,0 +1,92 @@
+"""Collecting experience: policy and environments stepped together for T steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.ppo.normalize import RunningStats, normalize
+from purejaxppo.ppo.records import Array, LearnerState, Policy, Rollout, VecEnv
+
+
+def collect(
+    policy: Policy,
+    vec_env: VecEnv,
+    num_steps: int,
+    state: LearnerState,
+    env_params: Any,
+    key: Array,
+) -> tuple[LearnerState, Rollout]:
+    """Steps N environments T times under the policy of `state`.
+
+    Args:
+        policy: actor and critic.
+        vec_env: N environments.
+        num_steps: T.
+        state: where the run stands.
+        env_params: parameters of the environments.
+        key: consumed.
+
+    Returns:
+        The state with its environments moved on, and the rollout [T, N].
+    """
+    obs_stats = state.normalizers.obs
+
+    def step(loop, key):
+        env_state, obs, episode_start, carry = loop
+        key_action, key_env = jax.random.split(key)
+        seen = normalize(obs_stats, obs)
+        next_carry, dist, value = policy.apply(state.params, carry, seen, episode_start)
+        action = dist.sample(key_action)
+        env_state, after = vec_env.step(key_env, env_state, action, env_params)
+        transition = Rollout(
+            obs=obs,
+            action=action,
+            log_prob=dist.log_prob(action),
+            dist=dist,
+            value=value,
+            next_value=None,  # known once the rollout is complete, below
+            reward=after.reward,
+            terminated=after.terminated,
+            truncated=after.truncated,
+            episode_start=episode_start,
+            carry=carry,
+            episode_return=after.episode_return,
+            episode_length=after.episode_length,
+        )
+        done = after.terminated | after.truncated
+        return (env_state, after.obs, done, next_carry), (transition, after.final_obs, next_carry)
+
+    start = (state.env_state, state.obs, state.episode_start, state.carry)
+    end, (rollout, final_obs, carry) = jax.lax.scan(step, start, jax.random.split(key, num_steps))
+    rollout = rollout.replace(
+        next_value=final_values(policy, state.params, obs_stats, carry, final_obs)
+    )
+    env_state, obs, episode_start, carry = end
+    state = state.replace(env_state=env_state, obs=obs, episode_start=episode_start, carry=carry)
+    return state, rollout
+
+
+def final_values(
+    policy: Policy, params: Any, obs_stats: RunningStats | None, carry: Any, final_obs: Any
+) -> Array:
+    """V of the observations that the actions led to, in one batch: the actor is not computed.
+
+    Args:
+        policy: actor and critic.
+        params: the policy's parameters.
+        obs_stats: observation statistics, or None.
+        carry: [T, N, ...], memory after each step.
+        final_obs: [T, N, *O], before any reset.
+
+    Returns:
+        [T, N]. At a truncation and at the end of the rollout this is what the episode would have
+        gone on to; elsewhere it equals the value of the next row.
+    """
+    shape = jax.tree.leaves(final_obs)[0].shape[:2]
+    carry, obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (carry, final_obs))
+    going_on = jnp.zeros(shape[0] * shape[1], bool)
+    _, _, value = policy.apply(params, carry, normalize(obs_stats, obs), going_on)
+    return value.reshape(shape)

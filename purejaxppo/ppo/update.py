@@ -1,0 +1,186 @@
+"""Minibatches, epochs and the gradient step."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from purejaxppo.config import Hyperparams, PPOConfig
+from purejaxppo.ppo.averages import across, standardize
+from purejaxppo.ppo.objectives import OBJECTIVES, VALUE_LOSSES
+from purejaxppo.ppo.records import Array, Batch, Policy
+
+
+def annealed(hyper: Hyperparams, progress) -> Hyperparams:
+    """Hyperparameters as they stand at `progress` (0: start, 1: end) of a run.
+
+    x(p) = x (1 - p (1 - final_scale)) for learning_rate, clip_eps and entropy_coef.
+    """
+
+    def at(value, final_scale):
+        return value * (1.0 - progress * (1.0 - final_scale))
+
+    return hyper.replace(
+        learning_rate=at(hyper.learning_rate, hyper.learning_rate_final_scale),
+        clip_eps=at(hyper.clip_eps, hyper.clip_eps_final_scale),
+        entropy_coef=at(hyper.entropy_coef, hyper.entropy_coef_final_scale),
+    )
+
+
+def optimizer(hyper: Hyperparams) -> optax.GradientTransformation:
+    """Global-norm clipping (unless max_grad_norm is None), then Adam."""
+    clipping = optax.identity()
+    if hyper.max_grad_norm is not None:
+        clipping = optax.clip_by_global_norm(hyper.max_grad_norm)
+    adam = optax.scale_by_adam(eps=hyper.adam_eps)
+    return optax.chain(clipping, adam, optax.scale_by_learning_rate(hyper.learning_rate))
+
+
+def minibatch_indices(key: Array, batch_size: int, num_epochs: int, num_minibatches: int) -> Array:
+    """A fresh uniform permutation per epoch, cut into minibatches.
+
+    Args:
+        key: consumed.
+        batch_size: B.
+        num_epochs: E.
+        num_minibatches: M.
+
+    Returns:
+        [E * M, B / M] int32: rows of the batch for each gradient step in turn.
+    """
+    shuffle = partial(jax.random.permutation, x=batch_size)
+    order = jax.vmap(shuffle)(jax.random.split(key, num_epochs))
+    return order.reshape(num_epochs * num_minibatches, batch_size // num_minibatches)
+
+
+def loss(
+    params: Any,
+    batch: Batch,
+    policy: Policy,
+    config: PPOConfig,
+    hyper: Hyperparams,
+    objective_state: Any,
+    axis_name: str | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """policy_loss + value_coef * value_loss - entropy_coef * entropy, each a mean over the batch.
+
+    Args:
+        params: the policy's parameters.
+        batch: [B] transitions.
+        policy: actor and critic.
+        config: which objective and value loss.
+        hyper: scalars in force.
+        objective_state: what the objective remembers.
+        axis_name: mesh axis over which the batch is spread, or None.
+
+    Returns:
+        The loss (), and its parts by the names of `Metrics`.
+
+    Reference: arXiv:1707.06347, eq. 9.
+    """
+    _, dist, value = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
+    if config.advantage_normalization == "minibatch":
+        batch = batch.replace(advantage=standardize(batch.advantage, axis_name))
+    log_prob = dist.log_prob(batch.action)
+    losses = OBJECTIVES[config.objective].loss(dist, log_prob, batch, hyper, objective_state)
+    log_ratio = log_prob - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    parts = {
+        "policy_loss": losses.mean(),
+        "value_loss": VALUE_LOSSES[config.value_loss](value, batch, hyper).mean(),
+        "entropy": dist.entropy().mean(),
+        "approx_kl": jnp.mean((ratio - 1.0) - log_ratio),
+        "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > hyper.clip_eps, dtype=jnp.float32),
+    }
+    total = (
+        parts["policy_loss"]
+        + hyper.value_coef * parts["value_loss"]
+        - hyper.entropy_coef * parts["entropy"]
+    )
+    return total, parts
+
+
+class Progress(NamedTuple):
+    """What the gradient steps of one update hand on.
+
+    Attributes:
+        params: [P], all parameters raveled: one vector is clipped, stepped and selected at once.
+        opt_state: Adam's moments of it.
+        stopped: () bool, target_kl was exceeded.
+    """
+
+    params: Array
+    opt_state: Any
+    stopped: Array
+
+
+def optimize(
+    policy: Policy,
+    config: PPOConfig,
+    hyper: Hyperparams,
+    params: Any,
+    opt_state: Any,
+    objective_state: Any,
+    batch: Batch,
+    key: Array,
+    axis_name: str | None = None,
+) -> tuple[Any, Any, dict[str, Array]]:
+    """All gradient steps of one update: E epochs of M minibatches in one scan.
+
+    A step whose loss or gradient is not finite is left out and counted. Once a minibatch's
+    approx_kl exceeds target_kl, that step and all that remain are left out.
+
+    Args:
+        policy: actor and critic.
+        config: sizes and choices.
+        hyper: scalars in force.
+        params: the policy's parameters.
+        opt_state: of `optimizer`, over the raveled parameters.
+        objective_state: what the objective remembers.
+        batch: [B] transitions.
+        key: consumed.
+        axis_name: mesh axis over which the batch is spread, or None.
+
+    Returns:
+        Parameters, optimizer state, and means of the loss parts over the steps that counted.
+    """
+    flat, unravel = ravel_pytree(params)
+    transform = optimizer(hyper)
+
+    def flat_loss(flat, minibatch):
+        return loss(unravel(flat), minibatch, policy, config, hyper, objective_state, axis_name)
+
+    def gradient_step(progress: Progress, rows):
+        minibatch = jax.tree.map(lambda x: x[rows], batch)
+        value_and_grad = jax.value_and_grad(flat_loss, has_aux=True)
+        (total, parts), grad = value_and_grad(progress.params, minibatch)
+        total, parts, grad = across((total, parts, grad), axis_name)
+        parts["grad_norm"] = optax.global_norm(grad)
+
+        finite = jnp.isfinite(total) & jnp.isfinite(parts["grad_norm"])
+        counts = finite & ~progress.stopped
+        stopped = progress.stopped
+        if hyper.target_kl is not None:
+            stopped |= parts["approx_kl"] > hyper.target_kl
+        step = finite & ~stopped
+
+        updates, opt_state = transform.update(grad, progress.opt_state)
+        moved = (optax.apply_updates(progress.params, updates), opt_state)
+        kept = (progress.params, progress.opt_state)
+        new = jax.tree.map(lambda a, b: jnp.where(step, a, b), moved, kept)
+        tallies = {"counted": counts, "gradient_steps": step, "skipped_steps": ~finite & ~stopped}
+        parts = jax.tree.map(lambda x: jnp.where(counts, x, 0.0), parts)
+        return Progress(*new, stopped), (parts, tallies)
+
+    rows = minibatch_indices(key, config.batch_size, config.num_epochs, config.num_minibatches)
+    start = Progress(flat, opt_state, jnp.bool_(False))
+    end, (parts, tallies) = jax.lax.scan(gradient_step, start, rows)
+    tallies = {name: jnp.sum(t, dtype=jnp.int32) for name, t in tallies.items()}
+    counted = jnp.maximum(tallies.pop("counted"), 1)
+    means = {name: jnp.sum(x) / counted for name, x in parts.items()}
+    return unravel(end.params), end.opt_state, means | tallies

@@ -1,0 +1,32 @@
+"""Tuned configurations: one TOML file per name, one table per algorithm."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from typing import Any
+
+from purejaxppo.validation import ConfigError, nearest
+
+
+def names() -> list[str]:
+    """The presets that exist."""
+    files = resources.files(__name__).iterdir()
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+
+
+def load(name: str, algorithm: str) -> dict[str, Any]:
+    """The fields of one preset that differ from the algorithm's own.
+
+    Raises:
+        ConfigError: no such preset, or none for this algorithm.
+    """
+    if name not in names():
+        raise ConfigError(f"unknown preset {name!r}: {nearest(name, names())}")
+    text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(text)
+    if algorithm not in tables:
+        raise ConfigError(
+            f"preset {name!r} has no table for algorithm {algorithm!r}: use {' or '.join(tables)}"
+        )
+    return tables[algorithm]

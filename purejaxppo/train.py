@@ -1,0 +1,283 @@
+"""The whole algorithm put together: `make_learner`, `make_train`, `make_act`.
+
+init     parameters, optimizer, statistics, environments
+update   rollout -> advantages -> minibatch epochs -> statistics, metrics
+train    init, then U updates in one scan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from purejaxppo.config import Hyperparams, PPOConfig, as_config
+from purejaxppo.envs import registry
+from purejaxppo.envs.base import Box, Environment, make_vec_env
+from purejaxppo.policies.networks import make_policy
+from purejaxppo.ppo.advantages import ADVANTAGES
+from purejaxppo.ppo.averages import across, moments, standardize
+from purejaxppo.ppo.normalize import (
+    init_reward_scaler,
+    init_stats,
+    normalize,
+    scale_rewards,
+    update_stats,
+)
+from purejaxppo.ppo.objectives import OBJECTIVES
+from purejaxppo.ppo.records import (
+    Array,
+    Batch,
+    Learner,
+    LearnerState,
+    Metrics,
+    Normalizers,
+    Policy,
+    Rollout,
+    TrainOutput,
+    VecEnv,
+)
+from purejaxppo.ppo.rollout import collect
+from purejaxppo.ppo.update import annealed, optimize, optimizer
+from purejaxppo.validation import ConfigError
+
+
+class Setup(NamedTuple):
+    """What a configuration stands for, made once."""
+
+    config: PPOConfig
+    env_params: Any
+    vec_env: VecEnv
+    policy: Policy
+
+
+def make_setup(
+    config: PPOConfig | Mapping[str, Any],
+    env: Environment | None = None,
+    env_params: Any = None,
+    policy: Policy | None = None,
+) -> Setup:
+    """Environments and policy of a configuration; those that are passed take precedence."""
+    config = as_config(config)
+    if env is None:
+        env, default_params = registry.make(config.env)
+    else:
+        default_params = env.default_params
+    env_params = default_params if env_params is None else env_params
+    vec_env = make_vec_env(env, env_params, config.num_envs)
+    observation = vec_env.spec.observation
+    if config.normalize_observations and not isinstance(observation, Box):
+        raise ConfigError(
+            f"normalize_observations=True has no meaning for {observation}: leave it False"
+        )
+    return Setup(config, env_params, vec_env, policy or make_policy(config, vec_env.spec))
+
+
+def make_learner(
+    config: PPOConfig | Mapping[str, Any],
+    *,
+    env: Environment | None = None,
+    env_params: Any = None,
+    policy: Policy | None = None,
+    axis_name: str | None = None,
+) -> Learner:
+    """A training run as `(init, update)`, for those who drive the updates themselves.
+
+    Args:
+        config: what to train; a mapping is read by `PPOConfig.from_dict`.
+        env: an environment with gymnax's 1.x interface, in place of the one that `config` names.
+        env_params: its parameters; None: its defaults.
+        policy: a policy in place of the one that `config` describes.
+        axis_name: mesh axis over which environments are spread (each device has num_envs); None:
+            one device.
+
+    Returns:
+        `init(key, hyperparams=None, env_params=None) -> LearnerState` and
+        `update(state, hyperparams=None, env_params=None) -> (LearnerState, Metrics)`.
+
+    Raises:
+        ConfigError: see `PPOConfig`, `envs.base.make_vec_env` and `policies.networks.make_policy`.
+    """
+    config, default_params, vec_env, policy = make_setup(config, env, env_params, policy)
+    objective = OBJECTIVES[config.objective]
+
+    def defaults(hyperparams, env_params):
+        hyper = config.hyperparams() if hyperparams is None else hyperparams
+        hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper)
+        return hyper, default_params if env_params is None else env_params
+
+    def init(key: Array, hyperparams: Hyperparams | None = None, env_params: Any = None):
+        hyper, env_params = defaults(hyperparams, env_params)
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.wrap_key_data(key)
+        key_params, key_reset, key = jax.random.split(key, 3)
+        params = policy.init(key_params)
+        env_state, obs = vec_env.reset(key_reset, env_params)
+        obs_stats = init_stats(obs.shape[1:]) if config.normalize_observations else None
+        scaler = init_reward_scaler(config.num_envs) if config.normalize_rewards else None
+        return LearnerState(
+            params=params,
+            opt_state=optimizer(hyper).init(ravel_pytree(params)[0]),
+            normalizers=Normalizers(obs_stats, scaler),
+            env_state=env_state,
+            obs=obs,
+            episode_start=jnp.ones(config.num_envs, bool),
+            carry=policy.initial_carry((config.num_envs,)),
+            objective_state=objective.init(hyper),
+            step=jnp.int32(0),
+            key=key,
+        )
+
+    def update(state: LearnerState, hyperparams: Hyperparams | None = None, env_params: Any = None):
+        hyper, env_params = defaults(hyperparams, env_params)
+        hyper = annealed(hyper, state.step / config.num_updates)
+        key_rollout, key_update, key = jax.random.split(state.key, 3)
+        norms = state.normalizers
+
+        state, rollout = collect(policy, vec_env, config.num_steps, state, env_params, key_rollout)
+        done = rollout.terminated | rollout.truncated
+        scaler, reward = scale_rewards(norms.reward, rollout.reward, done, hyper.gamma, axis_name)
+        advantage, target = ADVANTAGES[config.advantage](
+            rollout.replace(reward=reward), hyper, config
+        )
+        if config.advantage_normalization == "batch":
+            advantage = standardize(advantage, axis_name)
+
+        batch = as_batch(rollout, normalize(norms.obs, rollout.obs), advantage, target)
+        params, opt_state, learned = optimize(
+            policy, config, hyper, state.params, state.opt_state, state.objective_state, batch,
+            key_update, axis_name,
+        )  # fmt: skip
+
+        kl_coef, objective_state = objective.kl_coef(hyper, state.objective_state), ()
+        if objective.adapt is not None:
+            _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
+            kl = across(batch.dist.kl(dist).mean(), axis_name)
+            objective_state = objective.adapt(state.objective_state, kl, hyper)
+        obs_stats = norms.obs and update_stats(norms.obs, rollout.obs, axis_name)
+
+        metrics = Metrics(
+            **episode_sums(rollout, done, axis_name),
+            **learned,
+            explained_variance=explained_variance(rollout.value, target, axis_name),
+            learning_rate=hyper.learning_rate,
+            kl_coef=jnp.asarray(kl_coef, jnp.float32),
+        )
+        return state.replace(
+            params=params,
+            opt_state=opt_state,
+            normalizers=Normalizers(obs_stats, scaler),
+            objective_state=objective_state,
+            step=state.step + 1,
+            key=key,
+        ), metrics
+
+    return Learner(init, update)
+
+
+def as_batch(rollout: Rollout, obs: Any, advantage: Array, target: Array) -> Batch:
+    """The rollout [T, N] as transitions [T * N]."""
+    batch = Batch(
+        obs=obs,
+        action=rollout.action,
+        log_prob=rollout.log_prob,
+        dist=rollout.dist,
+        value=rollout.value,
+        advantage=advantage,
+        target=target,
+        carry=rollout.carry,
+        episode_start=rollout.episode_start,
+    )
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+
+
+def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[str, Array]:
+    """Number, returns and lengths of the episodes that ended in the rollout, added up."""
+    sums = {
+        "episodes": jnp.sum(done, dtype=jnp.int32),
+        "return_sum": jnp.sum(jnp.where(done, rollout.episode_return, 0.0)),
+        "length_sum": jnp.sum(jnp.where(done, rollout.episode_length, 0)),
+    }
+    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def explained_variance(value: Array, target: Array, axis_name: str | None = None) -> Array:
+    """1 - Var(target - value) / Var(target), (): 1 is perfect, 0 no better than a constant."""
+    _, unexplained = moments(target - value, None, axis_name)
+    _, total = moments(target, None, axis_name)
+    return 1.0 - unexplained / jnp.maximum(total, 1e-8)
+
+
+def make_train(
+    config: PPOConfig | Mapping[str, Any],
+    *,
+    env: Environment | None = None,
+    env_params: Any = None,
+    policy: Policy | None = None,
+) -> Callable[..., TrainOutput]:
+    """A whole training run as one pure function.
+
+    Args:
+        config: what to train; a mapping is read by `PPOConfig.from_dict`.
+        env: an environment with gymnax's 1.x interface, in place of the one that `config` names.
+        env_params: its parameters; None: its defaults.
+        policy: a policy in place of the one that `config` describes.
+
+    Returns:
+        `train(key, hyperparams=None, env_params=None) -> TrainOutput`, to be jitted, and vmapped
+        over any of its arguments. The key is consumed; legacy uint32 keys are accepted.
+
+    Raises:
+        ConfigError: see `make_learner`.
+    """
+    config = as_config(config)
+    learner = make_learner(config, env=env, env_params=env_params, policy=policy)
+
+    def train(key: Array, hyperparams: Hyperparams | None = None, env_params: Any = None):
+        def update(state, _):
+            return learner.update(state, hyperparams, env_params)
+
+        state = learner.init(key, hyperparams, env_params)
+        return TrainOutput(*jax.lax.scan(update, state, length=config.num_updates))
+
+    return train
+
+
+def make_act(
+    config: PPOConfig | Mapping[str, Any],
+    state: LearnerState,
+    deterministic: bool = False,
+    *,
+    env: Environment | None = None,
+    env_params: Any = None,
+    policy: Policy | None = None,
+) -> Callable[[Array, Any], Array]:
+    """The trained policy as a function, with its statistics frozen.
+
+    Args:
+        config: the configuration that was trained.
+        state: the learner after training (of one seed: index the leaves of vmapped ones).
+        deterministic: the most probable action rather than a sampled one.
+        env: the environment, if one was passed to training.
+        env_params: its parameters; None: its defaults.
+        policy: the policy, if one was passed to training.
+
+    Returns:
+        `act(key, obs [..., *O]) -> action [..., *A]`, within the action bounds. The key is
+        consumed (and not used when deterministic).
+    """
+    setup = make_setup(config, env, env_params, policy)
+    space = setup.vec_env.spec.action
+
+    def act(key: Array, obs: Any) -> Array:
+        obs = normalize(state.normalizers.obs, jnp.asarray(obs))
+        lead = obs.shape[: obs.ndim - len(setup.vec_env.spec.observation.shape)]
+        carry = setup.policy.initial_carry(lead)
+        _, dist, _ = setup.policy.apply(state.params, carry, obs, jnp.ones(lead, bool))
+        action = dist.mode() if deterministic else dist.sample(key)
+        return jnp.clip(action, space.low, space.high) if isinstance(space, Box) else action
+
+    return act

@@ -1,0 +1,242 @@
+"""The rules that a configuration keeps, and the words in which it says that one is broken.
+
+Each message names the value, the constraint and a value that would work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from purejaxppo.config import PPOConfig
+
+
+class ConfigError(ValueError):
+    """Something the user asked for cannot be done; the message says what would."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause naming the known names nearest to `name`."""
+    names = sorted(known)
+    folded = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
+    found = [folded[n] for n in close] or names
+    return f"did you mean {' or '.join(found)}?" if close else f"known: {', '.join(found)}"
+
+
+# -- keys -------------------------------------------------------------------------------------
+
+
+def _anneal(on: Any) -> dict[str, Any]:
+    return {"learning_rate_final_scale": 0.0 if on else 1.0}
+
+
+def _normalize(on: Any) -> dict[str, Any]:
+    return {"normalize_observations": bool(on), "normalize_rewards": bool(on)}
+
+
+def _debug(on: Any) -> dict[str, Any]:
+    if on:
+        warnings.warn(
+            "DEBUG prints nothing here: the compiled program makes no host calls. Progress is "
+            "shown by purejaxppo.fit and `purejaxppo train`; returns are in the metrics.",
+            stacklevel=5,
+        )
+    return {}
+
+
+UPPER_CASE: dict[str, str | Callable[[Any], dict[str, Any]]] = {
+    "ENV_NAME": "env",
+    "TOTAL_TIMESTEPS": "total_timesteps",
+    "NUM_ENVS": "num_envs",
+    "NUM_STEPS": "num_steps",
+    "UPDATE_EPOCHS": "num_epochs",
+    "NUM_MINIBATCHES": "num_minibatches",
+    "LR": "learning_rate",
+    "GAMMA": "gamma",
+    "GAE_LAMBDA": "gae_lambda",
+    "CLIP_EPS": "clip_eps",
+    "ENT_COEF": "entropy_coef",
+    "VF_COEF": "value_coef",
+    "MAX_GRAD_NORM": "max_grad_norm",
+    "ACTIVATION": "activation",
+    "ANNEAL_LR": _anneal,
+    "NORMALIZE_ENV": _normalize,
+    "DEBUG": _debug,
+}
+"""The keys of PureJaxRL's configurations, and what each means here."""
+
+
+def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with every key translated to a field of `cls`; the mapping is not changed.
+
+    Raises:
+        ConfigError: an unknown key, or a field that is given twice.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        meaning = key if key in names else UPPER_CASE.get(key)
+        if meaning is None:
+            hint = nearest(str(key), UPPER_CASE if str(key).isupper() else names)
+            raise ConfigError(f"unknown option {key!r}: {hint}")
+        new = {meaning: value} if isinstance(meaning, str) else meaning(value)
+        twice = sorted(new.keys() & result.keys())
+        if twice:
+            raise ConfigError(f"{twice[0]} is given twice (once as {key!r}): keep one of them")
+        result.update(new)
+    return result
+
+
+# -- types ------------------------------------------------------------------------------------
+
+
+def coerce(name: str, declared: Any, value: Any) -> Any:
+    """`value` as its declared type: 5e5 as int, 1 as float, a list as tuple, "none" as None."""
+    declared = str(declared)
+    if "None" in declared and value in (None, "none"):
+        return None
+    kind = declared.removesuffix(" | None")
+    if kind in ("int", "float"):
+        return _number(name, kind, value)
+    if kind == "tuple[int, ...]" and isinstance(value, typing.Sequence):
+        return tuple(_number(f"{name} entry", "int", v) for v in value)
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if isinstance(value, str) and kind not in ("bool", "tuple[int, ...]"):
+        return value
+    shown = "text" if kind.startswith("Literal") else kind
+    raise ConfigError(f"{name}={value!r} must be of type {shown}")
+
+
+def _number(name: str, kind: str, value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        scalar = getattr(value, "item", None)  # NumPy and jax scalars
+        if isinstance(value, bool) or scalar is None or getattr(value, "ndim", 1) != 0:
+            raise ConfigError(f"{name}={value!r} must be a number ({kind})")
+        value = scalar()
+    if not math.isfinite(value):
+        raise ConfigError(f"{name}={value} must be finite")
+    if kind == "int" and value != int(value):
+        raise ConfigError(f"{name}={value} must be a whole number: use {round(value)}")
+    return int(value) if kind == "int" else float(value)
+
+
+# -- values -----------------------------------------------------------------------------------
+
+_AT_LEAST_ONE = (
+    "total_timesteps", "num_envs", "num_steps", "num_epochs", "num_minibatches", "n_step",
+)  # fmt: skip
+_POSITIVE = (
+    "learning_rate", "adam_eps", "max_grad_norm", "clip_eps", "adaptive_kl_target", "target_kl",
+    "value_clip_eps", "huber_delta",
+)  # fmt: skip
+_NOT_NEGATIVE = ("kl_coef", "value_coef", "entropy_coef")
+_FRACTION = (
+    "gamma", "gae_lambda", "learning_rate_final_scale", "clip_eps_final_scale",
+    "entropy_coef_final_scale",
+)  # fmt: skip
+
+# field: (when it has an effect, in words)
+_EFFECT: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "gae_lambda": (lambda c: c.advantage == "gae", "advantage='gae'"),
+    "n_step": (lambda c: c.advantage == "n_step", "advantage='n_step'"),
+    "clip_eps": (lambda c: c.objective == "clip", "objective='clip'"),
+    "clip_eps_final_scale": (lambda c: c.objective == "clip", "objective='clip'"),
+    "kl_coef": (lambda c: c.objective in ("kl_penalty", "adaptive_kl"), "objective='kl_penalty'"),
+    "adaptive_kl_target": (lambda c: c.objective == "adaptive_kl", "objective='adaptive_kl'"),
+    "target_kl": (
+        lambda c: c.num_epochs * c.num_minibatches > 1,
+        "more than one gradient step per update (num_epochs=4)",
+    ),
+    "value_loss": (lambda c: c.value_coef > 0, "value_coef=0.5"),
+    "value_clip_eps": (lambda c: c.value_loss == "clipped", "value_loss='clipped'"),
+    "huber_delta": (lambda c: c.value_loss == "huber", "value_loss='huber'"),
+    "entropy_coef_final_scale": (lambda c: c.entropy_coef > 0, "entropy_coef=0.01"),
+}
+
+_PLANNED = {"core": ("gru", "lstm", "linear"), "torso": ("nature", "impala")}
+
+
+def check(config: PPOConfig) -> None:
+    """Raises ConfigError for the first rule that `config` breaks."""
+    _check_choices(config)
+    for name in _AT_LEAST_ONE:
+        _require(config, name, lambda v: v >= 1, "at least 1", 1)
+    for name in _POSITIVE:
+        _require(
+            config, name, lambda v: v is None or v > 0, "greater than 0", _default(config, name)
+        )
+    for name in _NOT_NEGATIVE:
+        _require(config, name, lambda v: v >= 0, "0 or greater", 0.0)
+    for name in _FRACTION:
+        _require(config, name, lambda v: 0 <= v <= 1, "between 0 and 1", _default(config, name))
+    if not config.hidden_sizes or min(config.hidden_sizes) < 1:
+        raise ConfigError(
+            f"hidden_sizes={config.hidden_sizes} must be one or more positive widths: use (64, 64)"
+        )
+    _check_sizes(config)
+    for name, (applies, words) in _EFFECT.items():
+        value, default = getattr(config, name), _default(config, name)
+        if value != default and not applies(config):
+            raise ConfigError(
+                f"{name}={value!r} has no effect here: use it with {words}, or leave it at "
+                f"{default!r}"
+            )
+
+
+def _default(config: PPOConfig, name: str) -> Any:
+    return type(config).__dataclass_fields__[name].default
+
+
+def _require(config: PPOConfig, name: str, ok: Callable, words: str, works: Any) -> None:
+    value = getattr(config, name)
+    if not ok(value):
+        raise ConfigError(f"{name}={value} must be {words}: use {works}")
+
+
+def _check_choices(config: PPOConfig) -> None:
+    for name, declared in typing.get_type_hints(type(config)).items():
+        choices = typing.get_args(declared)
+        if typing.get_origin(declared) is not typing.Literal:
+            continue
+        value = getattr(config, name)
+        if value in _PLANNED.get(name, ()):
+            raise ConfigError(f"{name}={value!r} is not built yet: use {choices[0]!r}")
+        if value not in choices:
+            raise ConfigError(f"{name}={value!r} is not a choice: {nearest(str(value), choices)}")
+
+
+def _check_sizes(config: PPOConfig) -> None:
+    batch = config.batch_size
+    product = f"num_envs * num_steps = {config.num_envs} * {config.num_steps} = {batch}"
+    if batch % config.num_minibatches:
+        divisors = [m for m in range(1, batch + 1) if batch % m == 0]
+        best = min(divisors, key=lambda m: abs(m - config.num_minibatches))
+        raise ConfigError(
+            f"num_minibatches={config.num_minibatches} must divide {product}: use {best}"
+        )
+    if config.total_timesteps % batch:
+        below = config.total_timesteps // batch * batch
+        totals = f"{below} or {below + batch}" if below else f"{batch}"
+        raise ConfigError(
+            f"total_timesteps={config.total_timesteps} must be a multiple of {product}: "
+            f"use {totals}"
+        )
+    if config.minibatch_size == 1 and config.advantage_normalization == "minibatch":
+        raise ConfigError(
+            "advantage_normalization='minibatch' makes every advantage 0 with minibatches of 1: "
+            "use 'batch'"
+        )
+    if config.advantage == "n_step" and config.n_step > config.num_steps:
+        raise ConfigError(
+            f"n_step={config.n_step} must not exceed num_steps={config.num_steps}: "
+            f"use {config.num_steps}"
+        )
