@@ -6,44 +6,60 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from purejaxppo.act import make_act
     from purejaxppo.config import Hyperparams, PPOConfig
-    from purejaxppo.envs.registry import make as make_env
+    from purejaxppo.envs.registry import make_env
     from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES
     from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy, TrainOutput
-    from purejaxppo.train import make_act, make_learner, make_train
+    from purejaxppo.runs.fit import FitResult, fit
+    from purejaxppo.runs.store import load_agents
+    from purejaxppo.train import make_learner, make_train
     from purejaxppo.validation import ConfigError
 
-_WHERE = {
-    "ADVANTAGES": "ppo.advantages",
-    "ConfigError": "validation",
-    "Hyperparams": "config",
-    "Learner": "ppo.records",
-    "LearnerState": "ppo.records",
-    "Metrics": "ppo.records",
-    "OBJECTIVES": "ppo.objectives",
-    "PPOConfig": "config",
-    "Policy": "ppo.records",
-    "TrainOutput": "ppo.records",
-    "make_act": "train",
-    "make_env": "envs.registry",
-    "make_learner": "train",
-    "make_train": "train",
-}
-
-__all__ = [*_WHERE]
+__all__ = [
+    "ADVANTAGES",
+    "OBJECTIVES",
+    "ConfigError",
+    "FitResult",
+    "Hyperparams",
+    "Learner",
+    "LearnerState",
+    "Metrics",
+    "PPOConfig",
+    "Policy",
+    "TrainOutput",
+    "fit",
+    "load_agents",
+    "make_act",
+    "make_env",
+    "make_learner",
+    "make_train",
+]
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "act": ["make_act"],
+    "config": ["Hyperparams", "PPOConfig"],
+    "envs.registry": ["make_env"],
+    "ppo.advantages": ["ADVANTAGES"],
+    "ppo.objectives": ["OBJECTIVES"],
+    "ppo.records": ["Learner", "LearnerState", "Metrics", "Policy", "TrainOutput"],
+    "runs.fit": ["FitResult", "fit"],
+    "runs.store": ["load_agents"],
+    "train": ["make_learner", "make_train"],
+    "validation": ["ConfigError"],
+}
 
 
 def __getattr__(name: str):
     """Imports a public name when it is first used: the command line starts without jax."""
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    source = "make" if name == "make_env" else name
-    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), source)
-    globals()[name] = value
-    return value
+    for room, names in _ROOMS.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{room}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""The whole algorithm put together: `make_learner`, `make_train`, `make_act`.
+"""The whole algorithm put together: `make_learner` and `make_train`.
 
 init     parameters, optimizer, statistics, environments
 update   rollout -> advantages -> minibatch epochs -> statistics, metrics
@@ -19,7 +19,8 @@ from purejaxppo.envs import registry
 from purejaxppo.envs.base import Box, Environment, make_vec_env
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.advantages import ADVANTAGES
-from purejaxppo.ppo.averages import across, moments, standardize
+from purejaxppo.ppo.averages import across, standardize
+from purejaxppo.ppo.metrics import episode_sums, explained_variance
 from purejaxppo.ppo.normalize import (
     init_reward_scaler,
     init_stats,
@@ -30,17 +31,15 @@ from purejaxppo.ppo.normalize import (
 from purejaxppo.ppo.objectives import OBJECTIVES
 from purejaxppo.ppo.records import (
     Array,
-    Batch,
     Learner,
     LearnerState,
     Metrics,
     Normalizers,
     Policy,
-    Rollout,
     TrainOutput,
     VecEnv,
 )
-from purejaxppo.ppo.rollout import collect
+from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.update import annealed, optimize, optimizer
 from purejaxppo.validation import ConfigError
 
@@ -63,7 +62,7 @@ def make_setup(
     """Environments and policy of a configuration; those that are passed take precedence."""
     config = as_config(config)
     if env is None:
-        env, default_params = registry.make(config.env)
+        env, default_params = registry.make_env(config.env)
     else:
         default_params = env.default_params
     env_params = default_params if env_params is None else env_params
@@ -178,39 +177,6 @@ def make_learner(
     return Learner(init, update)
 
 
-def as_batch(rollout: Rollout, obs: Any, advantage: Array, target: Array) -> Batch:
-    """The rollout [T, N] as transitions [T * N]."""
-    batch = Batch(
-        obs=obs,
-        action=rollout.action,
-        log_prob=rollout.log_prob,
-        dist=rollout.dist,
-        value=rollout.value,
-        advantage=advantage,
-        target=target,
-        carry=rollout.carry,
-        episode_start=rollout.episode_start,
-    )
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-
-
-def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[str, Array]:
-    """Number, returns and lengths of the episodes that ended in the rollout, added up."""
-    sums = {
-        "episodes": jnp.sum(done, dtype=jnp.int32),
-        "return_sum": jnp.sum(jnp.where(done, rollout.episode_return, 0.0)),
-        "length_sum": jnp.sum(jnp.where(done, rollout.episode_length, 0)),
-    }
-    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
-
-
-def explained_variance(value: Array, target: Array, axis_name: str | None = None) -> Array:
-    """1 - Var(target - value) / Var(target), (): 1 is perfect, 0 no better than a constant."""
-    _, unexplained = moments(target - value, None, axis_name)
-    _, total = moments(target, None, axis_name)
-    return 1.0 - unexplained / jnp.maximum(total, 1e-8)
-
-
 def make_train(
     config: PPOConfig | Mapping[str, Any],
     *,
@@ -244,40 +210,3 @@ def make_train(
         return TrainOutput(*jax.lax.scan(update, state, length=config.num_updates))
 
     return train
-
-
-def make_act(
-    config: PPOConfig | Mapping[str, Any],
-    state: LearnerState,
-    deterministic: bool = False,
-    *,
-    env: Environment | None = None,
-    env_params: Any = None,
-    policy: Policy | None = None,
-) -> Callable[[Array, Any], Array]:
-    """The trained policy as a function, with its statistics frozen.
-
-    Args:
-        config: the configuration that was trained.
-        state: the learner after training (of one seed: index the leaves of vmapped ones).
-        deterministic: the most probable action rather than a sampled one.
-        env: the environment, if one was passed to training.
-        env_params: its parameters; None: its defaults.
-        policy: the policy, if one was passed to training.
-
-    Returns:
-        `act(key, obs [..., *O]) -> action [..., *A]`, within the action bounds. The key is
-        consumed (and not used when deterministic).
-    """
-    setup = make_setup(config, env, env_params, policy)
-    space = setup.vec_env.spec.action
-
-    def act(key: Array, obs: Any) -> Array:
-        obs = normalize(state.normalizers.obs, jnp.asarray(obs))
-        lead = obs.shape[: obs.ndim - len(setup.vec_env.spec.observation.shape)]
-        carry = setup.policy.initial_carry(lead)
-        _, dist, _ = setup.policy.apply(state.params, carry, obs, jnp.ones(lead, bool))
-        action = dist.mode() if deterministic else dist.sample(key)
-        return jnp.clip(action, space.low, space.high) if isinstance(space, Box) else action
-
-    return act

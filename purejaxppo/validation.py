@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import numbers
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -117,11 +116,11 @@ def coerce(name: str, declared: Any, value: Any) -> Any:
 
 
 def _number(name: str, kind: str, value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        scalar = getattr(value, "item", None)  # NumPy and jax scalars
-        if isinstance(value, bool) or scalar is None or getattr(value, "ndim", 1) != 0:
-            raise ConfigError(f"{name}={value!r} must be a number ({kind})")
-        value = scalar()
+    item = getattr(value, "item", None)  # NumPy and jax scalars
+    if item is not None and getattr(value, "ndim", 1) == 0:
+        value = item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{name}={value!r} must be a number ({kind})")
     if not math.isfinite(value):
         raise ConfigError(f"{name}={value} must be finite")
     if kind == "int" and value != int(value):

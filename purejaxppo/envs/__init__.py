@@ -1,0 +1,1 @@
+"""Environments: one adapter file per suite."""

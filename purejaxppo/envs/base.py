@@ -100,8 +100,7 @@ def space_of(space: Any, what: str) -> Discrete | Box:
     )
 
 
-@struct.dataclass
-class EpisodeState:
+class EpisodeState(struct.PyTreeNode):
     """One environment's state and the episode that it is in."""
 
     env_state: Any

@@ -39,7 +39,7 @@ def names() -> list[str]:
     return list(gymnax.registered_envs)
 
 
-def make(name: str) -> tuple[Any, Any]:
+def make_env(name: str) -> tuple[Any, Any]:
     """One environment and its default parameters.
 
     Raises:

@@ -11,7 +11,7 @@ SUITES = {"": "purejaxppo.envs.gymnax"}
 """Adapter module of each suite, by the name's prefix: "" for plain names, `brax` for `brax/ant`."""
 
 
-def make(name: str) -> tuple[Any, Any]:
+def make_env(name: str) -> tuple[Any, Any]:
     """An environment and its default parameters.
 
     Args:
@@ -23,7 +23,7 @@ def make(name: str) -> tuple[Any, Any]:
     suite, _, rest = name.rpartition("/")
     if suite not in SUITES:
         raise ConfigError(f"unknown suite {suite!r} in {name!r}: {nearest(rest, names())}")
-    return import_module(SUITES[suite]).make(rest)
+    return import_module(SUITES[suite]).make_env(rest)
 
 
 def names() -> list[str]:

@@ -15,15 +15,14 @@ from flax import struct
 Array = jax.Array
 
 
-@struct.dataclass
-class Categorical:
+class Categorical(struct.PyTreeNode):
     """P(k) = softmax(logits)_k over 0 .. A - 1."""
 
     logits: Array  # [..., A], normalised or not
 
     @property
     def log_probs(self) -> Array:
-        """log P(k), [..., A]."""
+        """Log P(k), [..., A]."""
         return jax.nn.log_softmax(self.logits)
 
     def sample(self, key: Array) -> Array:
@@ -35,7 +34,7 @@ class Categorical:
         return jnp.argmax(self.logits, -1).astype(jnp.int32)
 
     def log_prob(self, action: Array) -> Array:
-        """log P(action), [...].
+        """Log P(action), [...].
 
         Selects rather than gathers: the gradient of a gather is a scatter, slow on a CPU.
         """
@@ -51,8 +50,7 @@ class Categorical:
         return jnp.sum(jnp.exp(self.log_probs) * (self.log_probs - other.log_probs), -1)
 
 
-@struct.dataclass
-class DiagGaussian:
+class DiagGaussian(struct.PyTreeNode):
     """Independent normal distributions N(mean, exp(log_std)^2) in each of A dimensions."""
 
     mean: Array  # [..., A]
@@ -67,7 +65,7 @@ class DiagGaussian:
         return self.mean
 
     def log_prob(self, action: Array) -> Array:
-        """Sum over dimensions of -z^2 / 2 - log_std - log(2 pi) / 2, z the standard score; [...]."""
+        """Sum over dimensions of -z^2 / 2 - log_std - log(2 pi) / 2, z the standard score."""
         z = (action - self.mean) * jnp.exp(-self.log_std)
         return jnp.sum(-0.5 * jnp.square(z) - self.log_std - 0.5 * math.log(2 * math.pi), -1)
 

@@ -1,0 +1,1 @@
+"""The algorithm: pure functions over the records of `records.py`."""

@@ -15,8 +15,7 @@ from purejaxppo.ppo.averages import moments
 Array = jax.Array
 
 
-@struct.dataclass
-class RunningStats:
+class RunningStats(struct.PyTreeNode):
     """Mean and variance of everything seen."""
 
     mean: Array  # [*O] float32
@@ -62,8 +61,7 @@ def normalize(stats: RunningStats | None, x: Array) -> Array:
     return jnp.clip((x - stats.mean) * jax.lax.rsqrt(stats.var + 1e-8), -10.0, 10.0)
 
 
-@struct.dataclass
-class RewardScaler:
+class RewardScaler(struct.PyTreeNode):
     """The discounted return so far of each environment, and the statistics of all of them."""
 
     discounted_return: Array  # [N] float32, 0 at an episode's start

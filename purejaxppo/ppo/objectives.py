@@ -48,7 +48,7 @@ def unclipped(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
 
 
 def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps) -> Array:
-    """-min(rho A, clip(rho, 1 - eps, 1 + eps) A): PPO's clipped surrogate.
+    """-min(rho A, rho_c A), with rho_c the ratio held within 1 - eps .. 1 + eps: PPO.
 
     Args:
         log_prob: [B], under the policy that is trained.

@@ -57,8 +57,7 @@ class Learner(NamedTuple):
     update: Callable[..., tuple[LearnerState, Metrics]]
 
 
-@struct.dataclass
-class EnvStep:
+class EnvStep(struct.PyTreeNode):
     """What N environments return for one action each."""
 
     obs: Array  # [N, *O], the first of a new episode where the last one ended
@@ -70,8 +69,7 @@ class EnvStep:
     episode_length: Array  # [N] int32, this step included
 
 
-@struct.dataclass
-class Rollout:
+class Rollout(struct.PyTreeNode):
     """T steps of N environments under one policy."""
 
     obs: Any  # [T, N, *O], as the environment gave it
@@ -89,8 +87,7 @@ class Rollout:
     episode_length: Array  # [T, N] int32
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """What the gradient steps read: the transitions of a rollout in one leading axis."""
 
     obs: Any  # [B, *O], normalised if the run normalises
@@ -104,16 +101,14 @@ class Batch:
     episode_start: Array  # [B] bool
 
 
-@struct.dataclass
-class Normalizers:
+class Normalizers(struct.PyTreeNode):
     """Running statistics; a part that is switched off is None."""
 
     obs: Any  # RunningStats over [*O], or None
     reward: Any  # RewardScaler, or None
 
 
-@struct.dataclass
-class LearnerState:
+class LearnerState(struct.PyTreeNode):
     """Everything that a run is between two updates: saved and loaded, it goes on to the bit."""
 
     params: Any  # the policy's parameters
@@ -128,8 +123,7 @@ class LearnerState:
     key: Array  # () typed key
 
 
-@struct.dataclass
-class Metrics:
+class Metrics(struct.PyTreeNode):
     """One update in scalars: sums and counts over episodes, means over gradient steps."""
 
     episodes: Array  # () int32, episodes that ended in this rollout

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.ppo.normalize import RunningStats, normalize
-from purejaxppo.ppo.records import Array, LearnerState, Policy, Rollout, VecEnv
+from purejaxppo.ppo.records import Array, Batch, LearnerState, Policy, Rollout, VecEnv
 
 
 def collect(
@@ -41,13 +41,12 @@ def collect(
         next_carry, dist, value = policy.apply(state.params, carry, seen, episode_start)
         action = dist.sample(key_action)
         env_state, after = vec_env.step(key_env, env_state, action, env_params)
-        transition = Rollout(
+        transition = dict(
             obs=obs,
             action=action,
             log_prob=dist.log_prob(action),
             dist=dist,
             value=value,
-            next_value=None,  # known once the rollout is complete, below
             reward=after.reward,
             terminated=after.terminated,
             truncated=after.truncated,
@@ -60,13 +59,12 @@ def collect(
         return (env_state, after.obs, done, next_carry), (transition, after.final_obs, next_carry)
 
     start = (state.env_state, state.obs, state.episode_start, state.carry)
-    end, (rollout, final_obs, carry) = jax.lax.scan(step, start, jax.random.split(key, num_steps))
-    rollout = rollout.replace(
-        next_value=final_values(policy, state.params, obs_stats, carry, final_obs)
-    )
+    keys = jax.random.split(key, num_steps)
+    end, (transitions, final_obs, carry) = jax.lax.scan(step, start, keys)
+    next_value = final_values(policy, state.params, obs_stats, carry, final_obs)
     env_state, obs, episode_start, carry = end
     state = state.replace(env_state=env_state, obs=obs, episode_start=episode_start, carry=carry)
-    return state, rollout
+    return state, Rollout(next_value=next_value, **transitions)
 
 
 def final_values(
@@ -90,3 +88,19 @@ def final_values(
     going_on = jnp.zeros(shape[0] * shape[1], bool)
     _, _, value = policy.apply(params, carry, normalize(obs_stats, obs), going_on)
     return value.reshape(shape)
+
+
+def as_batch(rollout: Rollout, obs: Any, advantage: Array, target: Array) -> Batch:
+    """The rollout [T, N] as transitions [T * N]."""
+    batch = Batch(
+        obs=obs,
+        action=rollout.action,
+        log_prob=rollout.log_prob,
+        dist=rollout.dist,
+        value=rollout.value,
+        advantage=advantage,
+        target=target,
+        carry=rollout.carry,
+        episode_start=rollout.episode_start,
+    )
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)

@@ -175,7 +175,7 @@ def optimize(
         new = jax.tree.map(lambda a, b: jnp.where(step, a, b), moved, kept)
         tallies = {"counted": counts, "gradient_steps": step, "skipped_steps": ~finite & ~stopped}
         parts = jax.tree.map(lambda x: jnp.where(counts, x, 0.0), parts)
-        return Progress(*new, stopped), (parts, tallies)
+        return Progress(new[0], new[1], stopped), (parts, tallies)
 
     rows = minibatch_indices(key, config.batch_size, config.num_epochs, config.num_minibatches)
     start = Progress(flat, opt_state, jnp.bool_(False))

@@ -15,18 +15,26 @@ def names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
 
 
+def tables(name: str) -> dict[str, dict[str, Any]]:
+    """A preset's fields by algorithm.
+
+    Raises:
+        ConfigError: no such preset; the nearest names are given.
+    """
+    if name not in names():
+        raise ConfigError(f"unknown preset {name!r}: {nearest(name, names())}")
+    return tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text("utf-8"))
+
+
 def load(name: str, algorithm: str) -> dict[str, Any]:
     """The fields of one preset that differ from the algorithm's own.
 
     Raises:
         ConfigError: no such preset, or none for this algorithm.
     """
-    if name not in names():
-        raise ConfigError(f"unknown preset {name!r}: {nearest(name, names())}")
-    text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    tables = tomllib.loads(text)
-    if algorithm not in tables:
+    found = tables(name)
+    if algorithm not in found:
         raise ConfigError(
-            f"preset {name!r} has no table for algorithm {algorithm!r}: use {' or '.join(tables)}"
+            f"preset {name!r} has no table for algorithm {algorithm!r}: use {' or '.join(found)}"
         )
-    return tables[algorithm]
+    return found[algorithm]

@@ -1,0 +1,1 @@
+"""The host side: files, terminals and clocks."""

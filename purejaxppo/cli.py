@@ -1,0 +1,122 @@
+"""The command line: `purejaxppo train ENV ...` and `purejaxppo envs`.
+
+Heavy imports stand inside the commands, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from purejaxppo.config import Algorithm, PPOConfig
+from purejaxppo.runs.options import RunOptions
+from purejaxppo.validation import ConfigError
+
+USAGE = """usage: purejaxppo COMMAND ...
+
+  train ENV   train agents on an environment (purejaxppo train --help: every option)
+  envs        list the environments that can be trained
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainArgs(PPOConfig, RunOptions):
+    """Train PPO and its relatives, all seeds in one compiled program."""
+
+    env: Annotated[str, tyro.conf.Positional] = dataclasses.field()
+    """What to train on; `purejaxppo envs` lists the names."""
+    preset: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
+
+    def __post_init__(self) -> None:
+        """Leaves the fields alone: `config_of` validates them, once the preset is known."""
+
+
+def parse(kind: type, argv: Sequence[str], default: Any = None) -> Any:
+    """Reads arguments into a dataclass.
+
+    Raises:
+        ConfigError: they cannot be read; tyro's report, in one line.
+    """
+    report = io.StringIO()
+    prog = "purejaxppo train"
+    try:
+        with contextlib.redirect_stderr(report):
+            return tyro.cli(kind, args=argv, prog=prog, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+", " ", report.getvalue())
+    text = re.sub(r"For full helptext.*", "", text, flags=re.DOTALL)
+    # the title of tyro's box repeats what follows it
+    raise ConfigError(re.sub(r"^(\w+( \w+){1,2}) (?=\1|Error|\w+ )", "", " ".join(text.split())))
+
+
+def base_config(env: str, algorithm: Algorithm, preset: str | None) -> PPOConfig:
+    """The defaults of a run: the preset that is named, else the environment's, else none."""
+    from purejaxppo import presets
+
+    if preset is None and env in presets.names() and algorithm in presets.tables(env):
+        preset = env
+    if preset in (None, "none"):
+        return getattr(PPOConfig, algorithm)(env=env)
+    return PPOConfig.preset(preset, algorithm, env=env)
+
+
+def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, PPOConfig]:
+    """Arguments of `train`, read twice: first which preset, then over its values."""
+    first = parse(TrainArgs, argv)
+    for name in ("seeds", "seed"):
+        if getattr(first, name) < (name == "seeds"):
+            raise ConfigError(f"{name}={getattr(first, name)} is too small: use 1")
+    base = base_config(first.env, first.algorithm, first.preset)
+    own = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
+    args = parse(TrainArgs, argv, TrainArgs(**{**own, **base.to_dict()}))
+    names = [field.name for field in dataclasses.fields(PPOConfig)]
+    return args, PPOConfig(**{name: getattr(args, name) for name in names})
+
+
+def train(argv: Sequence[str]) -> int:
+    """`purejaxppo train`: returns the exit code."""
+    args, config = parse_train(argv)
+    from purejaxppo.runs.report import run_and_report
+
+    return run_and_report(config, args)
+
+
+def envs(argv: Sequence[str]) -> int:
+    """`purejaxppo envs`: returns the exit code."""
+    from purejaxppo import presets
+    from purejaxppo.envs import registry
+
+    if argv:
+        raise ConfigError(f"envs takes no arguments, not {argv[0]!r}")
+    tuned = presets.names()
+    for name in registry.names():
+        print(f"{name}  (preset: {', '.join(presets.tables(name))})" if name in tuned else name)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "envs": envs}
+
+
+def main() -> None:
+    """Runs the command; bad input gets one line on stderr and exit code 2."""
+    command, *rest = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        sys.exit(0)
+    try:
+        if command not in COMMANDS:
+            raise ConfigError(f"unknown command {command!r}: use {' or '.join(COMMANDS)}")
+        sys.exit(COMMANDS[command](rest))
+    except ConfigError as error:
+        print(f"purejaxppo: {error}", file=sys.stderr)
+        sys.exit(2)
