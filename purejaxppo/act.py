@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from purejaxppo.config import PPOConfig
-from purejaxppo.envs.base import Box, Environment
+from purejaxppo.envs.base import Environment, to_bounds
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.ppo.records import Array, LearnerState, Policy
 from purejaxppo.train import make_setup
@@ -46,6 +46,6 @@ def make_act(
         carry = setup.policy.initial_carry(lead)
         _, dist, _ = setup.policy.apply(state.params, carry, obs, jnp.ones(lead, bool))
         action = dist.mode() if deterministic else dist.sample(key)
-        return jnp.clip(action, space.low, space.high) if isinstance(space, Box) else action
+        return to_bounds(space, action)
 
     return act

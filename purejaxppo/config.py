@@ -114,9 +114,9 @@ class PPOConfig:
     entropy_coef_final_scale: float = 1.0
     """entropy_coef falls linearly to this fraction of itself."""
 
-    torso: Literal["auto", "mlp", "cnn"] = "auto"
-    """Network body; auto: cnn for grids [height, width, channels], mlp for everything else."""
-    core: Literal["none"] = "none"
+    torso: str = "auto"
+    """Network body: auto, mlp or cnn; auto is cnn for grids [height, width, channels], else mlp."""
+    core: str = "none"
     """Memory of the policy; none: feed-forward."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer."""

@@ -161,6 +161,8 @@ _EFFECT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "entropy_coef_final_scale": (lambda c: c.entropy_coef > 0, "entropy_coef=0.01"),
 }
 
+# choices that will grow are not Literals, so that a name of tomorrow gets an answer of its own
+_BUILT = {"core": ("none",), "torso": ("auto", "mlp", "cnn")}
 _PLANNED = {"core": ("gru", "lstm", "linear"), "torso": ("nature", "impala")}
 
 
@@ -203,8 +205,9 @@ def _require(config: PPOConfig, name: str, ok: Callable, words: str, works: Any)
 
 def _check_choices(config: PPOConfig) -> None:
     for name, declared in typing.get_type_hints(type(config)).items():
-        choices = typing.get_args(declared)
-        if typing.get_origin(declared) is not typing.Literal:
+        literal = typing.get_origin(declared) is typing.Literal
+        choices = typing.get_args(declared) if literal else _BUILT.get(name)
+        if choices is None:
             continue
         value = getattr(config, name)
         if value in _PLANNED.get(name, ()):

@@ -130,7 +130,7 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
 
     def step_one(key, state, action, params):
         key_step, key_reset = jax.random.split(key)
-        action = _to_bounds(spec.action, action)
+        action = to_bounds(spec.action, action)
         final_obs, env_state, reward, terminated, _ = env.step_env(
             key_step, state.env_state, action, params
         )
@@ -158,10 +158,12 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
     return VecEnv(reset, step, spec)
 
 
-def _to_bounds(space: Discrete | Box, action: Array) -> Array:
+def to_bounds(space: Discrete | Box, action: Array) -> Array:
+    """The action [..., *A] as the environment takes it: held within the bounds of a Box."""
     if isinstance(space, Discrete):
         return action
-    return jnp.clip(action, space.low, space.high).astype(space.dtype)
+    low, high = (jnp.broadcast_to(bound, action.shape) for bound in (space.low, space.high))
+    return jnp.clip(action, low, high).astype(space.dtype)
 
 
 def check_spec(env: Environment, env_params: Any) -> EnvSpec:

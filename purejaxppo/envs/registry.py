@@ -5,13 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from purejaxppo.validation import ConfigError, nearest
+from purejaxppo.envs.base import Environment
+from purejaxppo.validation import ConfigError
 
 SUITES = {"": "purejaxppo.envs.gymnax"}
 """Adapter module of each suite, by the name's prefix: "" for plain names, `brax` for `brax/ant`."""
 
 
-def make_env(name: str) -> tuple[Any, Any]:
+def make_env(name: str) -> tuple[Environment, Any]:
     """An environment and its default parameters.
 
     Args:
@@ -22,7 +23,10 @@ def make_env(name: str) -> tuple[Any, Any]:
     """
     suite, _, rest = name.rpartition("/")
     if suite not in SUITES:
-        raise ConfigError(f"unknown suite {suite!r} in {name!r}: {nearest(rest, names())}")
+        raise ConfigError(
+            f"unknown environment {name!r}: there is no suite {suite!r}; `purejaxppo envs` lists "
+            "what there is, such as CartPole-v1"
+        )
     return import_module(SUITES[suite]).make_env(rest)
 
 

@@ -38,7 +38,9 @@ class Categorical(struct.PyTreeNode):
 
         Selects rather than gathers: the gradient of a gather is a scatter, slow on a CPU.
         """
-        chosen = action[..., None] == jnp.arange(self.logits.shape[-1])
+        chosen = action[..., None] == jax.lax.broadcasted_iota(
+            jnp.int32, self.logits.shape, self.logits.ndim - 1
+        )
         return jnp.sum(jnp.where(chosen, self.log_probs, 0.0), -1)
 
     def entropy(self) -> Array:

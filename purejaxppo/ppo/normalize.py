@@ -58,7 +58,9 @@ def normalize(stats: RunningStats | None, x: Array) -> Array:
     """(x - mean) / sqrt(var + 1e-8), cut off at -10 and 10; `x` itself where stats is None."""
     if stats is None:
         return x
-    return jnp.clip((x - stats.mean) * jax.lax.rsqrt(stats.var + 1e-8), -10.0, 10.0)
+    lead = tuple(range(x.ndim - stats.mean.ndim))
+    mean, var = (jnp.expand_dims(s, lead) for s in (stats.mean, stats.var))
+    return jnp.clip((x - mean) * jax.lax.rsqrt(var + 1e-8), -10.0, 10.0)
 
 
 class RewardScaler(struct.PyTreeNode):

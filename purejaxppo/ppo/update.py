@@ -160,7 +160,7 @@ def optimize(
         value_and_grad = jax.value_and_grad(flat_loss, has_aux=True)
         (total, parts), grad = value_and_grad(progress.params, minibatch)
         total, parts, grad = across((total, parts, grad), axis_name)
-        parts["grad_norm"] = optax.global_norm(grad)
+        parts["grad_norm"] = jnp.linalg.norm(grad)
 
         finite = jnp.isfinite(total) & jnp.isfinite(parts["grad_norm"])
         counts = finite & ~progress.stopped

@@ -17,27 +17,10 @@ import numpy as np
 
 from purejaxppo.config import PPOConfig, as_config
 from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy
-from purejaxppo.ppo.rollout import collect
-from purejaxppo.train import make_learner, make_setup
+from purejaxppo.train import make_learner
 
 SECONDS_PER_CHUNK = 0.5
 UPDATES_PER_CHUNK = 1000
-
-
-class Plan(NamedTuple):
-    """What a run will be.
-
-    Attributes:
-        updates: rollouts, each followed by its epochs.
-        timesteps: environment steps per seed, exactly.
-        parameters: scalars in the policy, per seed.
-        bytes_per_seed: estimate of the memory for state, rollout and batch.
-    """
-
-    updates: int
-    timesteps: int
-    parameters: int
-    bytes_per_seed: int
 
 
 class FitResult(NamedTuple):
@@ -56,27 +39,6 @@ class FitResult(NamedTuple):
     compile_seconds: float
     run_seconds: float
     interrupted: bool
-
-
-def make_plan(config: PPOConfig) -> Plan:
-    """Sizes of a run, found without running anything."""
-    setup = make_setup(config)
-    state = jax.eval_shape(make_learner(config).init, jax.random.key(0))
-
-    def roll(state, key):
-        return collect(setup.policy, setup.vec_env, config.num_steps, state, setup.env_params, key)[
-            1
-        ]
-
-    rollout = jax.eval_shape(roll, state, jax.random.key(0))
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    # the rollout is held once as collected and once as the batch
-    total = _bytes(state) + 2 * _bytes(rollout)
-    return Plan(config.num_updates, config.total_timesteps, parameters, total)
-
-
-def _bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def fit(

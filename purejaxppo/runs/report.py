@@ -19,8 +19,9 @@ from rich.table import Table
 from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.records import Metrics
 from purejaxppo.runs import store
-from purejaxppo.runs.fit import FitResult, Plan, final_returns, fit, make_plan
+from purejaxppo.runs.fit import FitResult, final_returns, fit
 from purejaxppo.runs.options import RunOptions
+from purejaxppo.runs.plan import Plan, make_plan
 from purejaxppo.runs.plots import plot_curve
 
 SECONDS_BETWEEN_LINES = 10.0

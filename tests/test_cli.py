@@ -1,0 +1,170 @@
+"""The command line, in this process where possible: what it prints, writes and returns."""
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+
+from purejaxppo import PPOConfig, cli
+
+SMALL = "--total-timesteps 64 --num-envs 4 --num-steps 8 --num-minibatches 2 --hidden-sizes 8"
+
+
+def run(argv, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["purejaxppo", *argv.split()])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    return stop.value.code or 0, out, err
+
+
+@pytest.fixture
+def purejaxppo(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return lambda argv: run(argv, monkeypatch, capsys)
+
+
+def test_train_writes_the_run_folder_and_one_json_object(purejaxppo, tmp_path):
+    code, out, _ = purejaxppo(f"train CartPole-v1 {SMALL} --seeds 2 --seed 3 --run-dir r --json")
+    assert code == 0
+    lines = out.strip().splitlines()
+    assert "2 updates of 32 steps = 64 steps for each of 2 seeds" in lines[0]
+    summary = json.loads(lines[-1])
+    for key in (
+        "env", "algorithm", "seeds", "total_timesteps", "final_returns", "final_return_mean",
+        "final_return_std", "steps_per_second", "compile_seconds", "run_seconds", "run_dir",
+        "parameters", "versions", "device",
+    ):  # fmt: skip
+        assert key in summary
+    assert (summary["env"], summary["seeds"], summary["total_timesteps"]) == ("CartPole-v1", 2, 64)
+    assert len(summary["final_returns"]) == 2
+    files = {p.name for p in (tmp_path / "r").iterdir()}
+    assert files == {"config.toml", "metrics.jsonl", "agents.npz", "curve.png"}
+    assert len((tmp_path / "r/metrics.jsonl").read_text().splitlines()) == 2 * 2
+    saved = PPOConfig.from_toml(tmp_path / "r/config.toml")
+    assert (saved.num_envs, saved.total_timesteps, saved.hidden_sizes) == (4, 64, (8,))
+
+
+def test_json_is_valid_when_no_episode_ends(purejaxppo):
+    code, out, _ = purejaxppo(f"train Pendulum-v1 {SMALL} --json --preset none")
+    summary = json.loads(out.strip().splitlines()[-1], parse_constant=pytest.fail)
+    assert code == 0
+    assert summary["final_returns"] == [None]
+    assert summary["final_return_mean"] is None
+    assert summary["run_dir"].startswith("runs/Pendulum-v1-")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("train CartPoel-v1", "did you mean CartPole-v1"),
+        ("train brax/ant", "no suite 'brax'"),
+        ("train", "env"),
+        ("trian CartPole-v1", "use train or envs"),
+        ("train CartPole-v1 --num-envs 7 --preset none", "must divide"),
+        ("train CartPole-v1 --total-timesteps 50001", "must be a multiple"),
+        ("train CartPole-v1 --learning-rate 0", "must be greater than 0"),
+        ("train CartPole-v1 --learning-rate nan", "must be finite"),
+        ("train CartPole-v1 --gamma inf", "must be finite"),
+        ("train CartPole-v1 --gamma x", "--gamma"),
+        ("train CartPole-v1 --gama 0.9", "--gamma"),
+        ("train CartPole-v1 --objective clap", "clip"),
+        ("train CartPole-v1 --huber-delta 2", "has no effect here"),
+        ("train CartPole-v1 --torso cnn", "use torso='mlp'"),
+        ("train CartPole-v1 --core gru", "not built yet"),
+        ("train CartPole-v1 --torso nature", "not built yet"),
+        ("train CartPole-v1 --preset CartPol", "unknown preset"),
+        ("train CartPole-v1 --seeds 0", "seeds=0"),
+        ("train CartPole-v1 --seed -1", "seed=-1"),
+        ("train FrozenLake-misc --normalize-observations", "no meaning"),
+        ("train CartPole-v1 --run-dir full", "exists and is not empty"),
+        ("envs all", "takes no arguments"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(purejaxppo, tmp_path, argv, words):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thing").write_text("kept")
+    code, out, err = purejaxppo(argv)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("purejaxppo: ")
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert len(err) < 400
+    assert {p.name for p in tmp_path.iterdir()} == {"full"}
+    assert (tmp_path / "full/thing").read_text() == "kept"
+
+
+def test_options_override_the_preset():
+    preset = PPOConfig.preset("CartPole-v1")
+    args, config = cli.parse_train(["CartPole-v1", "--gamma", "0.5", "--target-kl", "0.1"])
+    assert config == preset.replace(gamma=0.5, target_kl=0.1)
+    _, config = cli.parse_train(["--num-epochs", "2", "CartPole-v1", "--preset", "none"])
+    assert config == PPOConfig.ppo(num_epochs=2)
+    assert (args.seeds, args.seed, args.run_dir, args.json) == (1, 0, None, False)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "ppo_kl", "a2c", "reinforce"])
+def test_every_algorithm_is_reachable(algorithm):
+    _, config = cli.parse_train(["Acrobot-v1", "--algorithm", algorithm, "--preset", "none"])
+    assert config == getattr(PPOConfig, algorithm)(env="Acrobot-v1")
+
+
+def test_envs_lists_what_can_be_trained(purejaxppo):
+    code, out, _ = purejaxppo("envs")
+    assert code == 0
+    names = [line.split()[0] for line in out.splitlines()]
+    assert len(names) == 26
+    assert {"CartPole-v1", "Breakout-MinAtar", "FrozenLake-misc"} <= set(names)
+    assert "preset" in out
+
+
+def test_help_is_quick_and_needs_no_jax(purejaxppo):
+    code, out, _ = purejaxppo("--help")
+    assert code == 0
+    assert "train ENV" in out
+    code, out, _ = purejaxppo("train --help")
+    assert code == 0
+    assert all(
+        f"--{n.replace('_', '-')}" in out for n in PPOConfig.__dataclass_fields__ if n != "env"
+    )
+    probe = (
+        "import sys; from purejaxppo import cli\n"
+        "try: cli.parse_train(['CartPole-v1', '--gamma', 'x'])\n"
+        "except cli.ConfigError: pass\n"
+        "assert 'jax' not in sys.modules and 'gymnax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", probe], check=True)
+
+
+def test_ctrl_c_saves_what_was_reached(tmp_path):
+    """A real process, a real signal: exit code 130, a whole run folder."""
+    import signal
+
+    command = [
+        sys.executable, "-c", "from purejaxppo.cli import main; main()", "train", "CartPole-v1",
+        "--preset", "none", "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2",
+        "--hidden-sizes", "8", "--total-timesteps", "320000000", "--run-dir", "r", "--json",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "r/metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and metrics.stat().st_size:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    summary = json.loads(out.strip().splitlines()[-1])
+    assert 0 < summary["timesteps"] < summary["total_timesteps"]
+    assert {p.name for p in (tmp_path / "r").iterdir()} == {
+        "config.toml", "metrics.jsonl", "agents.npz", "curve.png",
+    }  # fmt: skip
+    tomllib.loads((tmp_path / "r/config.toml").read_text())
+    last = json.loads(metrics.read_text().splitlines()[-1])
+    assert last["step"] == summary["timesteps"]
