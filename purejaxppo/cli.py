@@ -120,3 +120,6 @@ def main() -> None:
     except ConfigError as error:
         print(f"purejaxppo: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("purejaxppo: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -186,7 +186,7 @@ class PPOConfig:
         """REINFORCE (Williams 1992): reward-to-go minus a value baseline, one step per rollout."""
         base = cls(
             objective="policy_gradient", advantage="monte_carlo", num_envs=8, num_steps=125,
-            num_epochs=1, num_minibatches=1, learning_rate=3e-3, advantage_normalization="batch",
+            num_epochs=1, num_minibatches=1, learning_rate=3e-3, advantage_normalization="none",
         )  # fmt: skip
         return base.replace(**changes)
 

@@ -52,7 +52,7 @@ def random_rollout(seed: int, steps: int = 12, envs: int = 5, coherent: bool = F
 
 
 def columns(rollout: Rollout):
-    """Each environment as float64 NumPy arrays: reward, value, next_value, terminated, truncated."""
+    """Each environment: float64 reward, value, next_value, and terminated, truncated."""
     names = ("reward", "value", "next_value", "terminated", "truncated")
     arrays = [np.asarray(getattr(rollout, name)) for name in names]
     arrays = [a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]

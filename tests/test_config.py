@@ -1,4 +1,4 @@
-"""PPOConfig: every rule, its message, the value that the message offers; and the ways in and out."""
+"""PPOConfig: every rule, its message and the value that it offers; the ways in and out."""
 
 import copy
 import dataclasses
@@ -372,7 +372,7 @@ def test_replace_validates_and_leaves_the_original():
     assert (changed.gamma, changed.learning_rate) == (0.5, 1e-3)
     assert config == PPOConfig()
     assert changed.replace(gamma=0.99, learning_rate=2.5e-4) == config
-    with pytest.raises(ConfigError, match="gamma=2.0 must be between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"gamma=2\.0 must be between 0 and 1"):
         config.replace(gamma=2)
     with pytest.raises(ConfigError, match="unknown option 'gama': did you mean gamma"):
         config.replace(gama=0.5)
@@ -503,7 +503,7 @@ def test_keys_that_are_not_known_or_given_twice():
     ]:
         with pytest.raises(ConfigError, match=f"unknown option '{key}': {hint}"):
             PPOConfig.from_dict({key: 1})
-    with pytest.raises(ConfigError, match="unknown option 'zzzzzz': known: .*total_timesteps"):
+    with pytest.raises(ConfigError, match=r"unknown option 'zzzzzz': known: .*total_timesteps"):
         PPOConfig.from_dict({"zzzzzz": 1})
     with pytest.raises(ConfigError, match="unknown option 3: "):
         PPOConfig.from_dict({3: 1})
@@ -541,7 +541,7 @@ def test_named_algorithms():
     assert (reinforce.num_epochs, reinforce.num_minibatches) == (1, 1)
     for make in (PPOConfig.ppo, PPOConfig.ppo_kl, PPOConfig.a2c, PPOConfig.reinforce):
         assert make(GAMMA=0.7).gamma == 0.7
-        with pytest.raises(ConfigError, match="gamma=7.0 must be"):
+        with pytest.raises(ConfigError, match=r"gamma=7\.0 must be"):
             make(gamma=7)
 
 
@@ -619,42 +619,40 @@ def test_configuration_needs_no_jax():
 
 # -- fuzz -------------------------------------------------------------------------------------
 
-NUMBERS = st.sampled_from(
-    [0, 1, 2, 3, 4, 5, 8, 16, 1000, -1, 0.0, 0.01, 0.2, 0.5, 0.95, 1.0, 1.5, 64.0, -0.5]
-)
+NUMBERS = st.sampled_from([0, 1, 3, 1000, -1, 0.0, 0.2, 0.95, 1.0, 1.5, 64.0, -0.5])
+FITTING = {
+    "env": ["CartPole-v1", "Pendulum-v1"],
+    "torso": ["auto", "mlp", "cnn", "impala"],
+    "core": ["none", "gru"],
+    "hidden_sizes": [(8,), [4, 4], (), (4, 0)],
+    **dict.fromkeys(("shared_torso", "normalize_observations", "normalize_rewards"), (True, False)),
+    **dict.fromkeys(("num_envs", "num_steps", "num_epochs", "num_minibatches"), (1, 2, 4, 8)),
+    **dict.fromkeys(Hyperparams._fields, (0.0, 0.01, 0.5, 1.0)),
+    "total_timesteps": [8000, 1.6e4, 8100],
+    "n_step": [1, 5, 9],
+    "max_grad_norm": [None, 0.5],
+    "target_kl": [None, 0.5],
+    **{
+        name: typing.get_args(declared)
+        for name, declared in typing.get_type_hints(PPOConfig).items()
+        if name in FIELDS and typing.get_origin(declared) is typing.Literal
+    },
+}
 ODD = st.one_of(
     st.none(), st.booleans(), st.text(max_size=4), st.floats(), st.integers(-5, 5),
     st.sampled_from(["none", (), [4], (4, 4), {}, 1j, b"8", object(), np.float32(0.5),
                      np.int64(4), np.ones(2), np.array("a"), np.bool_(1), range(1, 3)]),
 )  # fmt: skip
-CHOICES = {
-    name: st.sampled_from(typing.get_args(declared))
-    for name, declared in typing.get_type_hints(PPOConfig).items()
-    if name in FIELDS and typing.get_origin(declared) is typing.Literal
-}
 
 
 def field_values(name):
     """Mostly values of the right kind, some that are not."""
-    fitting = CHOICES.get(name, NUMBERS)
-    if name in ("shared_torso", "normalize_observations", "normalize_rewards"):
-        fitting = st.booleans()
-    if name == "env":
-        fitting = st.sampled_from(["CartPole-v1", "Pendulum-v1"])
-    if name == "torso":
-        fitting = st.sampled_from(["auto", "mlp", "cnn", "impala"])
-    if name == "core":
-        fitting = st.sampled_from(["none", "gru"])
-    if name == "hidden_sizes":
-        fitting = st.lists(st.integers(0, 9), max_size=3)
-    return st.one_of(fitting, fitting, fitting, fitting, fitting, fitting, ODD)
+    fitting = st.sampled_from(FITTING[name])
+    return st.integers(0, 9).flatmap(lambda i: [ODD, NUMBERS][i] if i < 2 else fitting)
 
 
-SIZES = st.fixed_dictionaries(
-    {}, optional={n: st.sampled_from([1, 2, 4, 8]) for n in ("num_envs", "num_steps")}
-)
-CHANGES = st.dictionaries(st.sampled_from(FIELDS), st.none(), max_size=6).flatmap(
-    lambda chosen: st.fixed_dictionaries({name: field_values(name) for name in chosen})
+CHANGES = st.sets(st.sampled_from(FIELDS), max_size=5).flatmap(
+    lambda chosen: st.fixed_dictionaries({name: field_values(name) for name in sorted(chosen)})
 )
 
 
@@ -679,9 +677,9 @@ def whole(config):
 
 
 @settings(derandomize=True, deadline=None, database=None, max_examples=400)
-@given(changes=CHANGES, sizes=SIZES)
-def test_any_values_give_a_whole_configuration_or_one_line(changes, sizes):
-    values = {"total_timesteps": 8000, **sizes, **changes}
+@given(changes=CHANGES)
+def test_any_values_give_a_whole_configuration_or_one_line(changes):
+    values = {"total_timesteps": 8000, **changes}
     try:
         config = PPOConfig(**values)
     except ConfigError as error:

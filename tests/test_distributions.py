@@ -254,7 +254,9 @@ def test_gaussian_kl_by_integration(variant):
 def test_gaussian_by_hand():
     p = DiagGaussian(jnp.array([0.0]), jnp.array([0.0]))
     q = DiagGaussian(jnp.array([1.0]), jnp.log(jnp.array([2.0])))
-    np.testing.assert_allclose(p.log_prob(jnp.array([2.0])), -2 - 0.5 * np.log(2 * np.pi), rtol=1e-6)
+    np.testing.assert_allclose(
+        p.log_prob(jnp.array([2.0])), -2 - 0.5 * np.log(2 * np.pi), rtol=1e-6
+    )
     np.testing.assert_allclose(p.kl(q), np.log(2) + 2 / 8 - 0.5, rtol=1e-5)
     np.testing.assert_allclose(q.kl(p), -np.log(2) + 5 / 2 - 0.5, rtol=1e-5)
     np.testing.assert_array_equal(q.mode(), [1.0])

@@ -49,9 +49,7 @@ def categorical_parts(logits, old_logits, action):
 
 def gaussian_parts(params, old_params, action):
     """The same of independent Gaussians; KL = E[log N_old(x) - log N(x)] of quadratics in x."""
-    (mean, std), (old_mean, old_std) = (
-        (p[:A], np.exp(p[A:])) for p in (params, old_params)
-    )
+    (mean, std), (old_mean, old_std) = ((p[:A], np.exp(p[A:])) for p in (params, old_params))
     new, old = (
         scipy.stats.multivariate_normal.logpdf(action, m, np.diag(s**2))
         for m, s in ((mean, std), (old_mean, old_std))
@@ -150,9 +148,9 @@ def naive_losses_and_gradients(name, kind):
     losses, gradients = [], []
     for new, old, action, advantage in zip(*case(), strict=True):
 
-        def loss(outputs, old=old.astype(np.float64), action=action, advantage=float(advantage)):
-            log_prob, old_log_prob, kl = parts(outputs, old, action)
-            return NAIVE[name](log_prob, old_log_prob, advantage, kl)
+        def loss(outputs, old=old, action=action, advantage=advantage):
+            log_prob, old_log_prob, kl = parts(outputs, old.astype(np.float64), action)
+            return NAIVE[name](log_prob, old_log_prob, float(advantage), kl)
 
         losses.append(loss(new.astype(np.float64)))
         gradients.append(finite_difference(loss, new.astype(np.float64)))
@@ -187,7 +185,7 @@ def test_the_cases_reach_every_branch_of_the_clip(kind):
     case, _, parts = KINDS[kind]
     new, old, action, advantage = case()
     ratio = np.array(
-        [np.exp(n - o) for n, o, _ in map(lambda r: parts(*r), zip(new, old, action, strict=True))]
+        [np.exp(n - o) for n, o, _ in (parts(*r) for r in zip(new, old, action, strict=True))]
     )
     for sign in (advantage > 0, advantage < 0):
         for where in (ratio > 1.15, ratio < 0.85, np.abs(ratio - 1) < 0.15):

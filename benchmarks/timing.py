@@ -1,0 +1,56 @@
+"""What the benchmarks share: paired timing, and results as JSON with versions, device and date."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purejaxppo.runs.report import versions
+
+
+def paired_seconds(first: Callable, second: Callable, pairs: int) -> list[tuple[float, float]]:
+    """Seconds of two functions called in turn, A B B A ..., after one call each to warm up."""
+    for function in (first, second):
+        jax.block_until_ready(function())
+    result = []
+    for i in range(pairs):
+        order = [(0, first), (1, second)] if i % 2 == 0 else [(1, second), (0, first)]
+        taken = [0.0, 0.0]
+        for place, function in order:
+            started = time.perf_counter()
+            jax.block_until_ready(function())
+            taken[place] = time.perf_counter() - started
+        result.append((taken[0], taken[1]))
+    return result
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"lower_quartile": low, "median": median, "upper_quartile": high}
+
+
+def report(name: str, results: Any, out: Path | None) -> None:
+    """Prints a benchmark's results as JSON, and writes them where asked."""
+    record = {
+        "benchmark": name,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": jax.devices()[0].device_kind,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": versions(),
+        "results": results,
+    }
+    text = json.dumps(record, indent=2)
+    print(text)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
