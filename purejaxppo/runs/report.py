@@ -34,7 +34,7 @@ class Display:
         self._config, self._seeds = config, seeds
         self._console = Console(stderr=True)
         self._first: tuple[int, float] | None = None  # steps and time when the first chunk ended
-        self._last_line = time.perf_counter()
+        self._last_line = 0.0
         self._bar = Progress(
             TextColumn("{task.completed:,.0f} steps"),
             BarColumn(),
@@ -44,7 +44,7 @@ class Display:
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("train", total=config.total_timesteps, text="")
+        self._task = self._bar.add_task("train", total=config.total_timesteps, text="compiling")
 
     def __enter__(self) -> Display:
         self._bar.start()
@@ -57,14 +57,15 @@ class Display:
         """Shows a chunk of updates, whose first has the index `first`."""
         steps = (first + metrics.episodes.shape[1]) * self._config.batch_size
         now = time.perf_counter()
-        self._first = self._first or (steps, now)
-        since = max(now - self._first[1], 1e-9)
-        speed = (steps - self._first[0]) * self._seeds / since
+        if self._first is None:
+            self._first, self._last_line = (steps, now), now
+            return
+        speed = (steps - self._first[0]) * self._seeds / (now - self._first[1])
         text = f"return {_mean_return(metrics)}  {speed:,.0f} steps/s"
         self._bar.update(self._task, completed=steps, text=text)
         if not self._console.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = (self._config.total_timesteps - steps) * self._seeds / max(speed, 1e-9)
+            left = (self._config.total_timesteps - steps) * self._seeds / speed
             print(f"{steps:,} steps  {text}  {left:.0f} s left", file=sys.stderr, flush=True)
 
 
