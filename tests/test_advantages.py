@@ -305,13 +305,12 @@ def test_reward_to_go_is_monte_carlo_without_its_baseline():
 
 def test_gae_is_the_exponential_average_of_n_step_advantages():
     """(1 - lambda) sum_n lambda^(n-1) A^(n), the last weight taking what is left (eq. 16)."""
-    rollout = random_rollout(10, steps=8, coherent=True)
-    last = rollout.reward.shape[0] + 40
-    average = sum(
-        (1 - LAMBDA) * LAMBDA ** (n - 1) * np.asarray(n_step(rollout, GAMMA, n).advantage)
-        for n in range(1, last)
-    )
-    average += LAMBDA ** (last - 1) * np.asarray(n_step(rollout, GAMMA, last).advantage)
+    steps = 8
+    rollout = random_rollout(10, steps=steps, coherent=True)
+    average = LAMBDA**steps * np.asarray(n_step(rollout, GAMMA, steps).advantage)
+    for n in range(1, steps + 1):
+        weight = (1 - LAMBDA) * LAMBDA ** (n - 1)
+        average += weight * np.asarray(n_step(rollout, GAMMA, n).advantage)
     np.testing.assert_allclose(gae(rollout, GAMMA, LAMBDA).advantage, average, rtol=1e-4, atol=1e-5)
 
 

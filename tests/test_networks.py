@@ -23,6 +23,10 @@ def policy_of(observation, action, **changes):
     return make_policy(PPOConfig(**changes), EnvSpec(observation, action))
 
 
+def start(policy, seed=0):
+    return jax.jit(policy.init)(jax.random.key(seed))
+
+
 def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
@@ -190,7 +194,7 @@ def test_mlp_against_numpy(activation, shared):
     policy = policy_of(
         box(2, 3), Discrete(4), hidden_sizes=(7, 5), activation=activation, shared_torso=shared
     )
-    params = noisy(policy.init(jax.random.key(0)))
+    params = noisy(start(policy))
     obs = np.random.default_rng(1).normal(size=(6, 2, 3)).astype(np.float32)
     carry, dist, value = policy.apply(params, (), obs, jnp.zeros(6, bool))
     assert carry == ()
@@ -208,7 +212,7 @@ def test_cnn_against_scipy(dtype):
     policy = policy_of(
         box(5, 4, 2, dtype=dtype), Discrete(3), torso="cnn", hidden_sizes=(6,), activation="relu"
     )
-    params = noisy(policy.init(jax.random.key(0)))
+    params = noisy(start(policy))
     obs = np.random.default_rng(2).integers(0, 2, (3, 5, 4, 2)).astype(dtype)
     _, dist, value = policy.apply(params, (), obs, None)
     layers = dict(params["actor"])
@@ -230,7 +234,7 @@ def test_cnn_against_scipy(dtype):
 def test_discrete_observations_are_one_hot():
     """The k-th observation picks the k-th row of the first kernel."""
     policy = policy_of(Discrete(5), Discrete(2), hidden_sizes=(4,))
-    params = noisy(policy.init(jax.random.key(0)))
+    params = noisy(start(policy))
     obs = jnp.array([[3, 0], [4, 1], [2, 2]], jnp.int32)
     _, dist, value = policy.apply(params, (), obs, None)
     layer = params["actor"]["Dense_0"]
@@ -242,7 +246,7 @@ def test_discrete_observations_are_one_hot():
 def test_gaussian_head():
     """Mean from the actor, one log_std for every state, which starts at 0."""
     policy = policy_of(box(4), box(3), hidden_sizes=(5,))
-    params = policy.init(jax.random.key(0))
+    params = start(policy)
     np.testing.assert_array_equal(params["log_std"], np.zeros(3))
     params = noisy(params)
     obs = np.random.default_rng(3).normal(size=(2, 6, 4)).astype(np.float32)
@@ -281,7 +285,7 @@ def test_any_leading_axes(name):
     """A single observation, a step [N] and a sequence [L, B] are answered alike."""
     observation, action = SPACES[name]
     policy = policy_of(observation, action, hidden_sizes=(6,))
-    params = noisy(policy.init(jax.random.key(0)))
+    params = noisy(start(policy))
     apply = jax.jit(policy.apply)
     obs = observations(observation, (2, 3))
     together = apply(params, policy.initial_carry((2, 3)), obs, jnp.zeros((2, 3), bool))
@@ -306,8 +310,8 @@ def test_any_leading_axes(name):
 def test_a_new_policy_prefers_nothing(name):
     """A head of scale 0.01: all but uniform, or all but centred; and seeds differ."""
     observation, action = SPACES[name]
-    policy = policy_of(observation, action)
-    one, two = (policy.init(jax.random.key(seed)) for seed in (0, 1))
+    policy = policy_of(observation, action, hidden_sizes=(16, 16))
+    one, two = (start(policy, seed) for seed in (0, 1))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(one))
     assert np.abs(ravel(one) - ravel(two)).max() > 0.01
     _, dist, _ = policy.apply(one, (), observations(observation, (5,)), None)
@@ -340,14 +344,14 @@ def ravel(tree):
 def test_parameter_counts(observation, action, torso, heads):
     for shared, torsos in ((False, 2), (True, 1)):
         policy = policy_of(observation, action, hidden_sizes=(7, 5), shared_torso=shared)
-        params = policy.init(jax.random.key(0))
+        params = jax.eval_shape(policy.init, jax.random.key(0))
         assert count(params) == torsos * torso + heads
         assert ("critic" in params) is not shared
 
 
 def test_gains():
     """Hidden layers sqrt 2, value 1, action 0.01; biases 0 (arXiv:2006.05990)."""
-    params = policy_of(box(4), Discrete(3), hidden_sizes=(7, 5)).init(jax.random.key(0))
+    params = start(policy_of(box(4), Discrete(3), hidden_sizes=(7, 5)))
     gains = {"Dense_0": 2**0.5, "Dense_1": 2**0.5, "value": 1.0, "action": 0.01}
     layers = {**params["critic"], "value": params["value"], "action": params["action"]}
     assert layers.keys() == gains.keys()
@@ -359,7 +363,7 @@ def test_gains():
 
 def test_torsos_start_apart():
     """Actor and critic are not copies of each other, nor the layers of one torso."""
-    params = policy_of(box(6), Discrete(3), hidden_sizes=(6, 6)).init(jax.random.key(0))
+    params = start(policy_of(box(6), Discrete(3), hidden_sizes=(6, 6)))
     kernels = [params[t][f"Dense_{i}"]["kernel"] for t in ("actor", "critic") for i in (0, 1)]
     for i, a in enumerate(kernels):
         for b in kernels[i + 1 :]:

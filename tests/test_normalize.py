@@ -194,6 +194,19 @@ def test_no_reward_at_all_stays_zero():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(scaler))
 
 
+def test_one_bad_reward_does_not_stop_the_scaling_for_ever():
+    """An environment without end has no reset that would clear its return of a NaN."""
+    reward, never = jnp.ones((5, 2)), jnp.zeros((5, 2), bool)
+    scaler, _ = scale_rewards(init_reward_scaler(2), reward, never, 0.9)
+    seen = float(scaler.stats.count)
+    scaler, _ = scale_rewards(scaler, reward.at[2, 0].set(jnp.nan), never, 0.9)
+    assert float(scaler.stats.count) == seen  # the rollout with the NaN is not counted
+    scaler, scaled = scale_rewards(scaler, 3 * reward, never, 0.9)
+    assert float(scaler.stats.count) == seen + 10
+    assert np.isfinite(scaler.discounted_return).all()
+    assert np.isfinite(scaled).all()
+
+
 # -- over a mesh axis --------------------------------------------------------------------------
 
 

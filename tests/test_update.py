@@ -559,12 +559,12 @@ def network_case(name):
     config = make_config(16, hidden_sizes=(6, 5), **changes)
     policy = make_policy(config, spec)
     keys = jax.random.split(jax.random.key(0), 5)
-    params = policy.init(keys[0])
+    params = jax.jit(policy.init)(keys[0])
     if isinstance(spec.observation, Discrete):
         obs = jax.random.randint(keys[1], (16,), 0, spec.observation.n)
     else:
         obs = jax.random.normal(keys[1], (16, *spec.observation.shape))
-    _, dist, value = policy.apply(params, (), obs, jnp.zeros(16, bool))
+    _, dist, value = jax.jit(policy.apply)(params, (), obs, jnp.zeros(16, bool))
     action = dist.sample(keys[2])
     batch = Batch(
         obs=obs, action=action, log_prob=dist.log_prob(action), dist=dist, value=value,

@@ -73,15 +73,14 @@ def gae(rollout: Rollout, gamma, gae_lambda) -> Estimate:
     Reference: arXiv:1506.02438, eq. 16.
     """
     delta = td(rollout, gamma).advantage
-    decay = gamma * gae_lambda * (1.0 - _done(rollout))
 
     def step(later, inputs):
-        delta, decay = inputs
-        advantage = delta + decay * later
+        delta, done = inputs
+        advantage = delta + gamma * gae_lambda * jnp.where(done, 0.0, later)
         return advantage, advantage
 
     start = jnp.zeros_like(delta[0])
-    _, advantage = jax.lax.scan(step, start, (delta, decay), reverse=True)
+    _, advantage = jax.lax.scan(step, start, (delta, _done(rollout)), reverse=True)
     return Estimate(advantage, advantage + rollout.value)
 
 

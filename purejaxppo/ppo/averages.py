@@ -31,5 +31,6 @@ def moments(x: Array, axis=None, axis_name: str | None = None) -> tuple[Array, A
 
 def standardize(x: Array, axis_name: str | None = None) -> Array:
     """(x - mean) / (std + 1e-8) over all of `x`: finite, and 0, for constant or single values."""
+    x = x - across(x.reshape(-1)[0], axis_name)  # so that constants are 0, not rounding errors
     mean, variance = moments(x, None, axis_name)
     return (x - mean) / (jnp.sqrt(variance) + 1e-8)

@@ -105,5 +105,6 @@ def scale_rewards(
         return jnp.where(done, 0.0, discounted), discounted
 
     last, returns = jax.lax.scan(step, scaler.discounted_return, (reward, done))
+    last = jnp.where(jnp.isfinite(last), last, 0.0)  # a bad reward spoils this rollout only
     stats = update_stats(scaler.stats, returns, axis_name)
     return RewardScaler(last, stats), reward * jax.lax.rsqrt(stats.var + 1e-8)

@@ -166,7 +166,7 @@ def optimize(
         counts = finite & ~progress.stopped
         stopped = progress.stopped
         if hyper.target_kl is not None:
-            stopped |= parts["approx_kl"] > hyper.target_kl
+            stopped |= finite & (parts["approx_kl"] > hyper.target_kl)
         step = finite & ~stopped
 
         updates, opt_state = transform.update(grad, progress.opt_state)
