@@ -19,9 +19,9 @@ from purejaxppo import PPOConfig, make_train
 from purejaxppo.ppo import rollout
 
 SHAPES = {
-    "preset": PPOConfig.preset("CartPole-v1"),
-    "4 x 128": PPOConfig(num_envs=4, num_steps=128, total_timesteps=512 * 400),
-    "64 x 128": PPOConfig(num_envs=64, num_steps=128, total_timesteps=8192 * 30),
+    "preset": PPOConfig.preset("CartPole-v1", total_timesteps=50_000),
+    "4 x 128": PPOConfig(num_envs=4, num_steps=128, total_timesteps=512 * 100),
+    "64 x 128": PPOConfig(num_envs=64, num_steps=128, total_timesteps=8192 * 6),
 }
 
 
@@ -48,7 +48,7 @@ def measure(config: PPOConfig, pairs: int) -> dict:
 def main() -> None:
     """Measures every shape."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=15, help="timed pairs per shape")
+    parser.add_argument("--pairs", type=int, default=101, help="timed pairs per shape")
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--total-timesteps", type=int, help="in place of each shape's own")
     parser.add_argument("--out", type=Path, help="JSON file to write")

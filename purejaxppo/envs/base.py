@@ -128,8 +128,8 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
         env_state = jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), env_state, state_shape)
         return EpisodeState(env_state, jnp.float32(0), jnp.int32(0)), obs
 
-    def step_one(key, state, action, params):
-        key_step, key_reset = jax.random.split(key)
+    def step_one(keys, state, action, params):
+        key_step, key_reset = keys
         action = to_bounds(spec.action, action)
         final_obs, env_state, reward, terminated, _ = env.step_env(
             key_step, state.env_state, action, params
@@ -152,7 +152,7 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
         return jax.vmap(reset_one, (0, None))(jax.random.split(key, num_envs), params)
 
     def step(key, state, action, params):
-        keys = jax.random.split(key, num_envs)
+        keys = jax.random.split(key, (num_envs, 2))
         return jax.vmap(step_one, (0, 0, 0, None))(keys, state, action, params)
 
     return VecEnv(reset, step, spec)

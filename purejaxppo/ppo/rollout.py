@@ -34,9 +34,9 @@ def collect(
     """
     obs_stats = state.normalizers.obs
 
-    def step(loop, key):
+    def step(loop, keys):
         env_state, obs, episode_start, carry = loop
-        key_action, key_env = jax.random.split(key)
+        key_action, key_env = keys
         seen = normalize(obs_stats, obs)
         next_carry, dist, value = policy.apply(state.params, carry, seen, episode_start)
         action = dist.sample(key_action)
@@ -59,7 +59,7 @@ def collect(
         return (env_state, after.obs, done, next_carry), (transition, after.final_obs, next_carry)
 
     start = (state.env_state, state.obs, state.episode_start, state.carry)
-    keys = jax.random.split(key, num_steps)
+    keys = jax.random.split(key, (num_steps, 2))
     end, (transitions, final_obs, carry) = jax.lax.scan(step, start, keys)
     next_value = final_values(policy, state.params, obs_stats, carry, final_obs)
     env_state, obs, episode_start, carry = end
