@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from purejaxppo import validation
+from purejaxppo.keys import known_fields
 from purejaxppo.validation import ConfigError
 
 Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
@@ -157,7 +158,7 @@ class PPOConfig:
 
     def replace(self, **changes: Any) -> PPOConfig:
         """The same configuration with some fields changed, validated again."""
-        return dataclasses.replace(self, **validation.known_fields(type(self), changes))
+        return dataclasses.replace(self, **known_fields(type(self), changes))
 
     # -- named algorithms ---------------------------------------------------------------------
 
@@ -204,6 +205,7 @@ class PPOConfig:
         """
         from purejaxppo import presets
 
+        changes = known_fields(cls, changes)
         return getattr(cls, algorithm)(**{**presets.load(name, algorithm), **changes})
 
     # -- in and out ---------------------------------------------------------------------------
@@ -221,7 +223,7 @@ class PPOConfig:
         Raises:
             ConfigError: an unknown key (the nearest known one is named), or a bad value.
         """
-        return cls(**validation.known_fields(cls, values))
+        return cls(**known_fields(cls, values))
 
     def to_toml(self, path: str | Path) -> None:
         """Writes every field to a TOML file; None is written as "none"."""

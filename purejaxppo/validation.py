@@ -5,12 +5,11 @@ Each message names the value, the constraint and a value that would work.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
+import sys
 import typing
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,77 +29,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(found)}?" if close else f"known: {', '.join(found)}"
 
 
-# -- keys -------------------------------------------------------------------------------------
-
-
-def _anneal(on: Any) -> dict[str, Any]:
-    return {"learning_rate_final_scale": 0.0 if on else 1.0}
-
-
-def _normalize(on: Any) -> dict[str, Any]:
-    return {"normalize_observations": bool(on), "normalize_rewards": bool(on)}
-
-
-def _debug(on: Any) -> dict[str, Any]:
-    if on:
-        warnings.warn(
-            "DEBUG prints nothing here: the compiled program makes no host calls. Progress is "
-            "shown by purejaxppo.fit and `purejaxppo train`; returns are in the metrics.",
-            stacklevel=5,
-        )
-    return {}
-
-
-UPPER_CASE: dict[str, str | Callable[[Any], dict[str, Any]]] = {
-    "ENV_NAME": "env",
-    "TOTAL_TIMESTEPS": "total_timesteps",
-    "NUM_ENVS": "num_envs",
-    "NUM_STEPS": "num_steps",
-    "UPDATE_EPOCHS": "num_epochs",
-    "NUM_MINIBATCHES": "num_minibatches",
-    "LR": "learning_rate",
-    "GAMMA": "gamma",
-    "GAE_LAMBDA": "gae_lambda",
-    "CLIP_EPS": "clip_eps",
-    "ENT_COEF": "entropy_coef",
-    "VF_COEF": "value_coef",
-    "MAX_GRAD_NORM": "max_grad_norm",
-    "ACTIVATION": "activation",
-    "ANNEAL_LR": _anneal,
-    "NORMALIZE_ENV": _normalize,
-    "DEBUG": _debug,
-}
-"""The keys of PureJaxRL's configurations, and what each means here."""
-
-
-def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with every key translated to a field of `cls`; the mapping is not changed.
-
-    Raises:
-        ConfigError: an unknown key, or a field that is given twice.
-    """
-    names = [field.name for field in dataclasses.fields(cls)]
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        meaning = key if key in names else UPPER_CASE.get(key)
-        if meaning is None:
-            hint = nearest(str(key), UPPER_CASE if str(key).isupper() else names)
-            raise ConfigError(f"unknown option {key!r}: {hint}")
-        new = {meaning: value} if isinstance(meaning, str) else meaning(value)
-        twice = sorted(new.keys() & result.keys())
-        if twice:
-            raise ConfigError(f"{twice[0]} is given twice (once as {key!r}): keep one of them")
-        result.update(new)
-    return result
-
-
 # -- types ------------------------------------------------------------------------------------
 
 
 def coerce(name: str, declared: Any, value: Any) -> Any:
     """`value` as its declared type: 5e5 as int, 1 as float, a list as tuple, "none" as None."""
     declared = str(declared)
-    if "None" in declared and value in (None, "none"):
+    if "None" in declared and (value is None or str(value) == "none"):
         return None
     kind = declared.removesuffix(" | None")
     if kind in ("int", "float"):
@@ -115,13 +50,16 @@ def coerce(name: str, declared: Any, value: Any) -> Any:
     raise ConfigError(f"{name}={value!r} must be of type {shown}")
 
 
+_LARGEST = sys.float_info.max
+
+
 def _number(name: str, kind: str, value: Any) -> int | float:
     item = getattr(value, "item", None)  # NumPy and jax scalars
     if item is not None and getattr(value, "ndim", 1) == 0:
         value = item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{name}={value!r} must be a number ({kind})")
-    if not math.isfinite(value):
+    if not -_LARGEST <= value <= _LARGEST:  # NaN included
         raise ConfigError(f"{name}={value} must be finite")
     if kind == "int" and value != int(value):
         raise ConfigError(f"{name}={value} must be a whole number: use {round(value)}")
@@ -170,7 +108,7 @@ def check(config: PPOConfig) -> None:
     """Raises ConfigError for the first rule that `config` breaks."""
     _check_choices(config)
     for name in _AT_LEAST_ONE:
-        _require(config, name, lambda v: v >= 1, "at least 1", 1)
+        _require(config, name, lambda v: v >= 1, "at least 1", _default(config, name))
     for name in _POSITIVE:
         _require(
             config, name, lambda v: v is None or v > 0, "greater than 0", _default(config, name)
@@ -220,8 +158,9 @@ def _check_sizes(config: PPOConfig) -> None:
     batch = config.batch_size
     product = f"num_envs * num_steps = {config.num_envs} * {config.num_steps} = {batch}"
     if batch % config.num_minibatches:
-        divisors = [m for m in range(1, batch + 1) if batch % m == 0]
-        best = min(divisors, key=lambda m: abs(m - config.num_minibatches))
+        smallest = 2 if config.advantage_normalization == "minibatch" else 1
+        fitting = [m for m in _divisors(batch) if batch // m >= smallest] or [1]
+        best = min(fitting, key=lambda m: abs(m - config.num_minibatches))
         raise ConfigError(
             f"num_minibatches={config.num_minibatches} must divide {product}: use {best}"
         )
@@ -232,13 +171,23 @@ def _check_sizes(config: PPOConfig) -> None:
             f"total_timesteps={config.total_timesteps} must be a multiple of {product}: "
             f"use {totals}"
         )
-    if config.minibatch_size == 1 and config.advantage_normalization == "minibatch":
+    scope, other = config.advantage_normalization, "batch" if batch > 1 else "none"
+    if {"minibatch": config.minibatch_size, "batch": batch}.get(scope) == 1:
         raise ConfigError(
-            "advantage_normalization='minibatch' makes every advantage 0 with minibatches of 1: "
-            "use 'batch'"
+            f"advantage_normalization={scope!r} makes every advantage 0 with {scope}es of 1: "
+            f"use {other!r}"
         )
     if config.advantage == "n_step" and config.n_step > config.num_steps:
         raise ConfigError(
             f"n_step={config.n_step} must not exceed num_steps={config.num_steps}: "
             f"use {config.num_steps}"
         )
+    if config.objective == "adaptive_kl" and config.kl_coef == 0:
+        raise ConfigError(
+            "kl_coef=0.0 stays 0 however often objective='adaptive_kl' doubles it: use 1.0"
+        )
+
+
+def _divisors(n: int) -> set[int]:
+    small = [m for m in range(1, math.isqrt(n) + 1) if n % m == 0]
+    return {*small, *(n // m for m in small)}

@@ -121,7 +121,7 @@ RULES = [
     ),
     (
         dict(num_minibatches=1000),
-        "advantage_normalization='minibatch' makes every advantage 0 with minibatches of 1: use {}",
+        "advantage_normalization='minibatch' makes every advantage 0 with one transition: use {}",
         ["advantage_normalization"],
     ),
     (

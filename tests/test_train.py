@@ -241,17 +241,31 @@ def test_hyperparameters_that_are_passed_replace_those_of_the_configuration(run,
     same(passed.state.params, jax.jit(make_train(other))(KEYS[0]).state.params, **CLOSE)
 
 
-def test_updates_one_by_one_are_the_whole_run(out):
-    learner = make_learner(CONFIG)
-    state = jax.jit(learner.init)(KEYS[0])
-    update = jax.jit(learner.update)
-    rows = []
+@pytest.fixture(scope="module")
+def learner():
+    """CONFIG's init and update, compiled."""
+    init, update = make_learner(CONFIG)
+    return jax.jit(init), jax.jit(update)
+
+
+def test_updates_one_by_one_are_the_whole_run(learner, out):
+    init, update = learner
+    state, rows = init(KEYS[0]), []
     for _ in range(UPDATES):
         state, metrics = update(state)
         rows.append(metrics)
     assert update._cache_size() == 1
     same(state, out.state)
     same(stack(*rows), out.metrics)
+
+
+def test_an_update_draws_from_the_key_of_its_state(learner):
+    init, update = learner
+    state = init(KEYS[0])
+    first, second = update(state)[0], update(state.replace(key=jax.random.key(99)))[0]
+    assert differs(first.obs, second.obs) and differs(first.params, second.params)
+    keys = [state.key, first.key, second.key, update(first)[0].key]
+    assert len(np.unique([jax.random.key_data(key) for key in keys], axis=0)) == 4
 
 
 # -- side by side -----------------------------------------------------------------------------
@@ -361,7 +375,7 @@ def test_every_hyperparameter_has_its_case():
 
 @pytest.mark.parametrize(("name", "field", "value"), ACTIVE)
 def test_a_hyperparameter_changes_what_is_learned(varied, name, field, value):
-    assert largest_change(varied, name, field, value) > 1e-4
+    assert largest_change(varied, name, field, value) > 1e-6  # one of IDLE: exactly 0
 
 
 @pytest.mark.parametrize(("name", "field", "value"), IDLE)

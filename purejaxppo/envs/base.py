@@ -89,6 +89,10 @@ def space_of(space: Any, what: str) -> Discrete | Box:
         ConfigError: the space is neither discrete nor a box.
     """
     if hasattr(space, "n") and getattr(space, "shape", ()) == ():
+        if getattr(space, "start", 0) != 0:
+            raise ConfigError(
+                f"{what} space {space!r} must start at 0: shift it in the environment"
+            )
         return Discrete(int(space.n))
     if hasattr(space, "low") and hasattr(space, "high"):
         shape = tuple(space.shape)

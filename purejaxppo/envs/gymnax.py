@@ -20,6 +20,8 @@ class _Declared:
         self._env = env
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_env":  # while being copied or unpickled, before there is one
+            raise AttributeError(name)
         return getattr(self._env, name)
 
     def _cast(self, obs: Any, params: Any) -> Any:
