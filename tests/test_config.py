@@ -121,7 +121,7 @@ RULES = [
     ),
     (
         dict(num_minibatches=1000),
-        "advantage_normalization='minibatch' makes every advantage 0 with one transition: use {}",
+        "advantage_normalization='minibatch' makes every advantage 0 with",
         ["advantage_normalization"],
     ),
     (
@@ -139,20 +139,20 @@ RULES = [
 
 def offered(text, start):
     """The values after "use": "2000 or 3000" gives both."""
-    assert text.startswith(start), (text, start)
+    said, _, words = text.rpartition(": use ")
+    assert said.startswith(start)
     found = []
-    for word in text[len(start) :].split(" or "):
+    for word in words.split(" or "):
         try:
             found.append(eval(word, {"__builtins__": {}}))
         except NameError:  # a bare word
             found.append(word)
-    assert found
     return found
 
 
 @pytest.mark.parametrize(("wrong", "message", "names"), RULES, ids=lambda x: str(x)[:40])
 def test_a_broken_rule_is_named_and_each_offered_value_works(wrong, message, names):
-    for value in offered(message_of(wrong), message.removesuffix("{}")):
+    for value in offered(message_of(wrong), message.removesuffix(": use {}")):
         repaired = PPOConfig(**{**wrong, **dict.fromkeys(names, value)})
         assert getattr(repaired, names[0]) == value
 
@@ -172,8 +172,7 @@ def test_offered_minibatches_are_the_nearest_divisor():
 def test_an_offered_number_of_minibatches_leaves_more_than_one_row_in_each():
     # 8 divides 8, but minibatches of one row are refused under the default normalisation
     wrong = dict(num_envs=8, num_steps=1, total_timesteps=8, num_minibatches=9)
-    (value,) = offered(message_of(wrong), "num_minibatches=9 must divide " + "num_envs * num_steps"
-                       " = 8 * 1 = 8: use ")  # fmt: skip
+    (value,) = offered(message_of(wrong), "num_minibatches=9 must divide")
     assert PPOConfig(**{**wrong, "num_minibatches": value}).minibatch_size > 1
 
 

@@ -268,6 +268,15 @@ def test_an_update_draws_from_the_key_of_its_state(learner):
     assert len(np.unique([jax.random.key_data(key) for key in keys], axis=0)) == 4
 
 
+def test_annealing_stays_at_its_end(learner):
+    """Who drives the updates may go on past num_updates: 0.01 has fallen to half of itself."""
+    init, update = learner
+    state = init(KEYS[0])
+    for step in (UPDATES, 10 * UPDATES):
+        _, metrics = update(state.replace(step=jnp.int32(step)))
+        assert metrics.learning_rate == pytest.approx(0.005)
+
+
 # -- side by side -----------------------------------------------------------------------------
 
 

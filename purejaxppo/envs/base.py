@@ -185,7 +185,7 @@ def check_spec(env: Environment, env_params: Any) -> EnvSpec:
             "declare the bounds that the environment clips to, such as -1 .. 1"
         )
     spec = EnvSpec(observation, action)
-    reset_obs, _, step_obs, reward, terminated = _shapes(env, env_params, spec)
+    reset_obs, _, step_obs, *scalars = _shapes(env, env_params, spec)
     for where, obs in (("reset_env", reset_obs), ("step_env", step_obs)):
         got, declared = _describe(obs), f"{observation.dtype.name}{list(observation.shape)}"
         if got != declared:
@@ -193,11 +193,11 @@ def check_spec(env: Environment, env_params: Any) -> EnvSpec:
                 f"{where} returns an observation {got}, its space says {declared}: "
                 "mend the one or the other"
             )
-    if reward.shape != () or terminated.shape != ():
-        raise ConfigError(
-            f"step_env returns reward {_describe(reward)} and terminated {_describe(terminated)}: "
-            "both must be scalars"
-        )
+    for name, x in zip(("reward", "terminated", "is_truncated"), scalars, strict=True):
+        if x.shape != ():
+            raise ConfigError(
+                f"{name} is {_describe(x)}: it must be a scalar, such as x[0] or x.any()"
+            )
     return spec
 
 
@@ -207,12 +207,13 @@ def _describe(tree: Any) -> str:
 
 
 def _shapes(env: Environment, env_params: Any, spec: EnvSpec) -> tuple[Any, ...]:
-    """Shapes of (reset obs, state, step obs, reward, terminated), without running anything."""
+    """Shapes of (reset obs, state, step obs, reward, terminated, truncated), nothing is run."""
 
     def once(key):
         obs, state = env.reset_env(key, env_params)
         action = jnp.zeros(spec.action.shape, spec.action.dtype)
         after, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
-        return obs, state, after, jnp.asarray(reward), jnp.asarray(terminated)
+        flags = terminated, env.is_truncated(state, env_params)
+        return obs, state, after, *map(jnp.asarray, (reward, *flags))
 
     return jax.eval_shape(once, jax.random.key(0))

@@ -17,10 +17,11 @@ from purejaxppo.ppo.records import Array, Batch, Policy
 
 
 def annealed(hyper: Hyperparams, progress) -> Hyperparams:
-    """Hyperparameters as they stand at `progress` (0: start, 1: end) of a run.
+    """Hyperparameters as they stand at `progress` (0: start, 1: end and beyond) of a run.
 
     x(p) = x (1 - p (1 - final_scale)) for learning_rate, clip_eps and entropy_coef.
     """
+    progress = jnp.minimum(progress, 1.0)
 
     def at(value, final_scale):
         return value * (1.0 - progress * (1.0 - final_scale))
