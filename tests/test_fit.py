@@ -28,6 +28,8 @@ def result():
     return fit(CONFIG, seeds=3, seed=7)
 
 
+@pytest.mark.slow
+@pytest.mark.as_shipped
 def test_chunks_give_the_bits_of_the_single_program(result):
     train = jax.jit(jax.vmap(make_train(CONFIG)))
     whole = train(jax.random.split(jax.random.key(7), 3))

@@ -248,6 +248,8 @@ def learner():
     return jax.jit(init), jax.jit(update)
 
 
+@pytest.mark.slow
+@pytest.mark.as_shipped
 def test_updates_one_by_one_are_the_whole_run(learner, out):
     init, update = learner
     state, rows = init(KEYS[0]), []
@@ -464,6 +466,8 @@ def linear_policy(dist=DiagGaussian, w=0.1, b=0.2, log_std=-0.5):
     return Policy(init, lambda batch_shape: (), apply)
 
 
+@pytest.mark.slow
+@pytest.mark.as_shipped
 @pytest.mark.parametrize(
     "changes",
     [
@@ -678,6 +682,8 @@ for i in range(30):
 """
 
 
+@pytest.mark.as_shipped
+@pytest.mark.slow
 def test_sixteen_seeds_thirty_times_do_not_hang():
     """A batched LAPACK call in such a program can deadlock the CPU's thread pool."""
     cache = str(Path(__file__).parent.parent / ".jax_cache")
