@@ -89,15 +89,16 @@ _EFFECT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "clip_eps_final_scale": (lambda c: c.objective == "clip", "objective='clip'"),
     "kl_coef": (lambda c: c.objective in ("kl_penalty", "adaptive_kl"), "objective='kl_penalty'"),
     "adaptive_kl_target": (lambda c: c.objective == "adaptive_kl", "objective='adaptive_kl'"),
-    "target_kl": (
-        lambda c: c.num_epochs * c.num_minibatches > 1,
-        "more than one gradient step per update (num_epochs=4)",
-    ),
     "value_loss": (lambda c: c.value_coef > 0, "value_coef=0.5"),
     "value_clip_eps": (lambda c: c.value_loss == "clipped", "value_loss='clipped'"),
     "huber_delta": (lambda c: c.value_loss == "huber", "value_loss='huber'"),
     "entropy_coef_final_scale": (lambda c: c.entropy_coef > 0, "entropy_coef=0.01"),
 }
+
+# at an update's first gradient step the ratio is 1, the divergence and its gradient are 0
+_AFTER_THE_FIRST_STEP = (
+    "clip_eps", "clip_eps_final_scale", "kl_coef", "target_kl", "value_clip_eps",
+)  # fmt: skip
 
 # choices that will grow are not Literals, so that a name of tomorrow gets an answer of its own
 _BUILT = {"core": ("none",), "torso": ("auto", "mlp", "cnn")}
@@ -122,7 +123,12 @@ def check(config: PPOConfig) -> None:
             f"hidden_sizes={config.hidden_sizes} must be one or more positive widths: use (64, 64)"
         )
     _check_sizes(config)
-    for name, (applies, words) in _EFFECT.items():
+    several = (
+        lambda c: c.num_epochs * c.num_minibatches > 1,
+        "more than one gradient step per update (num_epochs=4)",
+    )
+    effects = [*_EFFECT.items(), *((name, several) for name in _AFTER_THE_FIRST_STEP)]
+    for name, (applies, words) in effects:
         value, default = getattr(config, name), _default(config, name)
         if value != default and not applies(config):
             raise ConfigError(

@@ -687,3 +687,20 @@ def test_any_values_give_a_whole_configuration_or_one_line(changes):
         assert any(name in text for name in FIELDS)
     else:
         whole(config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(clip_eps=0.1),
+        dict(clip_eps_final_scale=0.0),
+        dict(target_kl=0.01),
+        dict(objective="kl_penalty", kl_coef=3.0),
+        dict(value_loss="clipped", value_clip_eps=0.1),
+    ],
+)
+def test_what_acts_from_the_second_gradient_step_on_needs_one(changes):
+    assert PPOConfig(num_epochs=1, num_minibatches=2, **changes)
+    text = message_of(dict(num_epochs=1, num_minibatches=1, **changes))
+    assert "has no effect here: use it with more than one gradient step" in text
+    assert list(changes)[-1] in text
