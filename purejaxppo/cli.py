@@ -36,7 +36,7 @@ class TrainArgs(PPOConfig, RunOptions):
     """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
 
     def __post_init__(self) -> None:
-        """Leaves the fields alone: `config_of` validates them, once the preset is known."""
+        """Leaves the fields alone: `parse_train` validates them, once the preset is known."""
 
 
 def parse(kind: type, argv: Sequence[str], default: Any = None) -> Any:
