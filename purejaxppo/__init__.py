@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from purejaxppo.act import make_act
+    from purejaxppo.backend import compiler_options
     from purejaxppo.config import Hyperparams, PPOConfig
     from purejaxppo.envs.registry import make_env
     from purejaxppo.ppo.advantages import ADVANTAGES
@@ -29,6 +30,7 @@ __all__ = [
     "PPOConfig",
     "Policy",
     "TrainOutput",
+    "compiler_options",
     "fit",
     "load_agents",
     "make_act",
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "act": ["make_act"],
+    "backend": ["compiler_options"],
     "config": ["Hyperparams", "PPOConfig"],
     "envs.registry": ["make_env"],
     "ppo.advantages": ["ADVANTAGES"],

@@ -68,6 +68,8 @@ class PPOConfig:
     """Passes over each rollout (E)."""
     num_minibatches: int = 4
     """Gradient steps per epoch (M): a divisor of num_envs * num_steps."""
+    chunk_size: int | None = None
+    """Transitions per pass through the network in a gradient step; None: chosen for the device."""
 
     learning_rate: float = 2.5e-4
     """Step size of Adam."""
@@ -207,8 +209,6 @@ class PPOConfig:
 
         changes = known_fields(cls, changes)
         return getattr(cls, algorithm)(**{**presets.load(name, algorithm), **changes})
-
-    # -- in and out ---------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values by field name; `from_dict` reads them back."""

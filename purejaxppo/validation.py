@@ -73,7 +73,7 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _POSITIVE = (
     "learning_rate", "adam_eps", "max_grad_norm", "clip_eps", "adaptive_kl_target", "target_kl",
-    "value_clip_eps", "huber_delta",
+    "value_clip_eps", "huber_delta", "chunk_size",
 )  # fmt: skip
 _NOT_NEGATIVE = ("kl_coef", "value_coef", "entropy_coef")
 _FRACTION = (
@@ -170,6 +170,11 @@ def _check_sizes(config: PPOConfig) -> None:
         raise ConfigError(
             f"num_minibatches={config.num_minibatches} must divide {product}: use {best}"
         )
+    rows = config.minibatch_size
+    chunk = config.chunk_size
+    if chunk is not None and rows % chunk:
+        best = min(_divisors(rows), key=lambda m: abs(m - chunk))
+        raise ConfigError(f"chunk_size={chunk} must divide the minibatch of {rows}: use {best}")
     if config.total_timesteps % batch:
         below = config.total_timesteps // batch * batch
         totals = f"{below} or {below + batch}" if below else f"{batch}"

@@ -105,6 +105,12 @@ RULES = [
         ["num_minibatches"],
     ),
     (
+        dict(num_envs=2, num_steps=12, total_timesteps=24, num_minibatches=2, chunk_size=5),
+        "chunk_size=5 must divide the minibatch of 12: use {}",
+        ["chunk_size"],
+    ),
+    (dict(chunk_size=0), "chunk_size=0 must be greater than 0: use {}", ["chunk_size"]),
+    (
         dict(num_envs=2, num_steps=12, total_timesteps=24, num_minibatches=100),
         "num_minibatches=100 must divide num_envs * num_steps = 2 * 12 = 24: use {}",
         ["num_minibatches"],
@@ -627,6 +633,7 @@ FITTING = {
     **dict.fromkeys(("shared_torso", "normalize_observations", "normalize_rewards"), (True, False)),
     **dict.fromkeys(("num_envs", "num_steps", "num_epochs", "num_minibatches"), (1, 2, 4, 8)),
     **dict.fromkeys(Hyperparams._fields, (0.0, 0.01, 0.5, 1.0)),
+    "chunk_size": [None, 1, 2, 3],
     "total_timesteps": [8000, 1.6e4, 8100],
     "n_step": [1, 5, 9],
     "max_grad_norm": [None, 0.5],

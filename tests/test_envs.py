@@ -31,7 +31,8 @@ def roll(env, params, num_envs, num_steps, act, key=0):
             state, obs = loop
             t, key = inputs
             action = act(t, obs)
-            after_state, after = vec_env.step(key, state, action, params)
+            draws = vec_env.draw(key, params)
+            after_state, after = vec_env.step(draws, state, action, params)
             return (after_state, after.obs), (state, obs, action, after)
 
         inputs = (jnp.arange(num_steps), jax.random.split(key, num_steps))
@@ -178,7 +179,8 @@ def test_actions_reach_the_environment_within_their_bounds():
     vec_env = make_vec_env(Recorder(), Params(), 3)
     action = jnp.array([[-5.0, 5.0], [5.0, -5.0], [1.5, 0.25]])
     state, _ = vec_env.reset(jax.random.key(0), Params())
-    _, after = vec_env.step(jax.random.key(1), state, action, Params())
+    draws = vec_env.draw(jax.random.key(1), Params())
+    _, after = vec_env.step(draws, state, action, Params())
     np.testing.assert_array_equal(after.obs, [[-1.0, 0.5], [2.0, 0.0], [1.5, 0.25]])
 
 
@@ -222,8 +224,9 @@ def test_a_step_gives_the_types_that_it_takes(name):
 
     key = jax.random.key(0)
     state, obs = jax.eval_shape(vec_env.reset, key, params)
+    draws = jax.eval_shape(vec_env.draw, key, params)
     for _ in range(2):
-        after_state, after = jax.eval_shape(vec_env.step, key, state, action, params)
+        after_state, after = jax.eval_shape(vec_env.step, draws, state, action, params)
         assert jax.tree.structure(after_state) == jax.tree.structure(state)
         assert types(after_state) == types(state)
         assert types(after.obs) == types(after.final_obs) == types(obs)
@@ -235,7 +238,8 @@ def test_a_state_that_holds_a_key_is_reset_with_the_rest():
     vec_env = make_vec_env(Loose(), Params(), 2)
     state, _ = vec_env.reset(jax.random.key(0), Params())
     for t in range(3):
-        state, after = vec_env.step(jax.random.key(t), state, act(t, None), Params())
+        draws = vec_env.draw(jax.random.key(t), Params())
+        state, after = vec_env.step(draws, state, act(t, None), Params())
     assert after.terminated.all()
     np.testing.assert_array_equal(state.env_state.level, [0.0, 0.0])
     np.testing.assert_array_equal(state.env_state.time, [0, 0])

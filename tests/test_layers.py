@@ -16,6 +16,7 @@ NAMES = [str(f.relative_to(ROOT)) for f in FILES]
 # imports go from a higher rank to a lower or equal one
 RANKS = {
     "validation": 0,
+    "backend": 0,
     "keys": 1,
     "presets": 1,
     "config": 2,
@@ -28,7 +29,7 @@ RANKS = {
     "cli": 9,
 }
 # the rooms of one storey that stay apart: envs and policies may see ppo.records alone
-ALLOWED_IN_PPO = {"validation", "config", "ppo"}
+ALLOWED_IN_PPO = {"backend", "validation", "config", "ppo"}
 
 
 def room(name):

@@ -1,7 +1,5 @@
 """Minibatches, the optimizer, the loss and what stops, skips or feeds a gradient step."""
 
-import itertools
-from collections import Counter
 from functools import partial
 
 import jax
@@ -12,6 +10,7 @@ import scipy.special
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
+from purejaxppo import backend
 from purejaxppo.config import PPOConfig
 from purejaxppo.envs.base import Box, Discrete, EnvSpec
 from purejaxppo.policies.distributions import Categorical
@@ -20,7 +19,8 @@ from purejaxppo.ppo.normalize import normalize, update_stats
 from purejaxppo.ppo.objectives import OBJECTIVES, VALUE_LOSSES
 from purejaxppo.ppo.records import Batch, Policy, Rollout
 from purejaxppo.ppo.rollout import as_batch, collect
-from purejaxppo.ppo.update import annealed, loss, minibatch_indices, optimize, optimizer
+from purejaxppo.ppo.shuffle import minibatch_indices
+from purejaxppo.ppo.update import annealed, loss, mean_over_chunks, optimize, optimizer, take
 from purejaxppo.train import make_learner, make_setup
 
 OBS, ACTIONS = 3, 4
@@ -121,7 +121,7 @@ def looped(config, params, batch, key):
         )
     )
     for indices in np.asarray(rows):
-        minibatch = jax.tree.map(lambda x, i=indices: x[i], batch)
+        minibatch = take(batch, indices, config)
         (total, parts), gradient = f(vector, minibatch)
         if not (np.isfinite(total) and np.isfinite(gradient).all()):
             skipped += 1
@@ -132,43 +132,6 @@ def looped(config, params, batch, key):
         vector = vector + jnp.asarray(adam.move(gradient), jnp.float32)
         taken += 1
     return np.asarray(vector), taken, skipped, kls
-
-
-# -- minibatches -------------------------------------------------------------------------------
-
-
-def test_every_epoch_is_a_partition():
-    rows = np.asarray(minibatch_indices(jax.random.key(0), 24, 3, 4))
-    assert rows.shape == (12, 6)
-    epochs = rows.reshape(3, 24)
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(24))
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    other = np.asarray(minibatch_indices(jax.random.key(1), 24, 3, 4)).reshape(3, 24)
-    assert not {tuple(epoch) for epoch in other} & {tuple(epoch) for epoch in epochs}
-    assert not any((np.diff(row) == 1).all() for row in rows)  # not slices of time
-    np.testing.assert_array_equal(rows, minibatch_indices(jax.random.key(0), 24, 3, 4))
-
-
-def test_permutations_are_uniform():
-    """Each of the 4! orders, in each of two epochs, as often as the others; epochs unrelated."""
-    keys = jax.random.split(jax.random.key(2), 3000)
-    rows = np.asarray(jax.vmap(lambda k: minibatch_indices(k, 4, 2, 2))(keys)).reshape(3000, 2, 4)
-    orders = list(itertools.permutations(range(4)))
-    for epoch in range(2):
-        counts = Counter(map(tuple, rows[:, epoch].tolist()))
-        assert scipy.stats.chisquare([counts[o] for o in orders]).pvalue > 1e-3
-    pairs = Counter(map(tuple, rows[:, :, 0].tolist()))
-    seen = [pairs[p] for p in itertools.product(range(4), repeat=2)]
-    assert scipy.stats.chisquare(seen).pvalue > 1e-3
-
-
-def test_every_row_is_as_likely_at_every_position():
-    keys = jax.random.split(jax.random.key(3), 1500)
-    rows = np.asarray(jax.vmap(lambda k: minibatch_indices(k, 10, 1, 1))(keys))[:, 0]
-    counts = np.stack([np.bincount(rows[:, i], minlength=10) for i in range(10)])
-    statistic = ((counts - 150) ** 2 / 150).sum()
-    assert scipy.stats.chi2(81).sf(statistic) > 1e-3  # rows and columns of counts are fixed
 
 
 # -- annealing ---------------------------------------------------------------------------------
@@ -253,7 +216,9 @@ def test_loss_against_numpy(normalization, variant):
     params, _ = start_of(config)
     batch = make_batch(params, 16, move=0.3)
     total, parts = variant(
-        lambda params, batch: loss(params, batch, POLICY, config, config.hyperparams(), ())
+        lambda params, batch: loss(
+            params, take(batch, jnp.arange(16), config), POLICY, config, config.hyperparams(), ()
+        )
     )(params, batch)
 
     get = lambda x: np.asarray(x, np.float64)  # noqa: E731
@@ -318,12 +283,62 @@ def test_an_update_is_its_steps_one_by_one():
     assert np.abs(flat(got) - flat(params)).max() > 0.1
 
 
+@pytest.mark.parametrize("normalization", ["minibatch", "none"])
+def test_chunks_change_nothing_but_rounding(normalization):
+    """Minibatches of 6 taken 1, 2 or 3 rows at a time; advantages are normalised over all 6."""
+    config = make_config(
+        24, num_epochs=2, learning_rate=0.05, entropy_coef=0.01, objective="kl_penalty",
+        advantage_normalization=normalization,
+    )  # fmt: skip
+    params, opt_state = start_of(config)
+    batch, key = make_batch(params, 24, move=0.2), jax.random.key(5)
+    whole = run(config, params, opt_state, batch, key)
+    for size in (1, 2, 3, 6):
+        chunked = run(config.replace(chunk_size=size), params, opt_state, batch, key)
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert np.abs(flat(whole[0]) - flat(params)).max() > 0.1
+
+
+def test_mean_over_chunks_sees_chunks():
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    seen = []
+
+    def function(part):
+        seen.append(part.shape)
+        return {"mean": jnp.square(part).mean(0), "largest": part.max()}
+
+    means = mean_over_chunks(function, jnp.asarray(x), 4)
+    assert set(seen) == {(4, 3)}
+    np.testing.assert_allclose(means["mean"], np.square(x).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(means["largest"], x.reshape(3, -1).max(1).mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "chunk"),
+    [
+        (1, 1),
+        (128, 128),
+        (4096, 4096),
+        (4098, 2049),
+        (65_536, 4096),
+        (12_000, 4000),
+        (8_191, 8_191),
+    ],
+)
+def test_the_chunk_chosen_divides_the_minibatch(rows, chunk, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert backend.chunk_size(rows) == chunk
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert backend.chunk_size(rows) == rows
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 6, 10])
 def test_target_kl_stops_all_that_remains(stop_after):
     """Not the rest of an epoch only: 2 is amid the first of three, 6 and 10 amid the others."""
     config = make_config(24, num_epochs=3, num_minibatches=4, learning_rate=0.05)
     params, opt_state = start_of(config)
-    batch, key = make_batch(params, 24, seed=2), jax.random.key(5)
+    batch, key = make_batch(params, 24, seed=2), jax.random.key(26)
     _, _, _, kls = looped(config, params, batch, key)
     below, above = max(kls[:stop_after]), kls[stop_after]
     assert below < above  # so that a target between them stops just there

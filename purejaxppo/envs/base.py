@@ -132,11 +132,11 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
         env_state = jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), env_state, state_shape)
         return EpisodeState(env_state, jnp.float32(0), jnp.int32(0)), obs
 
-    def step_one(keys, state, action, params):
-        key_step, key_reset = keys
+    def step_one(draw, state, action, params):
+        key, fresh = draw
         action = to_bounds(spec.action, action)
         final_obs, env_state, reward, terminated, _ = env.step_env(
-            key_step, state.env_state, action, params
+            key, state.env_state, action, params
         )
         reward = jnp.asarray(reward, jnp.float32)
         terminated = jnp.asarray(terminated, bool)
@@ -146,7 +146,6 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
         stepped = EpisodeState(env_state, episode_return, episode_length), final_obs
 
         done = terminated | truncated
-        fresh = reset_one(key_reset, params)
         state, obs = jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, stepped)
         return state, EnvStep(
             obs, final_obs, reward, terminated, truncated, episode_return, episode_length
@@ -155,11 +154,14 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
     def reset(key, params):
         return jax.vmap(reset_one, (0, None))(jax.random.split(key, num_envs), params)
 
-    def step(key, state, action, params):
-        keys = jax.random.split(key, (num_envs, 2))
-        return jax.vmap(step_one, (0, 0, 0, None))(keys, state, action, params)
+    def draw(key, params):
+        key_step, key_reset = jax.random.split(key)
+        return jax.random.split(key_step, num_envs), reset(key_reset, params)
 
-    return VecEnv(reset, step, spec)
+    def step(draws, state, action, params):
+        return jax.vmap(step_one, (0, 0, 0, None))(draws, state, action, params)
+
+    return VecEnv(reset, draw, step, spec)
 
 
 def to_bounds(space: Discrete | Box, action: Array) -> Array:

@@ -10,6 +10,14 @@ import jax.numpy as jnp
 from purejaxppo.ppo.normalize import RunningStats, normalize
 from purejaxppo.ppo.records import Array, Batch, LearnerState, Policy, Rollout, VecEnv
 
+# A few small draws cost most of a short step: a rollout's are made at once, unless they are large.
+DRAWN_IN_BULK = 2**20  # bytes
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of all arrays in a pytree, or of what has their shapes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
 
 def collect(
     policy: Policy,
@@ -34,13 +42,14 @@ def collect(
     """
     obs_stats = state.normalizers.obs
 
-    def step(loop, keys):
+    def step(loop, inputs):
         env_state, obs, episode_start, carry = loop
-        key_action, key_env = keys
+        key_action, draws = inputs
+        draws = draws if in_bulk else draw(draws)
         seen = normalize(obs_stats, obs)
         next_carry, dist, value = policy.apply(state.params, carry, seen, episode_start)
         action = dist.sample(key_action)
-        env_state, after = vec_env.step(key_env, env_state, action, env_params)
+        env_state, after = vec_env.step(draws, env_state, action, env_params)
         transition = dict(
             obs=obs,
             action=action,
@@ -59,8 +68,15 @@ def collect(
         return (env_state, after.obs, done, next_carry), (transition, after.final_obs, next_carry)
 
     start = (state.env_state, state.obs, state.episode_start, state.carry)
-    keys = jax.random.split(key, (num_steps, 2))
-    end, (transitions, final_obs, carry) = jax.lax.scan(step, start, keys)
+
+    def draw(key):
+        return vec_env.draw(key, env_params)
+
+    key_actions, key_envs = jax.random.split(key)
+    keys = jax.random.split(key_envs, num_steps)
+    in_bulk = nbytes(jax.eval_shape(jax.vmap(draw), keys)) <= DRAWN_IN_BULK
+    inputs = (jax.random.split(key_actions, num_steps), jax.vmap(draw)(keys) if in_bulk else keys)
+    end, (transitions, final_obs, carry) = jax.lax.scan(step, start, inputs)
     next_value = final_values(policy, state.params, obs_stats, carry, final_obs)
     env_state, obs, episode_start, carry = end
     state = state.replace(env_state=env_state, obs=obs, episode_start=episode_start, carry=carry)

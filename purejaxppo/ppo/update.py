@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from purejaxppo import backend
 from purejaxppo.config import Hyperparams, PPOConfig
 from purejaxppo.ppo.averages import across, standardize
 from purejaxppo.ppo.objectives import OBJECTIVES, VALUE_LOSSES
 from purejaxppo.ppo.records import Array, Batch, Policy
+from purejaxppo.ppo.shuffle import minibatch_indices
 
 
 def annealed(hyper: Hyperparams, progress) -> Hyperparams:
@@ -42,23 +45,6 @@ def optimizer(hyper: Hyperparams) -> optax.GradientTransformation:
     return optax.chain(clipping, adam, optax.scale_by_learning_rate(hyper.learning_rate))
 
 
-def minibatch_indices(key: Array, batch_size: int, num_epochs: int, num_minibatches: int) -> Array:
-    """A fresh uniform permutation per epoch, cut into minibatches.
-
-    Args:
-        key: consumed.
-        batch_size: B.
-        num_epochs: E.
-        num_minibatches: M.
-
-    Returns:
-        [E * M, B / M] int32: rows of the batch for each gradient step in turn.
-    """
-    shuffle = partial(jax.random.permutation, x=batch_size)
-    order = jax.vmap(shuffle)(jax.random.split(key, num_epochs))
-    return order.reshape(num_epochs * num_minibatches, batch_size // num_minibatches)
-
-
 def loss(
     params: Any,
     batch: Batch,
@@ -66,18 +52,16 @@ def loss(
     config: PPOConfig,
     hyper: Hyperparams,
     objective_state: Any,
-    axis_name: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """policy_loss + value_coef * value_loss - entropy_coef * entropy, each a mean over the batch.
 
     Args:
         params: the policy's parameters.
-        batch: [B] transitions.
+        batch: [B] transitions, their advantages normalised.
         policy: actor and critic.
         config: which objective and value loss.
         hyper: scalars in force.
         objective_state: what the objective remembers.
-        axis_name: mesh axis over which the batch is spread, or None.
 
     Returns:
         The loss (), and its parts by the names of `Metrics`.
@@ -85,8 +69,6 @@ def loss(
     Reference: arXiv:1707.06347, eq. 9.
     """
     _, dist, value = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
-    if config.advantage_normalization == "minibatch":
-        batch = batch.replace(advantage=standardize(batch.advantage, axis_name))
     log_prob = dist.log_prob(batch.action)
     losses = OBJECTIVES[config.objective].loss(dist, log_prob, batch, hyper, objective_state)
     log_ratio = log_prob - batch.log_prob
@@ -104,6 +86,38 @@ def loss(
         - hyper.entropy_coef * parts["entropy"]
     )
     return total, parts
+
+
+def take(batch: Batch, rows: Array, config: PPOConfig, axis_name: str | None = None) -> Batch:
+    """A minibatch: the rows of the batch, advantages normalised over them if so configured."""
+    minibatch = jax.tree.map(lambda x: x[rows], batch)
+    if config.advantage_normalization == "minibatch":
+        minibatch = minibatch.replace(advantage=standardize(minibatch.advantage, axis_name))
+    return minibatch
+
+
+def mean_over_chunks(function: Callable[[Any], Any], batch: Any, chunk_size: int) -> Any:
+    """The mean of `function` over equal parts of a batch, one after the other.
+
+    The mean of a mean over all rows, with the memory (and, on a CPU, the cache) of one part.
+
+    Args:
+        function: of [chunk_size, ...] to a pytree of float arrays.
+        batch: pytree of [B, ...].
+        chunk_size: a divisor of B.
+    """
+    chunks = jax.tree.map(lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), batch)
+    count = jax.tree.leaves(chunks)[0].shape[0]
+    first = jax.tree.map(lambda x: x[0], chunks)
+    if count == 1:
+        return function(first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, first))
+
+    def add(total, chunk):
+        return jax.tree.map(jnp.add, total, function(chunk)), None
+
+    total, _ = jax.lax.scan(add, zeros, chunks)
+    return jax.tree.map(lambda x: x / count, total)
 
 
 class Progress(NamedTuple):
@@ -152,15 +166,16 @@ def optimize(
     """
     flat, unravel = ravel_pytree(params)
     transform = optimizer(hyper)
+    chunk_size = config.chunk_size or backend.chunk_size(config.minibatch_size)
 
-    def flat_loss(flat, minibatch):
-        return loss(unravel(flat), minibatch, policy, config, hyper, objective_state, axis_name)
+    def flat_loss(flat, chunk):
+        return loss(unravel(flat), chunk, policy, config, hyper, objective_state)
 
     def gradient_step(progress: Progress, rows):
-        minibatch = jax.tree.map(lambda x: x[rows], batch)
-        value_and_grad = jax.value_and_grad(flat_loss, has_aux=True)
-        (total, parts), grad = value_and_grad(progress.params, minibatch)
-        total, parts, grad = across((total, parts, grad), axis_name)
+        minibatch = take(batch, rows, config, axis_name)
+        gradient = partial(jax.value_and_grad(flat_loss, has_aux=True), progress.params)
+        means = mean_over_chunks(gradient, minibatch, chunk_size)
+        (total, parts), grad = across(means, axis_name)
         parts["grad_norm"] = jnp.linalg.norm(grad)
 
         finite = jnp.isfinite(total) & jnp.isfinite(parts["grad_norm"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from purejaxppo.config import PPOConfig
-from purejaxppo.ppo.rollout import collect
+from purejaxppo.ppo.rollout import collect, nbytes
 from purejaxppo.train import make_learner, make_setup
 
 
@@ -41,12 +41,8 @@ def make_plan(config: PPOConfig) -> Plan:
 
     rollout = jax.eval_shape(roll, state, jax.random.key(0))
     kept = jax.eval_shape(residuals, state.params, state.carry, state.obs, state.episode_start)
-    per_transition = max(0, _bytes(kept) - _bytes(state.params)) / config.num_envs
+    per_transition = max(0, nbytes(kept) - nbytes(state.params)) / config.num_envs
     # the rollout is held as collected and as the batch; one minibatch has its activations
-    total = _bytes(state) + 2 * _bytes(rollout) + per_transition * config.minibatch_size
+    total = nbytes(state) + 2 * nbytes(rollout) + per_transition * config.minibatch_size
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     return Plan(config.num_updates, config.total_timesteps, parameters, round(total))
-
-
-def _bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
