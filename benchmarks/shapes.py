@@ -44,14 +44,17 @@ SHAPES = {
     "d": Shape(_MINATAR),
     "e": Shape(
         _PENDULUM.replace(
-            num_envs=2048, num_steps=10, num_minibatches=32, hidden_sizes=(256, 256),
+            num_envs=2048,
+            num_steps=10,
+            num_minibatches=32,
+            hidden_sizes=(256, 256),
             total_timesteps=3 * 20_480,
-        )  # fmt: skip
+        )
     ),
     "e64": Shape(_PENDULUM),
     "f": Shape(_CLASSIC.replace(total_timesteps=20 * 512), seeds=16),
 }
-"""Two hidden layers of 64 tanh units, actor and critic apart, 4 epochs of 4 minibatches, unless said.
+"""Unless said: two layers of 64 tanh units, actor and critic apart, 4 epochs of 4 minibatches.
 
 a    CartPole-v1, 4 environments x 128 steps
 b    64 x 128

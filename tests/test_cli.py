@@ -1,14 +1,18 @@
 """The command line, in this process where possible: what it prints, writes and returns."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 import tomllib
 
+import jax
+import numpy as np
 import pytest
 
 from purejaxppo import PPOConfig, cli
+from purejaxppo.runs.cache import keep_compiled_programs
 
 SMALL = "--total-timesteps 64 --num-envs 4 --num-steps 8 --num-minibatches 2 --hidden-sizes 8"
 
@@ -168,3 +172,87 @@ def test_ctrl_c_saves_what_was_reached(tmp_path):
     tomllib.loads((tmp_path / "r/config.toml").read_text())
     last = json.loads(metrics.read_text().splitlines()[-1])
     assert last["step"] == summary["timesteps"]
+
+
+# -- starting quickly --------------------------------------------------------------------------
+
+
+def process(*args, **env):
+    """A command in a process of its own, which knows of no compilation cache."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    return subprocess.run(args, env=clean | env, capture_output=True, text=True, check=True)
+
+
+def train_in(folder, *options, home):
+    argv = ["train", "CartPole-v1", *SMALL.split(), "--run-dir", str(folder), *options]
+    main = "from purejaxppo.cli import main; main()"
+    return process(sys.executable, "-c", main, *argv, XDG_CACHE_HOME=str(home))
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept(tmp_path):
+    home = tmp_path / "cache"
+    train_in(tmp_path / "a", home=home)
+    kept = {p: p.stat().st_mtime_ns for p in home.rglob("*-cache")}
+    assert any("jit_run_chunk" in p.name for p in kept)
+    again = train_in(tmp_path / "b", home=home)
+    assert {p: p.stat().st_mtime_ns for p in home.rglob("*-cache")} == kept
+    assert "error" not in again.stderr.lower()
+    saved = [np.load(tmp_path / name / "agents.npz") for name in "ab"]
+    assert all(np.array_equal(saved[0][key], saved[1][key]) for key in saved[0].files)
+
+
+@pytest.mark.slow
+def test_no_compiled_program_is_kept_unasked_or_where_it_cannot_be(tmp_path):
+    train_in(tmp_path / "a", "--no-compilation-cache", home=tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*-cache"))
+    (tmp_path / "file").touch()  # where a folder would have to be
+    done = train_in(tmp_path / "b", home=tmp_path / "file")
+    assert "purejaxppo: compiled programs are not kept: " in done.stderr
+    assert (tmp_path / "b/agents.npz").exists()
+
+
+def test_the_cache_folder_that_jax_was_told_of_stays(monkeypatch):
+    folder = jax.config.jax_compilation_cache_dir
+    assert folder
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == folder
+
+
+SECONDS = """
+import time
+start = time.perf_counter()
+{}
+print(time.perf_counter() - start)
+"""
+
+
+def test_imports_are_quick():
+    """The least of three runs each: whatever else the machine does can only add to it."""
+    code = {
+        "ours": "import purejaxppo; from purejaxppo import *",
+        "theirs": "import jax, flax.linen, optax, gymnax",
+    }
+    seconds = {
+        name: min(
+            float(process(sys.executable, "-c", SECONDS.format(line)).stdout) for _ in range(3)
+        )
+        for name, line in code.items()
+    }
+    assert seconds["ours"] < 1.5 * seconds["theirs"]
+
+
+@pytest.mark.parametrize("argv", ["--help", "train --help", "train X --gamma two"])
+def test_help_and_mistakes_import_nothing_heavy(argv):
+    code = f"""
+import sys
+sys.argv = ["purejaxppo", *{argv.split()}]
+from purejaxppo import cli
+try:
+    cli.main()
+except SystemExit:
+    pass
+heavy = {{"jax", "flax", "gymnax", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    process(sys.executable, "-c", code)

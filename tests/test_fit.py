@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act, make_train
+from purejaxppo import (
+    ConfigError,
+    PPOConfig,
+    compiler_options,
+    fit,
+    load_agents,
+    make_act,
+    make_train,
+)
 from purejaxppo.ppo.records import Metrics
 from purejaxppo.runs import store
 from purejaxppo.runs.fit import compile_run, final_returns
@@ -31,7 +39,7 @@ def result():
 @pytest.mark.slow
 @pytest.mark.as_shipped
 def test_chunks_give_the_bits_of_the_single_program(result):
-    train = jax.jit(jax.vmap(make_train(CONFIG)))
+    train = jax.jit(jax.vmap(make_train(CONFIG)), compiler_options=compiler_options())
     whole = train(jax.random.split(jax.random.key(7), 3))
     for a, b in zip(jax.tree.leaves(result.state), jax.tree.leaves(whole.state), strict=True):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):

@@ -249,6 +249,11 @@ def learner():
 
 
 @pytest.mark.slow
+def test_draws_in_bulk_are_the_draws_of_each_step(out, monkeypatch):
+    monkeypatch.setattr("purejaxppo.ppo.rollout.DRAWN_IN_BULK", 0)
+    same(jax.jit(make_train(CONFIG))(KEYS[0]), out, **CLOSE)
+
+
 @pytest.mark.as_shipped
 def test_updates_one_by_one_are_the_whole_run(learner, out):
     init, update = learner

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.backend import compiler_options
 from purejaxppo.config import PPOConfig, as_config
 from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy
 from purejaxppo.train import make_learner
@@ -83,7 +84,8 @@ def fit(
             length = min(length, config.num_updates - done)
             chunk_started = time.perf_counter()
             state, buffer = run_chunk(state, buffer, length)
-            part = jax.tree.map(lambda x, n=length: np.array(x[:n]).T, buffer)
+            # sliced on the host: on the device, each length would be compiled
+            part = jax.tree.map(lambda x, n=length: np.array(np.asarray(x)[:n]).T, buffer)
             seconds = time.perf_counter() - chunk_started
             on_chunk(done, part)
             parts.append(part)
@@ -126,9 +128,10 @@ def compile_run(learner: Learner, keys: jax.Array, config: PPOConfig) -> tuple[C
 
         return jax.lax.fori_loop(0, length, one, (state, buffer))
 
-    init = jax.jit(start).lower(keys).compile()
-    chunk = jax.jit(run_chunk, donate_argnums=(0, 1)).lower(*jax.eval_shape(start, keys), 1)
-    return lambda: init(keys), chunk.compile()
+    options = compiler_options()
+    init = jax.jit(start, compiler_options=options).lower(keys).compile()
+    chunk = jax.jit(run_chunk, donate_argnums=(0, 1), compiler_options=options)
+    return lambda: init(keys), chunk.lower(*jax.eval_shape(start, keys), 1).compile()
 
 
 @contextmanager

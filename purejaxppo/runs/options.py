@@ -19,5 +19,7 @@ class RunOptions:
     """Of the random key that every agent's is split from."""
     run_dir: str | None = None
     """Folder for the results; default: runs/<env>-<date>-<n>."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
     json: bool = False
     """Print one JSON object as the last line."""

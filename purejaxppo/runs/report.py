@@ -19,6 +19,7 @@ from rich.table import Table
 from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.records import Metrics
 from purejaxppo.runs import store
+from purejaxppo.runs.cache import keep_compiled_programs
 from purejaxppo.runs.fit import FitResult, final_returns, fit
 from purejaxppo.runs.options import RunOptions
 from purejaxppo.runs.plan import Plan, make_plan
@@ -84,6 +85,8 @@ def run_and_report(config: PPOConfig, options: RunOptions) -> int:
     """Trains, writes the run folder and prints the results; returns the exit code."""
     if options.run_dir is not None:
         store.check_free(options.run_dir)
+    if options.compilation_cache:
+        keep_compiled_programs()
     plan = make_plan(config)
     run_dir = store.create_run_dir(options.run_dir, config.env)
     config.to_toml(run_dir / "config.toml")
