@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES
     from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy, TrainOutput
+    from purejaxppo.runs.devices import use_cores, vmap_over_devices
     from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.runs.store import load_agents
     from purejaxppo.train import make_learner, make_train
@@ -37,6 +38,8 @@ __all__ = [
     "make_env",
     "make_learner",
     "make_train",
+    "use_cores",
+    "vmap_over_devices",
 ]
 __version__ = "0.1.0"
 
@@ -48,6 +51,7 @@ _ROOMS = {
     "ppo.advantages": ["ADVANTAGES"],
     "ppo.objectives": ["OBJECTIVES"],
     "ppo.records": ["Learner", "LearnerState", "Metrics", "Policy", "TrainOutput"],
+    "runs.devices": ["use_cores", "vmap_over_devices"],
     "runs.fit": ["FitResult", "fit"],
     "runs.store": ["load_agents"],
     "train": ["make_learner", "make_train"],

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,18 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+SMALL = "--total-timesteps 512"
 SMOKE = {
-    "scores.py": ["--runs", "CartPole-v1, classic", "--seeds", "2", "--total-timesteps", "4096"],
-    "time_limits.py": ["--shapes", "4 x 128", "--total-timesteps", "1024", "--pairs", "2"],
+    "breakdown.py": "--shapes a --rounds 2",
+    "peers.py": f"--shapes a --peers none --rounds 2 {SMALL}",
+    "scaling.py": "--kinds environments --largest-environments 16 --updates 1 --rounds 2",
+    "scores.py": "--runs CartPole-v1,\\ classic --seeds 2 --total-timesteps 4096",
+    "shuffle.py": "--presets CartPole-v1 --seeds 2 --total-timesteps 20000 --rounds 2",
+    "throughput.py": f"--shapes --sweeps widths --largest 64 --repeats 2 {SMALL}",
+    "time_limits.py": "--shapes 4\\ x\\ 128 --total-timesteps 1024 --pairs 2",
+    "time_to_score.py": "--arms ours --envs CartPole-v1 --repeats 1 --max-steps 10000 --episodes 2",
 }
+SLOW = {"breakdown.py", "scaling.py", "shuffle.py", "throughput.py", "time_to_score.py"}
 
 
 def run(script, *args):
@@ -23,13 +33,15 @@ def run(script, *args):
 
 def test_every_script_has_a_smoke_run():
     scripts = {p.name for p in FOLDER.glob("*.py") if "__main__" in p.read_text()}
-    assert scripts == set(SMOKE)
+    assert scripts == {*SMOKE, "plots.py"}
 
 
-@pytest.mark.parametrize("script", SMOKE)
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=pytest.mark.slow if s in SLOW else ()) for s in SMOKE]
+)
 def test_smoke(script, tmp_path):
     out = tmp_path / "result.json"
-    printed = run(script, *SMOKE[script], "--out", out)
+    printed = run(script, *shlex.split(SMOKE[script]), "--out", out)
     record = json.loads(out.read_text())
     assert json.loads(printed) == record
     assert {"benchmark", "date", "device", "machine", "versions", "results"} <= set(record)
@@ -39,3 +51,17 @@ def test_smoke(script, tmp_path):
 @pytest.mark.parametrize("script", SMOKE)
 def test_help(script):
     assert "--out" in run(script, "--help")
+
+
+@pytest.mark.slow
+def test_plots_are_those_in_the_folder(tmp_path):
+    """Drawn anew from the results that are kept; without any, nothing is drawn and it says so."""
+    for result in (FOLDER / "results").glob("*.json"):
+        shutil.copy(result, tmp_path)
+    run("plots.py", "--folder", tmp_path)
+    drawn = {p.name for p in tmp_path.glob("*.png")}
+    assert drawn == {p.name for p in (FOLDER / "results").glob("*.png")}
+    assert drawn
+    (tmp_path / "empty").mkdir()
+    run("plots.py", "--folder", tmp_path / "empty")
+    assert not list((tmp_path / "empty").iterdir())

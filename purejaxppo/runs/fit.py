@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from purejaxppo.backend import compiler_options
 from purejaxppo.config import PPOConfig, as_config
 from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy
+from purejaxppo.runs.devices import SEEDS, seed_mesh
 from purejaxppo.train import make_learner
 
 SECONDS_PER_CHUNK = 0.5
@@ -53,6 +56,8 @@ def fit(
     on_chunk: Callable[[int, Metrics], None] = lambda first, metrics: None,
 ) -> FitResult:
     """Trains `seeds` agents side by side in one program, in chunks of about half a second.
+
+    They are spread over all devices among which they can be shared out equally.
 
     Seed i has the key `jax.random.split(jax.random.key(seed), seeds)[i]`. Ctrl-C ends the run
     after the chunk in hand; a second one raises KeyboardInterrupt at once.
@@ -128,10 +133,17 @@ def compile_run(learner: Learner, keys: jax.Array, config: PPOConfig) -> tuple[C
 
         return jax.lax.fori_loop(0, length, one, (state, buffer))
 
+    mesh = seed_mesh(len(keys))
+    whole = (P(SEEDS), P(None, SEEDS))  # where the seeds are in states and buffers
+    start = jax.shard_map(start, mesh=mesh, in_specs=P(SEEDS), out_specs=whole, check_vma=False)
+    run_chunk = jax.shard_map(
+        run_chunk, mesh=mesh, in_specs=(*whole, P()), out_specs=whole, check_vma=False
+    )
     options = compiler_options()
+    keys = jax.device_put(keys, NamedSharding(mesh, P(SEEDS)))
     init = jax.jit(start, compiler_options=options).lower(keys).compile()
     chunk = jax.jit(run_chunk, donate_argnums=(0, 1), compiler_options=options)
-    return lambda: init(keys), chunk.lower(*jax.eval_shape(start, keys), 1).compile()
+    return lambda: init(keys), chunk.lower(*init.out_info, 1).compile()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.records import Metrics
 from purejaxppo.runs import store
 from purejaxppo.runs.cache import keep_compiled_programs
+from purejaxppo.runs.devices import use_cores
 from purejaxppo.runs.fit import FitResult, final_returns, fit
 from purejaxppo.runs.options import RunOptions
 from purejaxppo.runs.plan import Plan, make_plan
@@ -85,6 +86,7 @@ def run_and_report(config: PPOConfig, options: RunOptions) -> int:
     """Trains, writes the run folder and prints the results; returns the exit code."""
     if options.run_dir is not None:
         store.check_free(options.run_dir)
+    use_cores(options.seeds)
     if options.compilation_cache:
         keep_compiled_programs()
     plan = make_plan(config)

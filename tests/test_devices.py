@@ -1,0 +1,100 @@
+"""Seeds spread over devices. JAX's devices are fixed at its start: each test is a process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import os, sys
+sys.path.insert(0, "tests")
+import conftest
+import jax
+import jax.numpy as jnp
+import numpy as np
+from purejaxppo import (
+    PPOConfig, compiler_options, fit, make_train, use_cores, vmap_over_devices
+)
+
+config = PPOConfig(
+    num_envs=4, num_steps=8, total_timesteps=96, num_minibatches=2, hidden_sizes=(8,)
+)
+
+def leaves(tree):
+    plain = lambda x: jax.random.key_data(x) if x.dtype == jax.random.key(0).dtype else x
+    return [np.asarray(plain(x)) for x in jax.tree.leaves(tree)]
+
+def same(a, b, **tolerance):
+    check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        check(x, y, **tolerance)
+"""
+
+
+def process(code, **env):
+    env = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | env
+    run = subprocess.run(
+        [sys.executable, "-c", START + code], env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+def test_seeds_over_devices_are_those_of_one_device():
+    process(
+        """
+train = make_train(config)
+keys = jax.random.split(jax.random.key(0), 6)
+one = jax.jit(jax.vmap(train))(keys)
+two = jax.jit(vmap_over_devices(train))(keys)
+used = {d for x in jax.tree.leaves(two) for d in x.devices()}
+assert len(used) == 3 and len(jax.devices()) == 4, used  # 6 seeds are not cut in 4
+same(one, two, rtol=1e-4, atol=1e-5)
+same(two, jax.jit(vmap_over_devices(train))(keys))
+
+alone = jax.jit(vmap_over_devices(train))(keys[:1])
+assert {d for x in jax.tree.leaves(alone) for d in x.devices()} == {jax.devices()[0]}
+
+rates = jnp.array([1e-3, 1e-2])
+hyper = jax.vmap(lambda r: config.hyperparams().replace(learning_rate=r))(rates)
+sweep = jax.jit(vmap_over_devices(train, (None, 0)))(keys[0], hyper)
+same(sweep, jax.jit(jax.vmap(train, (None, 0)))(keys[0], hyper), rtol=1e-4, atol=1e-5)
+""",
+        JAX_NUM_CPU_DEVICES="4",
+    )
+
+
+@pytest.mark.slow
+def test_fit_spreads_its_seeds_and_chunks_stay_exact():
+    process(
+        """
+chunks = []
+result = fit(config, seeds=4, seed=7, on_chunk=lambda first, m: chunks.append(m.episodes.shape))
+assert {d for x in jax.tree.leaves(result.state) for d in x.devices()} == set(jax.devices())
+assert len(jax.devices()) == 2 and all(shape[0] == 4 for shape in chunks)
+keys = jax.random.split(jax.random.key(7), 4)
+whole = jax.jit(vmap_over_devices(make_train(config)), compiler_options=compiler_options())(keys)
+same(result.state, whole.state, rtol=1e-4, atol=1e-5)
+same(result.metrics, whole.metrics, rtol=1e-4, atol=1e-5)
+""",
+        JAX_NUM_CPU_DEVICES="2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cores", "seeds", "devices"),
+    [(1, 8, 1), (2, 8, 2), (4, 6, 3), (4, 1, 1), (8, 5, 5), (4, 7, 1)],
+)
+def test_cores_that_can_have_equal_shares(cores, seeds, devices):
+    process(f"""
+os.sched_getaffinity = lambda pid: range({cores})
+use_cores({seeds})
+assert len(jax.devices()) == {devices}
+use_cores(16)  # JAX has its devices: too late, and no error
+assert len(jax.devices()) == {devices}
+""")
+
+
+def test_a_number_of_devices_that_was_chosen_stays():
+    process("use_cores(5); assert len(jax.devices()) == 3", JAX_NUM_CPU_DEVICES="3")
