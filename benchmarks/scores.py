@@ -12,7 +12,7 @@ from typing import Any
 
 from timing import report
 
-from purejaxppo import PPOConfig, fit
+from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.config import Algorithm
 from purejaxppo.runs.fit import final_returns
 
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the preset's")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    use_cores(args.seeds)
     results = {}
     for name in args.runs:
         results[name] = measure(name, args.seeds, args.seed, args.total_timesteps)

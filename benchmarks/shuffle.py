@@ -17,7 +17,7 @@ import numpy as np
 import scipy.stats
 from timing import interleaved_seconds, quartiles, report
 
-from purejaxppo import PPOConfig, compiler_options, fit
+from purejaxppo import PPOConfig, compiler_options, fit, use_cores
 from purejaxppo.ppo import update
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.runs.fit import final_returns
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11, help="timed calls")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    use_cores(args.seeds)
     results = {"seconds": {rows: seconds(rows, args.rounds) for rows in ROWS}, "learning": {}}
     for name in args.presets:
         config = PPOConfig.preset(name)

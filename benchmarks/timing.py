@@ -54,3 +54,31 @@ def report(name: str, results: Any, out: Path | None) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
+
+
+def interleaved_seconds(functions: list[Callable], rounds: int) -> list[list[float]]:
+    """Seconds of functions called in turn, A B C C B A ..., after one call each to warm up.
+
+    Args:
+        functions: what to call; what they return is waited for.
+        rounds: timed calls of each.
+
+    Returns:
+        For each function, its seconds round by round.
+    """
+    for function in functions:
+        jax.block_until_ready(function())
+    taken: list[list[float]] = [[] for _ in functions]
+    for i in range(rounds):
+        for place in range(len(functions))[:: 1 if i % 2 == 0 else -1]:
+            started = time.perf_counter()
+            jax.block_until_ready(functions[place]())
+            taken[place].append(time.perf_counter() - started)
+    return taken
+
+
+def seconds_of(function: Callable) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - started

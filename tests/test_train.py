@@ -595,6 +595,21 @@ def test_acting_with_what_was_trained(out):
     np.testing.assert_array_equal(together, [act(KEYS[1], o) for o in obs])
 
 
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_an_act_can_be_made_inside_a_program(env):
+    """As those who evaluate between updates would, in one program."""
+    config = PPOConfig(
+        env=env, num_envs=2, num_steps=4, total_timesteps=8, num_minibatches=1, hidden_sizes=(4,)
+    )
+    state = jax.jit(make_learner(config).init)(KEYS[0])
+    obs = jnp.ones(state.obs.shape[1:])
+
+    def act(state):
+        return make_act(config, state, deterministic=True)(KEYS[0], obs)
+
+    same(jax.jit(act)(state), act(state), rtol=1e-6)
+
+
 # -- parts of the user's own ------------------------------------------------------------------
 
 

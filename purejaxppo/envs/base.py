@@ -179,8 +179,9 @@ def check_spec(env: Environment, env_params: Any) -> EnvSpec:
         ConfigError: an unsupported space, unbounded actions, or an observation, reward or flag of
             another shape or dtype than declared.
     """
-    observation = space_of(env.observation_space(env_params), "observation")
-    action = space_of(env.action_space(env_params), "action")
+    with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
+        observation = space_of(env.observation_space(env_params), "observation")
+        action = space_of(env.action_space(env_params), "action")
     if isinstance(action, Box) and not (np.isfinite(action.low) & np.isfinite(action.high)).all():
         raise ConfigError(
             f"action bounds {action.low.tolist()} .. {action.high.tolist()} must be finite: "

@@ -96,17 +96,25 @@ def take(batch: Batch, rows: Array, config: PPOConfig, axis_name: str | None = N
     return minibatch
 
 
-def mean_over_chunks(function: Callable[[Any], Any], batch: Any, chunk_size: int) -> Any:
+def chunk_size(config: PPOConfig) -> int:
+    """Transitions per forward and backward pass: those asked for, or what suits the device."""
+    return config.chunk_size or backend.chunk_size(config.minibatch_size)
+
+
+def mean_over_chunks(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
     """The mean of `function` over equal parts of a batch, one after the other.
 
     The mean of a mean over all rows, with the memory (and, on a CPU, the cache) of one part.
 
     Args:
-        function: of [chunk_size, ...] to a pytree of float arrays.
+        function: of [size, ...] to a pytree of float arrays.
         batch: pytree of [B, ...].
-        chunk_size: a divisor of B.
+        size: a divisor of B.
+
+    Returns:
+        What the function returns, averaged.
     """
-    chunks = jax.tree.map(lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), batch)
+    chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
     count = jax.tree.leaves(chunks)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], chunks)
     if count == 1:
@@ -166,7 +174,6 @@ def optimize(
     """
     flat, unravel = ravel_pytree(params)
     transform = optimizer(hyper)
-    chunk_size = config.chunk_size or backend.chunk_size(config.minibatch_size)
 
     def flat_loss(flat, chunk):
         return loss(unravel(flat), chunk, policy, config, hyper, objective_state)
@@ -174,7 +181,7 @@ def optimize(
     def gradient_step(progress: Progress, rows):
         minibatch = take(batch, rows, config, axis_name)
         gradient = partial(jax.value_and_grad(flat_loss, has_aux=True), progress.params)
-        means = mean_over_chunks(gradient, minibatch, chunk_size)
+        means = mean_over_chunks(gradient, minibatch, chunk_size(config))
         (total, parts), grad = across(means, axis_name)
         parts["grad_norm"] = jnp.linalg.norm(grad)
 

@@ -8,6 +8,7 @@ import jax
 
 from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.rollout import collect, nbytes
+from purejaxppo.ppo.update import chunk_size
 from purejaxppo.train import make_learner, make_setup
 
 
@@ -42,7 +43,7 @@ def make_plan(config: PPOConfig) -> Plan:
     rollout = jax.eval_shape(roll, state, jax.random.key(0))
     kept = jax.eval_shape(residuals, state.params, state.carry, state.obs, state.episode_start)
     per_transition = max(0, nbytes(kept) - nbytes(state.params)) / config.num_envs
-    # the rollout is held as collected and as the batch; one minibatch has its activations
-    total = nbytes(state) + 2 * nbytes(rollout) + per_transition * config.minibatch_size
+    # the rollout is held as collected and as the batch; one chunk has its activations
+    total = nbytes(state) + 2 * nbytes(rollout) + per_transition * chunk_size(config)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     return Plan(config.num_updates, config.total_timesteps, parameters, round(total))
