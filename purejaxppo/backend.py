@@ -37,3 +37,16 @@ def chunk_size(minibatch_size: int) -> int:
         return minibatch_size
     near = (size for size in range(4096, 1024, -1) if minibatch_size % size == 0)
     return next(near, minibatch_size)
+
+
+def steps_on_one_vector(size: int) -> bool:
+    """Whether gradient steps are faster on all parameters as one vector than leaf by leaf.
+
+    Args:
+        size: number of parameters.
+
+    Returns:
+        On a CPU, while they are few: one vector is one operation instead of many, but it is cut
+        and pasted at every step. Elsewhere always, for every operation is a launch.
+    """
+    return jax.default_backend() != "cpu" or size <= 2**15

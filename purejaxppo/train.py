@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from purejaxppo.config import Hyperparams, PPOConfig, as_config
 from purejaxppo.envs import registry
@@ -40,7 +39,7 @@ from purejaxppo.ppo.records import (
     VecEnv,
 )
 from purejaxppo.ppo.rollout import as_batch, collect
-from purejaxppo.ppo.update import annealed, optimize, optimizer
+from purejaxppo.ppo.update import annealed, optimize, optimizer, pack
 from purejaxppo.validation import ConfigError
 
 
@@ -119,7 +118,7 @@ def make_learner(
         scaler = init_reward_scaler(config.num_envs) if config.normalize_rewards else None
         return LearnerState(
             params=params,
-            opt_state=optimizer(hyper).init(ravel_pytree(params)[0]),
+            opt_state=optimizer(hyper).init(pack(params)[0]),
             normalizers=Normalizers(obs_stats, scaler),
             env_state=env_state,
             obs=obs,

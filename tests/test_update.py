@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 import scipy.stats
@@ -20,7 +21,7 @@ from purejaxppo.ppo.objectives import OBJECTIVES, VALUE_LOSSES
 from purejaxppo.ppo.records import Batch, Policy, Rollout
 from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.shuffle import minibatch_indices
-from purejaxppo.ppo.update import annealed, loss, mean_over_chunks, optimize, optimizer, take
+from purejaxppo.ppo.update import annealed, loss, mean_over_chunks, optimize, optimizer, pack, take
 from purejaxppo.train import make_learner, make_setup
 
 OBS, ACTIONS = 3, 4
@@ -331,6 +332,23 @@ def test_the_chunk_chosen_divides_the_minibatch(rows, chunk, monkeypatch):
     assert backend.chunk_size(rows) == chunk
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert backend.chunk_size(rows) == rows
+
+
+@pytest.mark.parametrize("changes", [{}, dict(max_grad_norm=None, target_kl=0.01)])
+def test_leaf_by_leaf_is_the_same_as_on_one_vector(changes, monkeypatch):
+    config = make_config(24, num_epochs=2, learning_rate=0.05, **changes)
+    params, opt_state = start_of(config)
+    batch, key = make_batch(params, 24, move=0.2), jax.random.key(5)
+    vector = run(config, params, opt_state, batch, key)
+    monkeypatch.setattr(backend, "steps_on_one_vector", lambda size: False)
+    opt_state = optimizer(config.hyperparams()).init(pack(params)[0])
+    assert jax.tree.structure(optax.tree.get(opt_state, "mu")) == jax.tree.structure(params)
+    leaves = run(config, params, opt_state, batch, key)
+    np.testing.assert_allclose(flat(leaves[0]), flat(vector[0]), rtol=1e-4, atol=1e-6)
+    moments = [ravel_pytree(optax.tree.get(result[1], "nu"))[0] for result in (leaves, vector)]
+    np.testing.assert_allclose(*moments, rtol=1e-4, atol=1e-9)
+    for name, value in leaves[2].items():
+        np.testing.assert_allclose(value, vector[2][name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 6, 10])

@@ -115,7 +115,7 @@ class LearnerState(struct.PyTreeNode):
     """Everything that a run is between two updates: saved and loaded, it goes on to the bit."""
 
     params: Any  # the policy's parameters
-    opt_state: Any  # Adam's moments, over the raveled parameters
+    opt_state: Any  # Adam's moments, over the packed parameters
     normalizers: Normalizers
     env_state: Any  # leading axis [N]
     obs: Any  # [N, *O], what the policy sees next

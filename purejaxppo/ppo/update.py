@@ -128,16 +128,22 @@ def mean_over_chunks(function: Callable[[Any], Any], batch: Any, size: int) -> A
     return jax.tree.map(lambda x: x / count, total)
 
 
+def pack(params: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The parameters as the optimizer holds them, and the way back: one vector, where that pays."""
+    size = sum(x.size for x in jax.tree.leaves(params))
+    return ravel_pytree(params) if backend.steps_on_one_vector(size) else (params, lambda p: p)
+
+
 class Progress(NamedTuple):
     """What the gradient steps of one update hand on.
 
     Attributes:
-        params: [P], all parameters raveled: one vector is clipped, stepped and selected at once.
-        opt_state: Adam's moments of it.
+        params: the policy's parameters, packed.
+        opt_state: Adam's moments of them.
         stopped: () bool, target_kl was exceeded.
     """
 
-    params: Array
+    params: Any
     opt_state: Any
     stopped: Array
 
@@ -163,7 +169,7 @@ def optimize(
         config: sizes and choices.
         hyper: scalars in force.
         params: the policy's parameters.
-        opt_state: of `optimizer`, over the raveled parameters.
+        opt_state: of `optimizer`, over the packed parameters.
         objective_state: what the objective remembers.
         batch: [B] transitions.
         key: consumed.
@@ -172,18 +178,18 @@ def optimize(
     Returns:
         Parameters, optimizer state, and means of the loss parts over the steps that counted.
     """
-    flat, unravel = ravel_pytree(params)
+    packed, unpack = pack(params)
     transform = optimizer(hyper)
 
-    def flat_loss(flat, chunk):
-        return loss(unravel(flat), chunk, policy, config, hyper, objective_state)
+    def packed_loss(packed, chunk):
+        return loss(unpack(packed), chunk, policy, config, hyper, objective_state)
 
     def gradient_step(progress: Progress, rows):
         minibatch = take(batch, rows, config, axis_name)
-        gradient = partial(jax.value_and_grad(flat_loss, has_aux=True), progress.params)
+        gradient = partial(jax.value_and_grad(packed_loss, has_aux=True), progress.params)
         means = mean_over_chunks(gradient, minibatch, chunk_size(config))
         (total, parts), grad = across(means, axis_name)
-        parts["grad_norm"] = jnp.linalg.norm(grad)
+        parts["grad_norm"] = optax.tree.norm(grad)
 
         finite = jnp.isfinite(total) & jnp.isfinite(parts["grad_norm"])
         counts = finite & ~progress.stopped
@@ -201,9 +207,9 @@ def optimize(
         return Progress(new[0], new[1], stopped), (parts, tallies)
 
     rows = minibatch_indices(key, config.batch_size, config.num_epochs, config.num_minibatches)
-    start = Progress(flat, opt_state, jnp.bool_(False))
+    start = Progress(packed, opt_state, jnp.bool_(False))
     end, (parts, tallies) = jax.lax.scan(gradient_step, start, rows)
     tallies = {name: jnp.sum(t, dtype=jnp.int32) for name, t in tallies.items()}
     counted = jnp.maximum(tallies.pop("counted"), 1)
     means = {name: jnp.sum(x) / counted for name, x in parts.items()}
-    return unravel(end.params), end.opt_state, means | tallies
+    return unpack(end.params), end.opt_state, means | tallies
