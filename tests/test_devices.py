@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from purejaxppo import vmap_over_devices
+
 START = """
 import os, sys
 sys.path.insert(0, "tests")
@@ -98,3 +100,9 @@ assert len(jax.devices()) == {devices}
 
 def test_a_number_of_devices_that_was_chosen_stays():
     process("use_cores(5); assert len(jax.devices()) == 3", JAX_NUM_CPU_DEVICES="3")
+
+
+@pytest.mark.parametrize("in_axes", [(None, None), (0, 1), 1])
+def test_only_leading_axes_are_spread(in_axes):
+    with pytest.raises(ValueError, match="must be 0 for one argument, and 0 or None for each"):
+        vmap_over_devices(lambda x, y: x, in_axes)([1.0], [2.0])

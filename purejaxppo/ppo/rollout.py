@@ -41,6 +41,13 @@ def collect(
         The state with its environments moved on, and the rollout [T, N].
     """
     obs_stats = state.normalizers.obs
+    key_actions, key_envs = jax.random.split(key)
+    keys = jax.random.split(key_envs, num_steps)
+
+    def draw(key):
+        return vec_env.draw(key, env_params)
+
+    in_bulk = nbytes(jax.eval_shape(jax.vmap(draw), keys)) <= DRAWN_IN_BULK
 
     def step(loop, inputs):
         env_state, obs, episode_start, carry = loop
@@ -68,13 +75,6 @@ def collect(
         return (env_state, after.obs, done, next_carry), (transition, after.final_obs, next_carry)
 
     start = (state.env_state, state.obs, state.episode_start, state.carry)
-
-    def draw(key):
-        return vec_env.draw(key, env_params)
-
-    key_actions, key_envs = jax.random.split(key)
-    keys = jax.random.split(key_envs, num_steps)
-    in_bulk = nbytes(jax.eval_shape(jax.vmap(draw), keys)) <= DRAWN_IN_BULK
     inputs = (jax.random.split(key_actions, num_steps), jax.vmap(draw)(keys) if in_bulk else keys)
     end, (transitions, final_obs, carry) = jax.lax.scan(step, start, inputs)
     next_value = final_values(policy, state.params, obs_stats, carry, final_obs)

@@ -42,7 +42,7 @@ def seed_mesh(seeds: int) -> Mesh:
     return jax.make_mesh((count,), (SEEDS,), (AxisType.Auto,), devices=devices[:count])
 
 
-def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] | None = 0):
+def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] = 0):
     """`jax.vmap(function, in_axes)`, its leading axis cut into equal parts, one for each device.
 
     `jax.jit(vmap_over_devices(make_train(config)))(keys)` trains what `jax.vmap` trains, to
@@ -50,11 +50,18 @@ def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] 
 
     Args:
         function: of pytrees.
-        in_axes: 0 or None for each argument, or one for all.
+        in_axes: 0 or None for each argument, or 0 for all.
+
+    Raises:
+        ValueError: another axis, or none at all.
     """
 
     def spread(*args: Any) -> Any:
         axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+        if 0 not in axes or set(axes) - {0, None}:
+            raise ValueError(
+                f"in_axes={in_axes} must be 0 for one argument, and 0 or None for each"
+            )
         lead = next(a for a, axis in zip(args, axes, strict=True) if axis == 0)
         specs = tuple(P() if axis is None else P(SEEDS) for axis in axes)
         mesh = seed_mesh(jax.tree.leaves(lead)[0].shape[0])
