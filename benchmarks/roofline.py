@@ -15,6 +15,7 @@ import purejaxppo
 from purejaxppo import PPOConfig
 from purejaxppo.envs.base import Discrete
 from purejaxppo.policies.networks import MLP, choose_torso
+from purejaxppo.ppo.update import chunk_size
 from purejaxppo.train import make_setup
 
 SECONDS_PER_RATE = 0.05
@@ -50,10 +51,13 @@ def flops_per_step(config: PPOConfig) -> int:
 def matrix_products(config: PPOConfig, seeds: int) -> tuple[Callable, float]:
     """A program of matrix products at a point's sizes, and its floating-point operations.
 
+    Its rows are those that training takes through the network at once: a chunk, not a minibatch
+    that leaves the cache, beside which chunks would look better than they are.
+
     Each product reads the one before, so none can be left out, and the matrix is orthogonal, so
     the numbers stay what they are.
     """
-    rows, width = config.minibatch_size, config.hidden_sizes[0]
+    rows, width = chunk_size(config), config.hidden_sizes[0]
     lead = (seeds,) if seeds > 1 else ()
     matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0]
     w = jnp.broadcast_to(jnp.float32(matrix), (*lead, width, width)).copy()

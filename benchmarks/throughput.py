@@ -1,10 +1,10 @@
 """Steps per second, memory and the fraction of the roofline: shapes a to f, and larger sweeps.
 
 The roofline of a point is the speed at which its matrix products alone would run, at the rate that
-XLA reaches for `[minibatch_size, width] @ [width, width]` on this device (batched over seeds), at
-the default precision, which the networks use too. The rate is measured in turn with the training,
-so that whatever slows the machine meets both. A fraction above 1 is no mistake where the product of
-a whole minibatch overflows the caches and the training works in smaller chunks.
+XLA reaches for `[chunk_size, width] @ [width, width]` on this device (batched over seeds), at the
+default precision, which the networks use too. The rate is measured in turn with the training, so
+that whatever slows the machine meets both. It bounds networks whose layers are mostly square: where
+a wide observation makes the first layer the largest (d), its products run at a rate of their own.
 
 What is timed is the training program, from its first rollout on: initialisation is a program of its
 own, and not timed.

@@ -183,10 +183,10 @@ def process(*args, **env):
     return subprocess.run(args, env=clean | env, capture_output=True, text=True, check=True)
 
 
-def train_in(folder, *options, home):
+def train_in(folder, *options, home, **env):
     argv = ["train", "CartPole-v1", *SMALL.split(), "--run-dir", str(folder), *options]
     main = "from purejaxppo.cli import main; main()"
-    return process(sys.executable, "-c", main, *argv, XDG_CACHE_HOME=str(home))
+    return process(sys.executable, "-c", main, *argv, XDG_CACHE_HOME=str(home), **env)
 
 
 @pytest.mark.slow
@@ -204,7 +204,9 @@ def test_compiled_programs_are_kept(tmp_path):
 
 @pytest.mark.slow
 def test_no_compiled_program_is_kept_unasked_or_where_it_cannot_be(tmp_path):
-    train_in(tmp_path / "a", "--no-compilation-cache", home=tmp_path / "cache")
+    told = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache/told")}
+    told["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    train_in(tmp_path / "a", "--no-compilation-cache", home=tmp_path / "cache", **told)
     assert not list((tmp_path / "cache").rglob("*-cache"))
     (tmp_path / "file").touch()  # where a folder would have to be
     done = train_in(tmp_path / "b", home=tmp_path / "file")
@@ -212,7 +214,7 @@ def test_no_compiled_program_is_kept_unasked_or_where_it_cannot_be(tmp_path):
     assert (tmp_path / "b/agents.npz").exists()
 
 
-def test_the_cache_folder_that_jax_was_told_of_stays(monkeypatch):
+def test_the_cache_folder_that_jax_was_told_of_stays():
     folder = jax.config.jax_compilation_cache_dir
     assert folder
     keep_compiled_programs()

@@ -68,7 +68,7 @@ same(sweep, jax.jit(jax.vmap(train, (None, 0)))(keys[0], hyper), rtol=1e-4, atol
 
 
 @pytest.mark.slow
-def test_fit_spreads_its_seeds_and_chunks_stay_exact():
+def test_fit_spreads_its_seeds():
     process(
         """
 chunks = []
@@ -98,8 +98,16 @@ assert len(jax.devices()) == {devices}
 """)
 
 
-def test_a_number_of_devices_that_was_chosen_stays():
-    process("use_cores(5); assert len(jax.devices()) == 3", JAX_NUM_CPU_DEVICES="3")
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("how", ["JAX_NUM_CPU_DEVICES", "XLA_FLAGS"])
+def test_a_number_of_devices_that_was_chosen_stays(how, number):
+    flag = "--xla_force_host_platform_device_count=" if how == "XLA_FLAGS" else ""
+    code = f"""
+os.sched_getaffinity = lambda pid: range(5)
+use_cores(5)
+assert len(jax.devices()) == {number}
+"""
+    process(code, **{how: f"{flag}{number}"})
 
 
 @pytest.mark.parametrize("in_axes", [(None, None), (0, 1), 1])

@@ -17,8 +17,8 @@ def keep_compiled_programs() -> None:
     A folder that JAX was told of already (JAX_COMPILATION_CACHE_DIR) is left as it is. Where none
     can be written, one line on stderr says so, and the run goes on without.
     """
-    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if folder is not None:
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is not None:
         return
     folder = platformdirs.user_cache_path("purejaxppo") / "compiled"
     try:

@@ -89,6 +89,8 @@ def run_and_report(config: PPOConfig, options: RunOptions) -> int:
     use_cores(options.seeds)
     if options.compilation_cache:
         keep_compiled_programs()
+    else:  # not in a folder that JAX was told of either
+        jax.config.update("jax_enable_compilation_cache", False)
     plan = make_plan(config)
     run_dir = store.create_run_dir(options.run_dir, config.env)
     config.to_toml(run_dir / "config.toml")
