@@ -13,10 +13,10 @@ from timing import seconds_of
 
 import purejaxppo
 from purejaxppo import PPOConfig
-from purejaxppo.envs.base import Discrete
-from purejaxppo.policies.networks import MLP, choose_torso
-from purejaxppo.ppo.update import chunk_size
-from purejaxppo.train import make_setup
+from purejaxppo.envs.spaces import Discrete
+from purejaxppo.policies.torsos import torso_for
+from purejaxppo.runs.plan import make_plan
+from purejaxppo.setup import make_setup
 
 SECONDS_PER_RATE = 0.05
 
@@ -35,7 +35,7 @@ def flops_per_step(config: PPOConfig) -> int:
         step    17,792 + 4 x 52,352           = 227,200   (227 kFLOP)
     """
     spec = make_setup(config).vec_env.spec
-    if choose_torso(config.torso, spec.observation) is not MLP:
+    if torso_for(config.torso, spec.observation) != "mlp":
         raise ValueError("only dense layers are counted: pass a configuration with torso='mlp'")
     inputs, outputs = (
         space.n if isinstance(space, Discrete) else math.prod(space.shape)
@@ -57,7 +57,7 @@ def matrix_products(config: PPOConfig, seeds: int) -> tuple[Callable, float]:
     Each product reads the one before, so none can be left out, and the matrix is orthogonal, so
     the numbers stay what they are.
     """
-    rows, width = chunk_size(config), config.hidden_sizes[0]
+    rows, width = make_plan(config).chunk, config.hidden_sizes[0]
     lead = (seeds,) if seeds > 1 else ()
     matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0]
     w = jnp.broadcast_to(jnp.float32(matrix), (*lead, width, width)).copy()

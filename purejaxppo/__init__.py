@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from purejaxppo.act import make_act
+    from purejaxppo.act import Actor, make_act, make_actor
     from purejaxppo.backend import compiler_options
     from purejaxppo.config import Hyperparams, PPOConfig
     from purejaxppo.envs.registry import make_env
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADVANTAGES",
     "OBJECTIVES",
+    "Actor",
     "ConfigError",
     "FitResult",
     "Hyperparams",
@@ -35,6 +36,7 @@ __all__ = [
     "fit",
     "load_agents",
     "make_act",
+    "make_actor",
     "make_env",
     "make_learner",
     "make_train",
@@ -44,7 +46,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "act": ["make_act"],
+    "act": ["Actor", "make_act", "make_actor"],
     "backend": ["compiler_options"],
     "config": ["Hyperparams", "PPOConfig"],
     "envs.registry": ["make_env"],

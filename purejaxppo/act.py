@@ -1,17 +1,71 @@
-"""Using what was trained: `make_act`."""
+"""Using what was trained: `make_act`, and `make_actor` for policies with a memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import PPOConfig
 from purejaxppo.envs.base import Environment, to_bounds
 from purejaxppo.ppo.normalize import normalize
-from purejaxppo.ppo.records import Array, LearnerState, Policy
-from purejaxppo.train import make_setup
+from purejaxppo.ppo.records import Array, LearnerState
+from purejaxppo.setup import OwnPolicy, make_setup
+from purejaxppo.validation import ConfigError
+
+
+class Actor(NamedTuple):
+    """A trained policy, its statistics frozen, with its memory passed in and out.
+
+    Attributes:
+        initial_carry: `(batch_shape) -> carry`, memory before an episode; `()` without memory.
+        act: `(key, carry, obs [*B, *O], episode_start [*B]) -> (carry, action [*B, *A])`, within
+            the action bounds; B is a batch shape of no axes or one. The key is consumed (and not
+            used when deterministic).
+    """
+
+    initial_carry: Callable[[tuple[int, ...]], Any]
+    act: Callable[[Array, Any, Any, Array], tuple[Any, Any]]
+
+
+def make_actor(
+    config: PPOConfig | Mapping[str, Any],
+    state: LearnerState,
+    deterministic: bool = False,
+    *,
+    env: Environment | None = None,
+    env_params: Any = None,
+    policy: OwnPolicy = None,
+) -> Actor:
+    """The trained policy as pure functions, with a memory or without.
+
+    Args:
+        config: the configuration that was trained.
+        state: the learner after training (of one seed: index the leaves of vmapped ones).
+        deterministic: the most probable action rather than a sampled one.
+        env: the environment, if one was passed to training.
+        env_params: its parameters; None: its defaults.
+        policy: the policy or linen module, if one was passed to training.
+
+    Returns:
+        The functions that start and step it.
+
+    Raises:
+        ConfigError: see `setup.make_setup`.
+    """
+    setup = make_setup(config, env, env_params, policy)
+    spec = setup.vec_env.spec
+
+    def act(key: Array, carry: Any, obs: Any, episode_start: Array) -> tuple[Any, Any]:
+        obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
+        obs = normalize(state.normalizers.obs, obs)
+        carry, dist, _ = setup.policy.apply(state.params, carry, obs, episode_start)
+        action = dist.mode() if deterministic else dist.sample(key)
+        return carry, to_bounds(spec.action, action)
+
+    return Actor(setup.policy.initial_carry, act)
 
 
 def make_act(
@@ -21,31 +75,33 @@ def make_act(
     *,
     env: Environment | None = None,
     env_params: Any = None,
-    policy: Policy | None = None,
-) -> Callable[[Array, Any], Array]:
-    """The trained policy as a function, with its statistics frozen.
+    policy: OwnPolicy = None,
+) -> Callable[[Array, Any], Any]:
+    """The trained policy as one function of a key and observations.
 
     Args:
-        config: the configuration that was trained.
-        state: the learner after training (of one seed: index the leaves of vmapped ones).
-        deterministic: the most probable action rather than a sampled one.
-        env: the environment, if one was passed to training.
-        env_params: its parameters; None: its defaults.
-        policy: the policy, if one was passed to training.
+        config: as in `make_actor`, as are all others.
+        state: see there.
+        deterministic: see there.
+        env: see there.
+        env_params: see there.
+        policy: see there.
 
     Returns:
         `act(key, obs [..., *O]) -> action [..., *A]`, within the action bounds. The key is
         consumed (and not used when deterministic).
-    """
-    setup = make_setup(config, env, env_params, policy)
-    space = setup.vec_env.spec.action
 
-    def act(key: Array, obs: Any) -> Array:
-        obs = normalize(state.normalizers.obs, jnp.asarray(obs))
-        lead = obs.shape[: obs.ndim - len(setup.vec_env.spec.observation.shape)]
-        carry = setup.policy.initial_carry(lead)
-        _, dist, _ = setup.policy.apply(state.params, carry, obs, jnp.ones(lead, bool))
-        action = dist.mode() if deterministic else dist.sample(key)
-        return to_bounds(space, action)
+    Raises:
+        ConfigError: the policy has a memory, which `make_actor` passes in and out.
+    """
+    actor = make_actor(config, state, deterministic, env=env, env_params=env_params, policy=policy)
+    spec = make_setup(config, env, env_params, policy).vec_env.spec
+    if jax.tree.leaves(jax.eval_shape(lambda: actor.initial_carry((1,)))):
+        raise ConfigError("this policy has a memory: use make_actor, which passes it in and out")
+
+    def act(key: Array, obs: Any) -> Any:
+        first, space = jax.tree.leaves(obs)[0], jax.tree.leaves(spec.observation)[0]
+        lead = jnp.shape(first)[: jnp.ndim(first) - len(space.shape)]
+        return actor.act(key, actor.initial_carry(lead), obs, jnp.ones(lead, bool))[1]
 
     return act

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 
+IN_CACHE = 9 * 2**20  # bytes of activations that a CPU's cores go through without waiting
+
 
 def compiler_options() -> dict[str, str | bool | int]:
     """Options under which training programs run fastest on the default device.
@@ -23,20 +25,22 @@ def compiler_options() -> dict[str, str | bool | int]:
     }
 
 
-def chunk_size(minibatch_size: int) -> int:
-    """How many transitions to take through the network at once in a gradient step.
+def chunk_size(rows: int, bytes_per_row: int) -> int:
+    """How many rows to take through the network at once in a gradient step.
 
     Args:
-        minibatch_size: transitions per gradient step.
+        rows: those of a gradient step.
+        bytes_per_row: what the backward pass keeps of each.
 
     Returns:
-        A divisor of it: on a CPU, about 4,096, whose activations stay in the cache; elsewhere, and
-        where no divisor is near, the whole.
+        A divisor of `rows`: on a CPU, the largest whose activations stay in the cache; elsewhere,
+        and where none is near, all of them.
     """
     if jax.default_backend() != "cpu":
-        return minibatch_size
-    near = (size for size in range(4096, 1024, -1) if minibatch_size % size == 0)
-    return next(near, minibatch_size)
+        return rows
+    most = max(1, IN_CACHE // max(1, bytes_per_row))
+    near = (size for size in range(min(most, rows), most // 4, -1) if rows % size == 0)
+    return next(near, rows)
 
 
 def steps_on_one_vector(size: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from purejaxppo import validation
+from purejaxppo import presets, validation
 from purejaxppo.keys import known_fields
 from purejaxppo.validation import ConfigError
 
@@ -117,16 +117,26 @@ class PPOConfig:
     entropy_coef_final_scale: float = 1.0
     """entropy_coef falls linearly to this fraction of itself."""
 
-    torso: str = "auto"
-    """Network body: auto, mlp or cnn; auto is cnn for grids [height, width, channels], else mlp."""
-    core: str = "none"
-    """Memory of the policy; none: feed-forward."""
+    torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = "auto"
+    """Body of the network; auto: nature for images, cnn for smaller grids, mlp for all else."""
+    core: Literal["none", "gru", "lstm", "linear"] = "none"
+    """Memory of the policy, behind the torso; none: feed-forward."""
+    core_size: int = 64
+    """Width of the memory."""
+    sequence_length: int | None = None
+    """Steps that gradients flow back through a memory, a divisor of num_steps; None: num_steps."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer."""
     activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"
     """Nonlinearity of the hidden layers."""
+    layer_norm: bool = False
+    """Normalise each hidden layer before its activation."""
     shared_torso: bool = False
-    """One torso for actor and critic instead of one each."""
+    """One torso (and memory) for actor and critic instead of one each."""
+    squash_actions: bool = False
+    """Continuous actions: a normal distribution squashed into the bounds by tanh, not clipped."""
+    state_dependent_std: bool = False
+    """Continuous actions: the network gives the standard deviation, not one parameter per axis."""
     normalize_observations: bool = False
     """Bring observations to mean 0 and variance 1 by running statistics."""
     normalize_rewards: bool = False
@@ -177,21 +187,12 @@ class PPOConfig:
     @classmethod
     def a2c(cls, **changes: Any) -> PPOConfig:
         """Advantage actor-critic (arXiv:1602.01783): one gradient step on 5-step advantages."""
-        base = cls(
-            objective="policy_gradient", advantage="n_step", n_step=5, num_envs=16, num_steps=5,
-            num_epochs=1, num_minibatches=1, learning_rate=7e-4,
-            advantage_normalization="none", entropy_coef=0.01,
-        )  # fmt: skip
-        return base.replace(**changes)
+        return cls(**presets.A2C).replace(**changes)
 
     @classmethod
     def reinforce(cls, **changes: Any) -> PPOConfig:
         """REINFORCE (Williams 1992): reward-to-go minus a value baseline, one step per rollout."""
-        base = cls(
-            objective="policy_gradient", advantage="monte_carlo", num_envs=8, num_steps=125,
-            num_epochs=1, num_minibatches=1, learning_rate=3e-3, advantage_normalization="none",
-        )  # fmt: skip
-        return base.replace(**changes)
+        return cls(**presets.REINFORCE).replace(**changes)
 
     @classmethod
     def preset(cls, name: str, algorithm: Algorithm = "ppo", **changes: Any) -> PPOConfig:
@@ -205,8 +206,6 @@ class PPOConfig:
         Raises:
             ConfigError: no such preset; the nearest names are given.
         """
-        from purejaxppo import presets
-
         changes = known_fields(cls, changes)
         return getattr(cls, algorithm)(**{**presets.load(name, algorithm), **changes})
 

@@ -8,24 +8,22 @@ train    init, then U updates in one scan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import Hyperparams, PPOConfig, as_config
-from purejaxppo.envs import registry
-from purejaxppo.envs.base import Box, Environment, make_vec_env
-from purejaxppo.policies.networks import make_policy
+from purejaxppo.envs.base import Environment
+from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.advantages import ADVANTAGES
-from purejaxppo.ppo.averages import across, standardize
+from purejaxppo.ppo.averages import across, standardize, total
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
 from purejaxppo.ppo.normalize import (
     init_reward_scaler,
-    init_stats,
     normalize,
     scale_rewards,
-    update_stats,
+    update_obs_stats,
 )
 from purejaxppo.ppo.objectives import OBJECTIVES
 from purejaxppo.ppo.records import (
@@ -34,44 +32,11 @@ from purejaxppo.ppo.records import (
     LearnerState,
     Metrics,
     Normalizers,
-    Policy,
     TrainOutput,
-    VecEnv,
 )
 from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.update import annealed, optimize, optimizer, pack
-from purejaxppo.validation import ConfigError
-
-
-class Setup(NamedTuple):
-    """What a configuration stands for, made once."""
-
-    config: PPOConfig
-    env_params: Any
-    vec_env: VecEnv
-    policy: Policy
-
-
-def make_setup(
-    config: PPOConfig | Mapping[str, Any],
-    env: Environment | None = None,
-    env_params: Any = None,
-    policy: Policy | None = None,
-) -> Setup:
-    """Environments and policy of a configuration; those that are passed take precedence."""
-    config = as_config(config)
-    if env is None:
-        env, default_params = registry.make_env(config.env)
-    else:
-        default_params = env.default_params
-    env_params = default_params if env_params is None else env_params
-    vec_env = make_vec_env(env, env_params, config.num_envs)
-    observation = vec_env.spec.observation
-    if config.normalize_observations and not isinstance(observation, Box):
-        raise ConfigError(
-            f"normalize_observations=True has no meaning for {observation}: leave it False"
-        )
-    return Setup(config, env_params, vec_env, policy or make_policy(config, vec_env.spec))
+from purejaxppo.setup import OwnPolicy, init_obs_stats, make_setup
 
 
 def make_learner(
@@ -79,7 +44,7 @@ def make_learner(
     *,
     env: Environment | None = None,
     env_params: Any = None,
-    policy: Policy | None = None,
+    policy: OwnPolicy = None,
     axis_name: str | None = None,
 ) -> Learner:
     """A training run as `(init, update)`, for those who drive the updates themselves.
@@ -88,7 +53,8 @@ def make_learner(
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
         env: an environment with gymnax's 1.x interface, in place of the one that `config` names.
         env_params: its parameters; None: its defaults.
-        policy: a policy in place of the one that `config` describes.
+        policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
+            the network that `config` describes.
         axis_name: mesh axis over which environments are spread (each device has num_envs); None:
             one device.
 
@@ -97,10 +63,10 @@ def make_learner(
         `update(state, hyperparams=None, env_params=None) -> (LearnerState, Metrics)`.
 
     Raises:
-        ConfigError: see `PPOConfig`, `envs.base.make_vec_env` and `policies.networks.make_policy`.
+        ConfigError: see `PPOConfig`, `setup.make_setup`.
     """
     config, default_params, vec_env, policy = make_setup(config, env, env_params, policy)
-    objective = OBJECTIVES[config.objective]
+    objective, observation = OBJECTIVES[config.objective], vec_env.spec.observation
 
     def defaults(hyperparams, env_params):
         hyper = config.hyperparams() if hyperparams is None else hyperparams
@@ -114,7 +80,7 @@ def make_learner(
         key_params, key_reset, key = jax.random.split(key, 3)
         params = policy.init(key_params)
         env_state, obs = vec_env.reset(key_reset, env_params)
-        obs_stats = init_stats(obs.shape[1:]) if config.normalize_observations else None
+        obs_stats = init_obs_stats(observation) if config.normalize_observations else None
         scaler = init_reward_scaler(config.num_envs) if config.normalize_rewards else None
         return LearnerState(
             params=params,
@@ -144,7 +110,8 @@ def make_learner(
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, axis_name)
 
-        batch = as_batch(rollout, normalize(norms.obs, rollout.obs), advantage, target)
+        obs = normalize(norms.obs, rollout.obs)
+        batch = as_batch(rollout, obs, advantage, target, config.sequence_length)
         params, opt_state, learned = optimize(
             policy, config, hyper, state.params, state.opt_state, state.objective_state, batch,
             key_update, axis_name,
@@ -155,7 +122,7 @@ def make_learner(
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
             kl = across(batch.dist.kl(dist).mean(), axis_name)
             objective_state = objective.adapt(state.objective_state, kl, hyper)
-        obs_stats = norms.obs and update_stats(norms.obs, rollout.obs, axis_name)
+        obs_stats = update_obs_stats(norms.obs, rollout.obs, axis_name)
 
         metrics = Metrics(
             **episode_sums(rollout, done, axis_name),
@@ -163,6 +130,7 @@ def make_learner(
             explained_variance=explained_variance(rollout.value, target, axis_name),
             learning_rate=hyper.learning_rate,
             kl_coef=jnp.asarray(kl_coef, jnp.float32),
+            empty_masks=total(empty_masks(vec_env.spec, rollout.obs), axis_name),
         )
         return state.replace(
             params=params,
@@ -181,7 +149,7 @@ def make_train(
     *,
     env: Environment | None = None,
     env_params: Any = None,
-    policy: Policy | None = None,
+    policy: OwnPolicy = None,
 ) -> Callable[..., TrainOutput]:
     """A whole training run as one pure function.
 
@@ -189,7 +157,8 @@ def make_train(
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
         env: an environment with gymnax's 1.x interface, in place of the one that `config` names.
         env_params: its parameters; None: its defaults.
-        policy: a policy in place of the one that `config` describes.
+        policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
+            the network that `config` describes.
 
     Returns:
         `train(key, hyperparams=None, env_params=None) -> TrainOutput`, to be jitted, and vmapped

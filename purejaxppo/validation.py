@@ -70,10 +70,11 @@ def _number(name: str, kind: str, value: Any) -> int | float:
 
 _AT_LEAST_ONE = (
     "total_timesteps", "num_envs", "num_steps", "num_epochs", "num_minibatches", "n_step",
+    "core_size",
 )  # fmt: skip
 _POSITIVE = (
     "learning_rate", "adam_eps", "max_grad_norm", "clip_eps", "adaptive_kl_target", "target_kl",
-    "value_clip_eps", "huber_delta", "chunk_size",
+    "value_clip_eps", "huber_delta", "chunk_size", "sequence_length",
 )  # fmt: skip
 _NOT_NEGATIVE = ("kl_coef", "value_coef", "entropy_coef")
 _FRACTION = (
@@ -93,16 +94,13 @@ _EFFECT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "value_clip_eps": (lambda c: c.value_loss == "clipped", "value_loss='clipped'"),
     "huber_delta": (lambda c: c.value_loss == "huber", "value_loss='huber'"),
     "entropy_coef_final_scale": (lambda c: c.entropy_coef > 0, "entropy_coef=0.01"),
+    "core_size": (lambda c: c.core != "none", "core='gru'"),
 }
 
 # at an update's first gradient step the ratio is 1, the divergence and its gradient are 0
 _AFTER_THE_FIRST_STEP = (
     "clip_eps", "clip_eps_final_scale", "kl_coef", "target_kl", "value_clip_eps",
 )  # fmt: skip
-
-# choices that will grow are not Literals, so that a name of tomorrow gets an answer of its own
-_BUILT = {"core": ("none",), "torso": ("auto", "mlp", "cnn")}
-_PLANNED = {"core": ("gru", "lstm", "linear"), "torso": ("nature", "impala")}
 
 
 def check(config: PPOConfig) -> None:
@@ -123,6 +121,8 @@ def check(config: PPOConfig) -> None:
             f"hidden_sizes={config.hidden_sizes} must be one or more positive widths: use (64, 64)"
         )
     _check_sizes(config)
+    if config.core != "none":
+        check_sequences(config)
     several = (
         lambda c: c.num_epochs * c.num_minibatches > 1,
         "more than one gradient step per update (num_epochs=4)",
@@ -149,13 +149,9 @@ def _require(config: PPOConfig, name: str, ok: Callable, words: str, works: Any)
 
 def _check_choices(config: PPOConfig) -> None:
     for name, declared in typing.get_type_hints(type(config)).items():
-        literal = typing.get_origin(declared) is typing.Literal
-        choices = typing.get_args(declared) if literal else _BUILT.get(name)
-        if choices is None:
+        if typing.get_origin(declared) is not typing.Literal:
             continue
-        value = getattr(config, name)
-        if value in _PLANNED.get(name, ()):
-            raise ConfigError(f"{name}={value!r} is not built yet: use {choices[0]!r}")
+        value, choices = getattr(config, name), typing.get_args(declared)
         if value not in choices:
             raise ConfigError(f"{name}={value!r} is not a choice: {nearest(str(value), choices)}")
 
@@ -196,6 +192,30 @@ def _check_sizes(config: PPOConfig) -> None:
     if config.objective == "adaptive_kl" and config.kl_coef == 0:
         raise ConfigError(
             "kl_coef=0.0 stays 0 however often objective='adaptive_kl' doubles it: use 1.0"
+        )
+
+
+def check_sequences(config: PPOConfig) -> None:
+    """Raises ConfigError where the sequences that a memory is trained on do not fit."""
+    steps, length = config.num_steps, config.sequence_length or config.num_steps
+    if steps % length:
+        best = min(_divisors(steps), key=lambda n: abs(n - length))
+        raise ConfigError(f"sequence_length={length} must divide num_steps={steps}: use {best}")
+    sequences = config.batch_size // length
+    if sequences % config.num_minibatches:
+        best = min(_divisors(sequences), key=lambda m: abs(m - config.num_minibatches))
+        raise ConfigError(
+            f"num_minibatches={config.num_minibatches} must divide the num_envs * num_steps / "
+            f"sequence_length = {sequences} sequences of a rollout: use {best}"
+        )
+    chunk = config.chunk_size
+    if chunk is not None and chunk % length:
+        best = min(
+            (length * m for m in _divisors(sequences // config.num_minibatches)),
+            key=lambda n: abs(n - chunk),
+        )
+        raise ConfigError(
+            f"chunk_size={chunk} must be a multiple of sequence_length={length}: use {best}"
         )
 
 

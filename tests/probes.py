@@ -4,10 +4,13 @@ The five probes: constant reward; reward seen in the observation; reward one ste
 depends on the action; on action and observation. Each episode is one step long unless said.
 """
 
+from typing import NamedTuple
+
+import gymnasium
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments.spaces import Box, Discrete
+from gymnax.environments.spaces import Box, Dict, Discrete
 
 
 @struct.dataclass
@@ -167,3 +170,76 @@ class Marked(Probe):
 
     def move(self, x, action, time):
         return jnp.float32(1), jnp.bool_(False)
+
+
+class View(NamedTuple):
+    """What is seen of the dials, as jumanji's environments show things: a record with a mask."""
+
+    target: jax.Array  # [2, 3] one-hot rows, or zeros once it is hidden
+    board: jax.Array  # [4, 4, 1] uint8, noise
+    time: jax.Array  # () int32
+    action_mask: jax.Array  # [5] bool: 3 settings of the first dial, 2 of the second
+
+
+@struct.dataclass
+class DialState:
+    target: jax.Array  # [2] int32
+    mask: jax.Array  # [5] bool
+    board: jax.Array
+    time: jax.Array
+
+
+class Dials:
+    """Two dials of 3 and 2 settings are to be set as shown, for 4 steps; each right one pays 1.
+
+    A wrong setting is now and then forbidden, the right one never. With `remember`, the target is
+    shown in the first step only.
+    """
+
+    SIZES = (3, 2)
+    default_params = Params()
+
+    def __init__(self, remember=False):
+        self.remember = remember
+
+    def see(self, state):
+        shown = jnp.stack([jax.nn.one_hot(t, 3) for t in state.target])
+        if self.remember:
+            shown = jnp.where(state.time == 0, shown, 0.0)
+        return View(shown, state.board, state.time, state.mask)
+
+    def chance(self, key, target):
+        key_mask, key_board = jax.random.split(key)
+        right = jnp.concatenate([jnp.arange(n) == target[i] for i, n in enumerate(self.SIZES)])
+        mask = right | jax.random.bernoulli(key_mask, 0.7, (5,))
+        board = jax.random.randint(key_board, (4, 4, 1), 0, 256).astype(jnp.uint8)
+        return mask, board
+
+    def reset_env(self, key, params):
+        key_target, key = jax.random.split(key)
+        target = jax.random.randint(key_target, (2,), 0, jnp.array(self.SIZES))
+        state = DialState(target, *self.chance(key, target), jnp.int32(0))
+        return self.see(state), state
+
+    def step_env(self, key, state, action, params):
+        reward = jnp.sum(action == state.target).astype(jnp.float32)
+        allowed = state.mask[action[0]] & state.mask[3 + action[1]]
+        reward = jnp.where(allowed, reward, -100.0)  # a mask that is violated is seen in returns
+        state = DialState(state.target, *self.chance(key, state.target), state.time + 1)
+        return self.see(state), state, reward, state.time == 4, {}
+
+    def is_truncated(self, state, params):
+        return jnp.bool_(False)
+
+    def observation_space(self, params):
+        return Dict(
+            {
+                "target": Box(0.0, 1.0, (2, 3), jnp.float32),
+                "board": Box(0, 255, (4, 4, 1), jnp.uint8),
+                "time": Discrete(5),
+                "action_mask": Box(0, 1, (5,), jnp.bool_),
+            }
+        )
+
+    def action_space(self, params):
+        return gymnasium.spaces.MultiDiscrete(list(self.SIZES))

@@ -135,11 +135,28 @@ RULES = [
         "n_step=200 must not exceed num_steps=125: use {}",
         ["n_step"],
     ),
-    (dict(core="gru"), "core='gru' is not built yet: use {}", ["core"]),
-    (dict(core="lstm"), "core='lstm' is not built yet: use {}", ["core"]),
-    (dict(core="linear"), "core='linear' is not built yet: use {}", ["core"]),
-    (dict(torso="nature"), "torso='nature' is not built yet: use {}", ["torso"]),
-    (dict(torso="impala"), "torso='impala' is not built yet: use {}", ["torso"]),
+    (dict(core_size=0, core="gru"), "core_size=0 must be at least 1: use {}", ["core_size"]),
+    (
+        dict(core="gru", sequence_length=0),
+        "sequence_length=0 must be greater than 0: use {}",
+        ["sequence_length"],
+    ),
+    (
+        dict(core="gru", sequence_length=30),
+        "sequence_length=30 must divide num_steps=125: use {}",
+        ["sequence_length"],
+    ),
+    (
+        dict(core="lstm", num_minibatches=5),
+        "num_minibatches=5 must divide the num_envs * num_steps "
+        "/ sequence_length = 8 sequences of a rollout: use {}",
+        ["num_minibatches"],
+    ),
+    (
+        dict(core="linear", chunk_size=25),
+        "chunk_size=25 must be a multiple of sequence_length=125: use {}",
+        ["chunk_size"],
+    ),
 ]
 
 
@@ -258,6 +275,7 @@ NO_EFFECT = [
     ("value_loss", "clipped", dict(value_coef=0), dict(value_coef=0.1)),
     ("value_clip_eps", 0.5, {}, dict(value_loss="clipped")),
     ("value_clip_eps", 0.5, dict(value_loss="huber"), dict(value_loss="clipped")),
+    ("core_size", 32, {}, dict(core="gru")),
     ("huber_delta", 0.5, {}, dict(value_loss="huber")),
     ("huber_delta", 0.5, dict(value_loss="clipped"), dict(value_loss="huber")),
     ("entropy_coef_final_scale", 0.0, {}, dict(entropy_coef=0.01)),
@@ -627,10 +645,22 @@ def test_configuration_needs_no_jax():
 NUMBERS = st.sampled_from([0, 1, 3, 1000, -1, 0.0, 0.2, 0.95, 1.0, 1.5, 64.0, -0.5])
 FITTING = {
     "env": ["CartPole-v1", "Pendulum-v1"],
-    "torso": ["auto", "mlp", "cnn", "impala"],
-    "core": ["none", "gru"],
+    "torso": ["auto", "mlp", "cnn", "nature", "impala"],
+    "core": ["none", "gru", "lstm", "linear"],
+    "core_size": [1, 8],
+    "sequence_length": [None, 1, 5],
     "hidden_sizes": [(8,), [4, 4], (), (4, 0)],
-    **dict.fromkeys(("shared_torso", "normalize_observations", "normalize_rewards"), (True, False)),
+    **dict.fromkeys(
+        (
+            "shared_torso",
+            "normalize_observations",
+            "normalize_rewards",
+            "layer_norm",
+            "squash_actions",
+            "state_dependent_std",
+        ),
+        (True, False),
+    ),
     **dict.fromkeys(("num_envs", "num_steps", "num_epochs", "num_minibatches"), (1, 2, 4, 8)),
     **dict.fromkeys(Hyperparams._fields, (0.0, 0.01, 0.5, 1.0)),
     "chunk_size": [None, 1, 2, 3],

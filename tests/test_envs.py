@@ -15,7 +15,8 @@ from probes import Params, Probe
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_train
 from purejaxppo.envs import registry
-from purejaxppo.envs.base import Discrete, make_vec_env, space_of
+from purejaxppo.envs.base import make_vec_env
+from purejaxppo.envs.spaces import Discrete, space_of
 
 
 def roll(env, params, num_envs, num_steps, act, key=0):
@@ -272,22 +273,9 @@ def test_action_bounds_must_be_finite():
 
 
 @pytest.mark.parametrize("which", ["observation", "action"])
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Dict({"a": spaces.Discrete(2)}),
-        spaces.Tuple([spaces.Discrete(2)]),
-        gymnasium.spaces.MultiDiscrete([2, 3]),
-        gymnasium.spaces.MultiBinary(3),
-        None,
-    ],
-    ids=lambda s: type(s).__name__,
-)
-def test_other_spaces_are_not_supported(which, space):
-    text = refused(spaced(f"{which}_space", space))
-    assert (
-        text.startswith(f"{which} space ") and "is not supported: use a Discrete or a Box" in text
-    )
+def test_other_spaces_are_not_supported(which):
+    text = refused(spaced(f"{which}_space", None))
+    assert text.startswith(f"{which} space None is not supported: use Discrete, MultiDiscrete")
 
 
 def test_actions_that_do_not_begin_at_zero_are_not_passed_off_as_such():
@@ -314,7 +302,7 @@ def test_observations_must_be_as_declared():
         return {"a": state.x[None], "b": state.time}
 
     text = refused(altered(see=see))
-    assert "dict of float32[1], int32[]" in text
+    assert text.startswith("observation['a'] is not in the space Box(low=-10.0")
 
 
 def test_reward_and_flags_must_be_scalars():

@@ -23,6 +23,7 @@ RANKS = {
     "ppo": 3,
     "envs": 4,
     "policies": 5,
+    "setup": 6,
     "train": 6,
     "act": 7,
     "runs": 8,
@@ -116,7 +117,7 @@ def test_rooms_beside_the_algorithm_see_only_its_records(name):
         if full.startswith("ppo."):
             assert full.startswith("ppo.records."), f"{name} imports purejaxppo.{full}"
         if room(name) == "policies" and full.startswith("envs."):
-            assert full.startswith("envs.base."), f"{name} imports purejaxppo.{full}"
+            assert full.startswith("envs.spaces."), f"{name} imports purejaxppo.{full}"
 
 
 @pytest.mark.parametrize("name", NAMES)

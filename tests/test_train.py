@@ -634,9 +634,13 @@ def test_a_policy_that_carries_a_count():
     base = linear_policy()
 
     def apply(params, carry, obs, episode_start):
-        steps = jnp.where(episode_start, 0, carry.steps) + 1
         _, dist, value = base.apply(params, (), obs, episode_start)
-        return Memory(steps), dist, value
+
+        def count(steps, start):
+            return jnp.where(start, 0, steps) + 1, None
+
+        times = episode_start.reshape(len(episode_start), -1).T  # a step is a sequence of one
+        return Memory(jax.lax.scan(count, carry.steps, times)[0]), dist, value
 
     policy = Policy(base.init, lambda shape: Memory(jnp.zeros(shape, jnp.int32)), apply)
     env = Decay(max_steps_in_episode=11)

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from purejaxppo import backend
 from purejaxppo.config import PPOConfig
-from purejaxppo.envs.base import Box, Discrete, EnvSpec
+from purejaxppo.envs.spaces import Box, Discrete, EnvSpec
 from purejaxppo.policies.distributions import Categorical
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.normalize import normalize, update_stats
@@ -22,7 +22,8 @@ from purejaxppo.ppo.records import Batch, Policy, Rollout
 from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.update import annealed, loss, mean_over_chunks, optimize, optimizer, pack, take
-from purejaxppo.train import make_learner, make_setup
+from purejaxppo.setup import make_setup
+from purejaxppo.train import make_learner
 
 OBS, ACTIONS = 3, 4
 
@@ -294,6 +295,7 @@ def test_chunks_change_nothing_but_rounding(normalization):
     params, opt_state = start_of(config)
     batch, key = make_batch(params, 24, move=0.2), jax.random.key(5)
     whole = run(config, params, opt_state, batch, key)
+    assert jax.tree.leaves(whole)
     for size in (1, 2, 3, 6):
         chunked = run(config.replace(chunk_size=size), params, opt_state, batch, key)
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
@@ -316,22 +318,27 @@ def test_mean_over_chunks_sees_chunks():
 
 
 @pytest.mark.parametrize(
-    ("rows", "chunk"),
+    ("rows", "row_bytes", "chunk"),
     [
-        (1, 1),
-        (128, 128),
-        (4096, 4096),
-        (4098, 2049),
-        (65_536, 4096),
-        (12_000, 4000),
-        (8_191, 8_191),
+        (1, 2064, 1),
+        (128, 2064, 128),
+        (4096, 2064, 4096),
+        (4098, 2064, 4098),
+        (8196, 2064, 4098),
+        (65_536, 2064, 4096),
+        (12_000, 2064, 4000),
+        (8_191, 2064, 8_191),  # prime
+        (1_024, 12_000, 512),
+        (64, 10**6, 8),
+        (64, 10**9, 1),
     ],
 )
-def test_the_chunk_chosen_divides_the_minibatch(rows, chunk, monkeypatch):
+def test_the_chunk_chosen_divides_the_minibatch(rows, row_bytes, chunk, monkeypatch):
+    """About 9 MiB of activations, on a CPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert backend.chunk_size(rows) == chunk
+    assert backend.chunk_size(rows, row_bytes) == chunk
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert backend.chunk_size(rows) == rows
+    assert backend.chunk_size(rows, row_bytes) == rows
 
 
 @pytest.mark.parametrize("changes", [{}, dict(max_grad_norm=None, target_kl=0.01)])
@@ -535,12 +542,13 @@ def test_the_first_ratio_is_one(env):
     )(state)
     assert moved.normalizers is not None
     stats = state.normalizers.obs
-    _, dist, value = setup.policy.apply(state.params, (), normalize(stats, rollout.obs), None)
+    seen = normalize(stats, rollout.obs)
+    _, dist, value = setup.policy.apply(state.params, (), seen, rollout.episode_start)
     np.testing.assert_allclose(dist.log_prob(rollout.action), rollout.log_prob, atol=1e-5)
     np.testing.assert_allclose(value, rollout.value, rtol=1e-4, atol=1e-4)
     # the oracle is worth something: statistics one rollout later give other probabilities
     later = normalize(update_stats(stats, rollout.obs), rollout.obs)
-    _, dist, _ = setup.policy.apply(state.params, (), later, None)
+    _, dist, _ = setup.policy.apply(state.params, (), later, rollout.episode_start)
     assert np.abs(np.asarray(dist.log_prob(rollout.action) - rollout.log_prob)).max() > 1e-3
 
 
@@ -631,6 +639,6 @@ def test_actor_and_critic_share_what_they_should(name):
         gradient = jax.jit(jax.grad(f))(params)
         return {name for name, g in gradient.items() if any(x.any() for x in jax.tree.leaves(g))}
 
-    actor = {"actor", "action"} | ({"log_std"} if "gaussian" in name else set())
-    assert part("policy_loss") == actor
-    assert part("value_loss") == {"actor" if config.shared_torso else "critic", "value"}
+    torsos = ("both", "both") if config.shared_torso else ("actor", "critic")
+    assert part("policy_loss") == {torsos[0], "action"}
+    assert part("value_loss") == {torsos[1], "value"}

@@ -6,13 +6,22 @@ wrapper can lose the last observation of an episode.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from purejaxppo.envs.spaces import (
+    Box,
+    EnvSpec,
+    MultiBinary,
+    action_spaces,
+    observation_spaces,
+    zeros,
+)
+from purejaxppo.envs.wrappers import mask_in_observation
 from purejaxppo.ppo.records import Array, EnvStep, VecEnv
 from purejaxppo.validation import ConfigError
 
@@ -50,60 +59,6 @@ class Environment(Protocol):
         ...
 
 
-class Discrete(NamedTuple):
-    """The integers 0 .. n - 1."""
-
-    n: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """A single number."""
-        return ()
-
-    @property
-    def dtype(self) -> np.dtype:
-        """int32."""
-        return np.dtype(np.int32)
-
-
-class Box(NamedTuple):
-    """Arrays between two bounds."""
-
-    low: np.ndarray  # broadcast to `shape`
-    high: np.ndarray
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-class EnvSpec(NamedTuple):
-    """What one environment sees and does."""
-
-    observation: Discrete | Box
-    action: Discrete | Box
-
-
-def space_of(space: Any, what: str) -> Discrete | Box:
-    """Our form of a space of gymnax, gymnasium or their like.
-
-    Raises:
-        ConfigError: the space is neither discrete nor a box.
-    """
-    if hasattr(space, "n") and getattr(space, "shape", ()) == ():
-        if getattr(space, "start", 0) != 0:
-            raise ConfigError(
-                f"{what} space {space!r} must start at 0: shift it in the environment"
-            )
-        return Discrete(int(space.n))
-    if hasattr(space, "low") and hasattr(space, "high"):
-        shape = tuple(space.shape)
-        low, high = (np.broadcast_to(np.asarray(b), shape) for b in (space.low, space.high))
-        return Box(low, high, shape, np.dtype(space.dtype))
-    raise ConfigError(
-        f"{what} space {space!r} is not supported: use a Discrete or a Box space "
-        "(wrap the environment to flatten others)"
-    )
-
-
 class EpisodeState(struct.PyTreeNode):
     """One environment's state and the episode that it is in."""
 
@@ -123,8 +78,9 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
     Raises:
         ConfigError: a space is not supported, or the environment's values contradict it.
     """
+    env = mask_in_observation(env, env_params)
     spec = check_spec(env, env_params)
-    state_shape = _shapes(env, env_params, spec)[1]
+    state_shape = _shapes(env, env_params, spec.action)[1]
 
     def reset_one(key, params):
         obs, env_state = env.reset_env(key, params)
@@ -164,12 +120,21 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
     return VecEnv(reset, draw, step, spec)
 
 
-def to_bounds(space: Discrete | Box, action: Array) -> Array:
-    """The action [..., *A] as the environment takes it: held within the bounds of a Box."""
-    if isinstance(space, Discrete):
-        return action
-    low, high = (jnp.broadcast_to(bound, action.shape) for bound in (space.low, space.high))
-    return jnp.clip(action, low, high).astype(space.dtype)
+def to_bounds(spaces: Any, action: Any) -> Any:
+    """The action as the environment takes it: within the bounds of each Box, in its dtype.
+
+    Args:
+        spaces: action spaces, a pytree (`EnvSpec.action`).
+        action: the same pytree of arrays, with any leading axes.
+    """
+
+    def bounded(space, action):
+        if isinstance(space, Box):
+            low, high = (jnp.broadcast_to(b, action.shape) for b in (space.low, space.high))
+            action = jnp.clip(action, low, high)
+        return action.astype(space.dtype) if isinstance(space, Box | MultiBinary) else action
+
+    return jax.tree.map(bounded, spaces, action)
 
 
 def check_spec(env: Environment, env_params: Any) -> EnvSpec:
@@ -180,20 +145,22 @@ def check_spec(env: Environment, env_params: Any) -> EnvSpec:
             another shape or dtype than declared.
     """
     with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
-        observation = space_of(env.observation_space(env_params), "observation")
-        action = space_of(env.action_space(env_params), "action")
-    if isinstance(action, Box) and not (np.isfinite(action.low) & np.isfinite(action.high)).all():
-        raise ConfigError(
-            f"action bounds {action.low.tolist()} .. {action.high.tolist()} must be finite: "
-            "declare the bounds that the environment clips to, such as -1 .. 1"
-        )
-    spec = EnvSpec(observation, action)
-    reset_obs, _, step_obs, *scalars = _shapes(env, env_params, spec)
-    for where, obs in (("reset_env", reset_obs), ("step_env", step_obs)):
-        got, declared = _describe(obs), f"{observation.dtype.name}{list(observation.shape)}"
-        if got != declared:
+        declared = env.observation_space(env_params)
+        action = action_spaces(env.action_space(env_params))
+    for space in jax.tree.leaves(action):
+        if isinstance(space, Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
             raise ConfigError(
-                f"{where} returns an observation {got}, its space says {declared}: "
+                f"action bounds {space.low.tolist()} .. {space.high.tolist()} must be finite: "
+                "declare the bounds that the environment clips to, such as -1 .. 1"
+            )
+    reset_obs, _, step_obs, *scalars = _shapes(env, env_params, action)
+    with jax.ensure_compile_time_eval():
+        observation = observation_spaces(declared, reset_obs)
+    for where, obs in (("reset_env", reset_obs), ("step_env", step_obs)):
+        got, said = _describe(obs), _describe(observation)
+        if got != said or jax.tree.structure(obs) != jax.tree.structure(observation):
+            raise ConfigError(
+                f"{where} returns an observation {got}, its space says {said}: "
                 "mend the one or the other"
             )
     for name, x in zip(("reward", "terminated", "is_truncated"), scalars, strict=True):
@@ -201,21 +168,23 @@ def check_spec(env: Environment, env_params: Any) -> EnvSpec:
             raise ConfigError(
                 f"{name} is {_describe(x)}: it must be a scalar, such as x[0] or x.any()"
             )
-    return spec
+    return EnvSpec(observation, action)
 
 
 def _describe(tree: Any) -> str:
-    shapes = [f"{x.dtype.name}{list(x.shape)}" for x in jax.tree.leaves(tree)]
-    return shapes[0] if len(shapes) == 1 else f"{type(tree).__name__} of {', '.join(shapes)}"
+    """Dtypes and shapes of arrays, or of spaces."""
+    leaves, structure = jax.tree.flatten(tree)
+    shapes = [f"{x.dtype.name}{list(x.shape)}" for x in leaves]
+    alone = structure == jax.tree.structure(0)
+    return shapes[0] if alone else f"{type(tree).__name__} of {', '.join(shapes)}"
 
 
-def _shapes(env: Environment, env_params: Any, spec: EnvSpec) -> tuple[Any, ...]:
+def _shapes(env: Environment, env_params: Any, action: Any) -> tuple[Any, ...]:
     """Shapes of (reset obs, state, step obs, reward, terminated, truncated), nothing is run."""
 
     def once(key):
         obs, state = env.reset_env(key, env_params)
-        action = jnp.zeros(spec.action.shape, spec.action.dtype)
-        after, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
+        after, state, reward, terminated, _ = env.step_env(key, state, zeros(action), env_params)
         flags = terminated, env.is_truncated(state, env_params)
         return obs, state, after, *map(jnp.asarray, (reward, *flags))
 

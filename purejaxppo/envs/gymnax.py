@@ -8,31 +8,24 @@ import gymnax
 import jax
 import numpy as np
 
+from purejaxppo.envs.wrappers import Wrapper
 from purejaxppo.validation import ConfigError, nearest
 
 _DOWNLOADS = ("MNISTBandit-bsuite",)
 
 
-class _Declared:
+class _Declared(Wrapper):
     """A gymnax environment whose observations have the dtype that its space declares."""
 
-    def __init__(self, env: Any):
-        self._env = env
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_env":  # while being copied or unpickled, before there is one
-            raise AttributeError(name)
-        return getattr(self._env, name)
-
     def _cast(self, obs: Any, params: Any) -> Any:
-        return jax.numpy.asarray(obs, np.dtype(self._env.observation_space(params).dtype))
+        return jax.numpy.asarray(obs, np.dtype(self.env.observation_space(params).dtype))
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
-        obs, state = self._env.reset_env(key, params)
+        obs, state = self.env.reset_env(key, params)
         return self._cast(obs, params), state
 
     def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
-        obs, *rest = self._env.step_env(key, state, action, params)
+        obs, *rest = self.env.step_env(key, state, action, params)
         return self._cast(obs, params), *rest
 
 

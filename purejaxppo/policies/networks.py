@@ -1,176 +1,190 @@
-"""Networks: torsos and heads, and `make_policy`, which makes a `Policy` of them."""
+"""Actor and critic put together: torsos, cores and heads, and `make_policy`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from purejaxppo.config import PPOConfig
-from purejaxppo.envs.base import Box, Discrete, EnvSpec
-from purejaxppo.policies.distributions import Categorical, DiagGaussian
+from purejaxppo.envs.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
+from purejaxppo.policies.cores import CORES, initial_carry
+from purejaxppo.policies.heads import ActionHead, check_mask, distribution
+from purejaxppo.policies.layers import orthogonal
+from purejaxppo.policies.torsos import Torso, check_torso
 from purejaxppo.ppo.records import Policy
 from purejaxppo.validation import ConfigError
 
 Array = jax.Array
-
-
-def orthogonal(scale: float) -> Callable[..., Array]:
-    """An initialiser: `scale` times a matrix with orthonormal rows or columns, whichever are fewer.
-
-    A Gaussian matrix made orthonormal row by row (Gram-Schmidt, each row cleaned twice) is
-    Haar-distributed like the Q of a QR decomposition, and needs no LAPACK call: on a CPU those
-    can deadlock when vmapped.
-
-    Reference: Mezzadri, arXiv:math-ph/0609050; gains from arXiv:2006.05990, appendix B.
-    """
-
-    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        rows, columns = int(np.prod(shape[:-1])), shape[-1]
-        few, many = sorted((rows, columns))
-        gaussian = jax.random.normal(key, (few, many))
-
-        def add_row(q, i):
-            row = gaussian[i]
-            for _ in range(2):
-                row -= (q @ row) @ q  # rows that are not filled yet are zero
-            return q.at[i].set(row / jnp.linalg.norm(row)), None
-
-        q, _ = jax.lax.scan(add_row, jnp.zeros_like(gaussian), jnp.arange(few))
-        q = q if rows <= columns else q.T
-        return (scale * q).reshape(shape).astype(dtype)
-
-    return init
-
-
-def narrow_dot(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
-    """X @ kernel, with a kernel gradient that is fast for few outputs.
-
-    As `nn.Dense(..., dot_general=narrow_dot)`. XLA's code for x.T @ dy with a narrow dy is many
-    times slower on a CPU than that for dy.T @ x; the barrier keeps it from turning one into the
-    other.
-    """
-    del dimensions  # those of a dense layer
-    kernel = jax.lax.optimization_barrier(kernel.T)
-    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())), **options)
-
-
-class MLP(nn.Module):
-    """Dense layers, each followed by the activation."""
-
-    sizes: tuple[int, ...]
-    activation: Callable[[Array], Array]
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[..., F] to [..., sizes[-1]]."""
-        for size in self.sizes:
-            x = self.activation(nn.Dense(size, kernel_init=orthogonal(2**0.5))(x))
-        return x
-
-
-class GridCNN(nn.Module):
-    """One 3 x 3 convolution of 16 features, then an MLP: the MinAtar network (arXiv:1903.03176)."""
-
-    sizes: tuple[int, ...]
-    activation: Callable[[Array], Array]
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[..., height, width, channels] to [..., sizes[-1]]."""
-        conv = nn.Conv(16, (3, 3), padding="VALID", kernel_init=orthogonal(2**0.5))
-        x = self.activation(conv(x))
-        return MLP(self.sizes, self.activation)(x.reshape(*x.shape[:-3], -1))
+Network = nn.Module
+"""A network of one's own: `obs [B, *O] -> (parameters of the distributions, value [B])`."""
 
 
 class ActorCritic(nn.Module):
-    """Torsos and heads: observations to (parameters of the action distribution, value)."""
+    """Torsos, cores and heads: observations to (parameters of the distributions, value)."""
 
-    spec: EnvSpec
-    torso: type[MLP] | type[GridCNN]
-    sizes: tuple[int, ...]
-    activation: Callable[[Array], Array]
+    torso: Callable[..., Torso]
+    core: Callable[..., nn.Module] | None
+    spaces: tuple[Space, ...]  # of the actions
+    structure: Any  # in which they stand: a treedef
     shared: bool
+    state_dependent_std: bool
 
     @nn.compact
-    def __call__(self, obs: Array) -> tuple[Any, Array]:
-        """Any leading axes; the value has just those."""
-        x = self._encode(obs)
-        actor = self.torso(self.sizes, self.activation, name="actor")(x)
-        critic = actor
-        if not self.shared:
-            critic = self.torso(self.sizes, self.activation, name="critic")(x)
+    def __call__(self, carry: Any, obs: Any, episode_start: Array) -> tuple[Any, Any, Array]:
+        """Sequences from the carry that each began with.
+
+        Args:
+            carry: [B, ...] by name of torso, or () without a core.
+            obs: [B * L, *O].
+            episode_start: [B, L] bool.
+
+        Returns:
+            The carry after the last step, parameters by action [B * L, ...], and values [B * L].
+        """
+        features, after = {}, {}
+        names = branches(self.shared)
+        for name in names:
+            features[name] = self.torso(name=name)(obs)
+            if self.core is not None:
+                x = features[name].reshape(*episode_start.shape, -1)
+                after[name], x = self.core(name=f"{name}_core")(carry[name], x, episode_start)
+                features[name] = x.reshape(episode_start.size, -1)
+        actor, critic = (features[name] for name in (names[0], names[-1]))
+        several = len(self.spaces) > 1
+        heads = [
+            ActionHead(
+                space, self.state_dependent_std, name=f"action_{i}" if several else "action"
+            )(actor)
+            for i, space in enumerate(self.spaces)
+        ]
         value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(critic)
-        action = self.spec.action
-        outputs = action.n if isinstance(action, Discrete) else int(np.prod(action.shape))
-        head = nn.Dense(
-            outputs, kernel_init=orthogonal(0.01), dot_general=narrow_dot, name="action"
-        )(actor)
-        if isinstance(action, Discrete):
-            return head, value[..., 0]
-        log_std = self.param("log_std", nn.initializers.zeros, action.shape)
-        mean = head.reshape(*head.shape[:-1], *action.shape)
-        return (mean, jnp.broadcast_to(log_std, mean.shape)), value[..., 0]
-
-    def _encode(self, obs: Array) -> Array:
-        """What the torso reads: one-hot for integers, flat for an MLP, float32 always."""
-        space = self.spec.observation
-        if isinstance(space, Discrete):
-            return jax.nn.one_hot(obs, space.n)
-        if self.torso is MLP:
-            obs = obs.reshape(*obs.shape[: obs.ndim - len(space.shape)], -1)
-        return obs.astype(jnp.float32)
+        return after or (), self.structure.unflatten(heads), value[:, 0]
 
 
-def make_policy(config: PPOConfig, spec: EnvSpec) -> Policy:
+class Memoryless(nn.Module):
+    """A module of one's own, `obs [B, *O] -> (parameters, value [B])`, as a network."""
+
+    network: Network
+
+    def __call__(self, carry: Any, obs: Any, episode_start: Array) -> tuple[Any, Any, Array]:
+        """As `ActorCritic`, without a memory."""
+        return carry, *self.network(obs)
+
+
+def branches(shared: bool) -> tuple[str, ...]:
+    """Names of the torsos: one each for actor and critic, or one for both."""
+    return ("both",) if shared else ("actor", "critic")
+
+
+def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None) -> Policy:
     """The policy that a configuration describes, for the spaces of an environment.
 
+    Args:
+        config: torso, core and distribution.
+        spec: of the environment.
+        network: a linen module of one's own in place of torso and core,
+            `obs [B, *O] -> (parameters, value [B])`, with the parameters that `heads.distribution`
+            reads.
+
+    Returns:
+        A policy that takes any leading axes; with a memory, those of a step [N] or of sequences
+        [B, L], whose carry is [N, ...] or [B, ...].
+
     Raises:
-        ConfigError: the torso cannot read these observations, or the action has no distribution.
+        ConfigError: the torso cannot read these observations, an option has no effect on these
+            actions, a mask does not fit them, or the module returns something else.
     """
-    torso = choose_torso(config.torso, spec.observation)
-    if isinstance(spec.action, Box) and len(spec.action.shape) != 1:
-        raise ConfigError(
-            f"action shape {spec.action.shape} must be a vector: wrap the environment so that it "
-            f"takes ({int(np.prod(spec.action.shape))},)"
-        )
-    activation = getattr(nn, config.activation)
-    network = ActorCritic(spec, torso, config.hidden_sizes, activation, config.shared_torso)
-    distribution = Categorical if isinstance(spec.action, Discrete) else DiagGaussian
+    check_mask(spec)
+    _check_distribution(config, spec, network)
+    module = _build(config, spec) if network is None else Memoryless(network)
+    if isinstance(module, Memoryless):
+        _check_network(module, spec)
+
+    def carry_of(batch_shape):
+        if config.core == "none":
+            return ()
+        zero = initial_carry(config.core, config.core_size, tuple(batch_shape))
+        return dict.fromkeys(branches(config.shared_torso), zero)
 
     def init(key):
-        obs = jnp.zeros(spec.observation.shape, spec.observation.dtype)
-        return network.init(key, obs)["params"]
+        obs = zeros(spec.observation, (2,))
+        return module.init(key, carry_of((2,)), obs, jnp.zeros((2, 1), bool))["params"]
 
     def apply(params, carry, obs, episode_start):
-        del episode_start  # there is no memory to reset
-        outputs, value = network.apply({"params": params}, obs)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return carry, distribution(*outputs), value
+        lead = episode_start.shape
+        batch, length = lead[:1], lead[1] if len(lead) > 1 else 1
+        obs = _lead(obs, lead, (-1,))
+        starts = episode_start.reshape(-1, length)
+        outputs: Any = module.apply({"params": params}, _lead(carry, batch, (-1,)), obs, starts)
+        carry, parameters, value = outputs
+        dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
+        return _lead(carry, (1,), batch), _lead(dist, (1,), lead), value.reshape(lead)
 
-    return Policy(init, lambda batch_shape: (), apply)
+    return Policy(init, carry_of, apply)
 
 
-def choose_torso(name: str, space: Discrete | Box) -> type[MLP] | type[GridCNN]:
-    """The torso for these observations: `auto` takes the CNN for [height, width, channels].
+def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
+    check_torso(config.torso, spec.observation)
+    observed = tuple(jax.tree.leaves(without_mask(spec.observation)))
+    actions, structure = jax.tree.flatten(spec.action)
+    activation = getattr(nn, config.activation)
+    torso = partial(
+        Torso, observed, config.torso, config.hidden_sizes, activation, config.layer_norm
+    )
+    core = None if config.core == "none" else partial(CORES[config.core], config.core_size)
+    return ActorCritic(
+        torso, core, tuple(actions), structure, config.shared_torso, config.state_dependent_std
+    )
 
-    Raises:
-        ConfigError: a CNN for something else, or images too large for the torsos that exist.
-    """
-    grid = isinstance(space, Box) and len(space.shape) == 3 and min(space.shape[:2]) >= 3
-    if name == "cnn" and not grid:
+
+def _lead(tree: Any, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
+    """Every array with its leading axes `old` replaced by `new`."""
+    return jax.tree.map(lambda x: x.reshape(*new, *x.shape[len(old) :]), tree)
+
+
+def _check_distribution(config: PPOConfig, spec: EnvSpec, network: Network | None) -> None:
+    boxes = any(isinstance(space, Box) for space in jax.tree.leaves(spec.action))
+    for name in ("squash_actions", "state_dependent_std"):
+        if getattr(config, name) and not boxes:
+            raise ConfigError(f"{name}=True has no effect on actions {spec.action}: leave it False")
+    if network is not None and config.state_dependent_std:
         raise ConfigError(
-            f"torso='cnn' needs observations [height, width, channels], not {list(space.shape)}: "
-            "use torso='mlp'"
+            "state_dependent_std=True has no effect with a network of one's own: let it return "
+            "(mean, log_std) as it should be"
         )
-    pixels = grid and space.dtype == np.uint8 and min(space.shape[:2]) >= 32
-    if name == "auto" and pixels:
+
+
+def _check_network(module: Memoryless, spec: EnvSpec) -> None:
+    """Holds what a module returns for two observations against what it should."""
+    obs, starts = zeros(spec.observation, (2,)), jnp.zeros((2, 1), bool)
+    out, variables = jax.eval_shape(
+        lambda key: module.init_with_output(key, (), obs, starts), jax.random.key(0)
+    )
+    others = sorted(set(variables) - {"params"})
+    if others:
+        raise ConfigError(f"the network has variables {others}: keep to params, such as LayerNorm")
+    _, parameters, value = out
+    if value.shape != (2,):
         raise ConfigError(
-            f"a torso for uint8 images {list(space.shape)} is not built yet: use torso='cnn' to "
-            "read them as a grid, or 'mlp' to flatten them"
+            f"the network's value has shape {list(value.shape)} for 2 observations: it must be "
+            "[2], such as value[:, 0]"
         )
-    return GridCNN if grid and name != "mlp" else MLP
+    try:
+        zeros_like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parameters)
+        dist = distribution(spec.action, zeros_like, None, False)
+        shape = jax.eval_shape(dist.mode), jax.eval_shape(dist.entropy)
+    except (TypeError, ValueError) as error:
+        shape = error
+    expected = jax.eval_shape(lambda: (zeros(spec.action, (2,)), jnp.zeros(2)))
+    shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in (shape, expected)]
+    if isinstance(shape, Exception) or shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"the network's parameters {jax.tree.map(lambda x: list(x.shape), parameters)} for 2 "
+            f"observations do not describe actions {spec.action}: return logits, or (mean, "
+            "log_std) for a Box"
+        )

@@ -13,6 +13,11 @@ def across(tree, axis_name: str | None):
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
+def total(tree, axis_name: str | None):
+    """Sums over the mesh axis where there is one (psum), else the tree itself."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
 def moments(x: Array, axis=None, axis_name: str | None = None) -> tuple[Array, Array]:
     """Mean and population variance of `x` over `axis` and over the mesh axis.
 

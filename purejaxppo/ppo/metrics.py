@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from purejaxppo.ppo.averages import moments
+from purejaxppo.ppo.averages import moments, total
 from purejaxppo.ppo.records import Array, Rollout
 
 
@@ -16,7 +15,7 @@ def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[s
         "return_sum": jnp.sum(jnp.where(done, rollout.episode_return, 0.0)),
         "length_sum": jnp.sum(jnp.where(done, rollout.episode_length, 0)),
     }
-    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    return total(sums, axis_name)
 
 
 def explained_variance(value: Array, target: Array, axis_name: str | None = None) -> Array:

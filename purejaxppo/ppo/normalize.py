@@ -6,6 +6,8 @@ statistics, so the first ratio of an update is exactly 1.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -26,6 +28,15 @@ class RunningStats(struct.PyTreeNode):
 def init_stats(shape: tuple[int, ...]) -> RunningStats:
     """Statistics that leave values as they are: mean 0, variance 1, nothing seen."""
     return RunningStats(jnp.zeros(shape), jnp.ones(shape), jnp.float32(0))
+
+
+def update_obs_stats(stats: Any, obs: Any, axis_name: str | None = None) -> Any:
+    """Statistics of every part of an observation after a rollout more; None stays None."""
+
+    def update(stats, x):
+        return None if stats is None else update_stats(stats, x, axis_name)
+
+    return jax.tree.map(update, stats, obs, is_leaf=_is_stats)
 
 
 def update_stats(stats: RunningStats, x: Array, axis_name: str | None = None) -> RunningStats:
@@ -54,13 +65,27 @@ def update_stats(stats: RunningStats, x: Array, axis_name: str | None = None) ->
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), merged, stats)
 
 
-def normalize(stats: RunningStats | None, x: Array) -> Array:
-    """(x - mean) / sqrt(var + 1e-8), cut off at -10 and 10; `x` itself where stats is None."""
-    if stats is None:
-        return x
-    lead = tuple(range(x.ndim - stats.mean.ndim))
-    mean, var = (jnp.expand_dims(s, lead) for s in (stats.mean, stats.var))
-    return jnp.clip((x - mean) * jax.lax.rsqrt(var + 1e-8), -10.0, 10.0)
+def normalize(stats: Any, obs: Any) -> Any:
+    """(x - mean) / sqrt(var + 1e-8), cut off at -10 and 10.
+
+    Args:
+        stats: RunningStats for each part of an observation, or None for parts (or a whole) that
+            stay as they are.
+        obs: observations with any leading axes.
+    """
+
+    def standard(stats, x):
+        if stats is None:
+            return x
+        lead = tuple(range(x.ndim - stats.mean.ndim))
+        mean, var = (jnp.expand_dims(s, lead) for s in (stats.mean, stats.var))
+        return jnp.clip((x - mean) * jax.lax.rsqrt(var + 1e-8), -10.0, 10.0)
+
+    return jax.tree.map(standard, stats, obs, is_leaf=_is_stats)
+
+
+def _is_stats(x: Any) -> bool:
+    return x is None or isinstance(x, RunningStats)
 
 
 class RewardScaler(struct.PyTreeNode):

@@ -1,7 +1,8 @@
 """The records that flow through the algorithm, and the bundles of functions that carry them.
 
-Letters in shapes: T num_steps, N num_envs, B a (mini)batch, U num_updates, O and A the shapes of
-one observation and one action. `done` stands for `terminated | truncated`.
+Letters in shapes: T num_steps, N num_envs, L sequence_length, B a (mini)batch, U num_updates, O and
+A the shapes of one observation and one action (pytrees have several). `done` stands for
+`terminated | truncated`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ class Policy(NamedTuple):
     Attributes:
         init: `(key) -> params`. The key is consumed.
         initial_carry: `(batch_shape) -> carry`, memory at an episode's start; `()` without memory.
-        apply: `(params, carry, obs, episode_start) -> (carry, dist, value)`, for any leading axes.
+        apply: `(params, carry, obs, episode_start) -> (carry, dist, value)`, for a step, with
+            leading axes [N]. With a memory also for sequences [B, L], from the carry [B, ...] that
+            each began with to the one after its last step; the carry counts as the initial one
+            wherever `episode_start` is True.
     """
 
     init: Callable[..., Any]
@@ -63,8 +67,8 @@ class Learner(NamedTuple):
 class EnvStep(struct.PyTreeNode):
     """What N environments return for one action each."""
 
-    obs: Array  # [N, *O], the first of a new episode where the last one ended
-    final_obs: Array  # [N, *O], the observation that the action led to, before any reset
+    obs: Any  # [N, *O], the first of a new episode where the last one ended
+    final_obs: Any  # [N, *O], the observation that the action led to, before any reset
     reward: Array  # [N] float32
     terminated: Array  # [N] bool, ended by the task
     truncated: Array  # [N] bool, cut off (time limit); never both
@@ -91,7 +95,10 @@ class Rollout(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """What the gradient steps read: the transitions of a rollout in one leading axis."""
+    """What the gradient steps read: the transitions of a rollout as rows.
+
+    A row is a transition, or with a memory a sequence of L: [B, L] then stands for [B].
+    """
 
     obs: Any  # [B, *O], normalised if the run normalises
     action: Any  # [B, *A]
@@ -100,14 +107,14 @@ class Batch(struct.PyTreeNode):
     value: Array  # [B], V(obs) at the rollout
     advantage: Array  # [B]
     target: Array  # [B], what the critic learns to predict
-    carry: Any  # leading axis [B]
+    carry: Any  # [B, ...], memory before each row; () without memory
     episode_start: Array  # [B] bool
 
 
 class Normalizers(struct.PyTreeNode):
     """Running statistics; a part that is switched off is None."""
 
-    obs: Any  # RunningStats over [*O], or None
+    obs: Any  # RunningStats (or None) for each part of an observation, or None
     reward: Any  # RewardScaler, or None
 
 
@@ -143,6 +150,7 @@ class Metrics(struct.PyTreeNode):
     kl_coef: Array  # weight of the KL penalty in force (0 without one)
     gradient_steps: Array  # () int32, steps taken
     skipped_steps: Array  # () int32, steps left out because loss or gradient was not finite
+    empty_masks: Array  # () int32, choices in the rollout whose action mask allowed nothing
 
     @property
     def episode_return(self) -> Array:

@@ -72,13 +72,16 @@ def collect(
             episode_length=after.episode_length,
         )
         done = after.terminated | after.truncated
-        return (env_state, after.obs, done, next_carry), (transition, after.final_obs, next_carry)
+        return (env_state, after.obs, done, next_carry), (transition, after.final_obs)
 
     start = (state.env_state, state.obs, state.episode_start, state.carry)
     inputs = (jax.random.split(key_actions, num_steps), jax.vmap(draw)(keys) if in_bulk else keys)
-    end, (transitions, final_obs, carry) = jax.lax.scan(step, start, inputs)
-    next_value = final_values(policy, state.params, obs_stats, carry, final_obs)
+    end, (transitions, final_obs) = jax.lax.scan(step, start, inputs)
     env_state, obs, episode_start, carry = end
+    remembered = jax.tree.map(
+        lambda before, last: jnp.concatenate([before[1:], last[None]]), transitions["carry"], carry
+    )
+    next_value = final_values(policy, state.params, obs_stats, remembered, final_obs)
     state = state.replace(env_state=env_state, obs=obs, episode_start=episode_start, carry=carry)
     return state, Rollout(next_value=next_value, **transitions)
 
@@ -106,8 +109,29 @@ def final_values(
     return value.reshape(shape)
 
 
-def as_batch(rollout: Rollout, obs: Any, advantage: Array, target: Array) -> Batch:
-    """The rollout [T, N] as transitions [T * N]."""
+def as_batch(
+    rollout: Rollout, obs: Any, advantage: Array, target: Array, length: int | None = None
+) -> Batch:
+    """The rollout [T, N] as rows: transitions [T * N], or sequences with a memory.
+
+    Args:
+        rollout: [T, N].
+        obs: [T, N, *O], normalised if the run normalises.
+        advantage: [T, N].
+        target: [T, N].
+        length: L, a divisor of T; None: transitions stand alone.
+
+    Returns:
+        Rows [T * N], or [T / L * N, L] with the carry that each began with.
+    """
+
+    def rows(x):
+        if length is None:
+            return x.reshape(-1, *x.shape[2:])
+        x = x.reshape(-1, length, *x.shape[1:]).swapaxes(1, 2)  # [T / L, N, L]
+        return x.reshape(-1, *x.shape[2:])
+
+    carry = jax.tree.map(lambda x: x[::length].reshape(-1, *x.shape[2:]), rollout.carry)
     batch = Batch(
         obs=obs,
         action=rollout.action,
@@ -116,7 +140,7 @@ def as_batch(rollout: Rollout, obs: Any, advantage: Array, target: Array) -> Bat
         value=rollout.value,
         advantage=advantage,
         target=target,
-        carry=rollout.carry,
+        carry=(),
         episode_start=rollout.episode_start,
     )
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    return jax.tree.map(rows, batch).replace(carry=carry)

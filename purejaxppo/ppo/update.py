@@ -16,6 +16,7 @@ from purejaxppo.config import Hyperparams, PPOConfig
 from purejaxppo.ppo.averages import across, standardize
 from purejaxppo.ppo.objectives import OBJECTIVES, VALUE_LOSSES
 from purejaxppo.ppo.records import Array, Batch, Policy
+from purejaxppo.ppo.rollout import nbytes
 from purejaxppo.ppo.shuffle import minibatch_indices
 
 
@@ -57,7 +58,7 @@ def loss(
 
     Args:
         params: the policy's parameters.
-        batch: [B] transitions, their advantages normalised.
+        batch: [B] rows, their advantages normalised.
         policy: actor and critic.
         config: which objective and value loss.
         hyper: scalars in force.
@@ -96,9 +97,37 @@ def take(batch: Batch, rows: Array, config: PPOConfig, axis_name: str | None = N
     return minibatch
 
 
-def chunk_size(config: PPOConfig) -> int:
-    """Transitions per forward and backward pass: those asked for, or what suits the device."""
-    return config.chunk_size or backend.chunk_size(config.minibatch_size)
+def chunk_rows(policy: Policy, config: PPOConfig, params: Any, batch: Batch) -> int:
+    """Rows per forward and backward pass: those asked for, or what suits the device.
+
+    Args:
+        policy: actor and critic.
+        config: sizes.
+        params: the policy's parameters, or their shapes.
+        batch: [B] rows, or their shapes.
+
+    Returns:
+        A divisor of B / M.
+    """
+    transitions = batch.advantage.size // len(batch.advantage)  # in a row
+    if config.chunk_size is not None:
+        return config.chunk_size // transitions
+    rows = len(batch.advantage) // config.num_minibatches
+    return backend.chunk_size(rows, activation_bytes(policy, params, batch))
+
+
+def activation_bytes(policy: Policy, params: Any, batch: Batch) -> int:
+    """What the backward pass keeps of each row, found from shapes alone."""
+
+    def kept(rows):
+        few = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
+
+        def residuals(params, carry, obs, episode_start):
+            return jax.vjp(lambda p: policy.apply(p, carry, obs, episode_start)[1:], params)[1]
+
+        return nbytes(jax.eval_shape(residuals, params, few.carry, few.obs, few.episode_start))
+
+    return kept(2) - kept(1)
 
 
 def mean_over_chunks(function: Callable[[Any], Any], batch: Any, size: int) -> Any:
@@ -171,7 +200,7 @@ def optimize(
         params: the policy's parameters.
         opt_state: of `optimizer`, over the packed parameters.
         objective_state: what the objective remembers.
-        batch: [B] transitions.
+        batch: [B] rows, transitions or sequences.
         key: consumed.
         axis_name: mesh axis over which the batch is spread, or None.
 
@@ -179,6 +208,7 @@ def optimize(
         Parameters, optimizer state, and means of the loss parts over the steps that counted.
     """
     packed, unpack = pack(params)
+    chunk = chunk_rows(policy, config, params, batch)
     transform = optimizer(hyper)
 
     def packed_loss(packed, chunk):
@@ -187,7 +217,7 @@ def optimize(
     def gradient_step(progress: Progress, rows):
         minibatch = take(batch, rows, config, axis_name)
         gradient = partial(jax.value_and_grad(packed_loss, has_aux=True), progress.params)
-        means = mean_over_chunks(gradient, minibatch, chunk_size(config))
+        means = mean_over_chunks(gradient, minibatch, chunk)
         (total, parts), grad = across(means, axis_name)
         parts["grad_norm"] = optax.tree.norm(grad)
 
@@ -206,7 +236,8 @@ def optimize(
         parts = jax.tree.map(lambda x: jnp.where(counts, x, 0.0), parts)
         return Progress(new[0], new[1], stopped), (parts, tallies)
 
-    rows = minibatch_indices(key, config.batch_size, config.num_epochs, config.num_minibatches)
+    size = len(batch.advantage)
+    rows = minibatch_indices(key, size, config.num_epochs, config.num_minibatches)
     start = Progress(packed, opt_state, jnp.bool_(False))
     end, (parts, tallies) = jax.lax.scan(gradient_step, start, rows)
     tallies = {name: jnp.sum(t, dtype=jnp.int32) for name, t in tallies.items()}

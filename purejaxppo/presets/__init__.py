@@ -8,6 +8,18 @@ from typing import Any
 
 from purejaxppo.validation import ConfigError, nearest
 
+# what makes PPO another algorithm
+
+A2C: dict[str, Any] = dict(
+    objective="policy_gradient", advantage="n_step", n_step=5, num_envs=16, num_steps=5,
+    num_epochs=1, num_minibatches=1, learning_rate=7e-4, advantage_normalization="none",
+    entropy_coef=0.01,
+)  # fmt: skip
+REINFORCE: dict[str, Any] = dict(
+    objective="policy_gradient", advantage="monte_carlo", num_envs=8, num_steps=125,
+    num_epochs=1, num_minibatches=1, learning_rate=3e-3, advantage_normalization="none",
+)  # fmt: skip
+
 
 def names() -> list[str]:
     """The presets that exist."""

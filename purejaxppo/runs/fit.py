@@ -19,8 +19,9 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.backend import compiler_options
 from purejaxppo.config import PPOConfig, as_config
-from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy
+from purejaxppo.ppo.records import Learner, LearnerState, Metrics
 from purejaxppo.runs.devices import SEEDS, seed_mesh
+from purejaxppo.setup import OwnPolicy
 from purejaxppo.train import make_learner
 
 SECONDS_PER_CHUNK = 0.5
@@ -52,7 +53,7 @@ def fit(
     seed: int = 0,
     env: Any = None,
     env_params: Any = None,
-    policy: Policy | None = None,
+    policy: OwnPolicy = None,
     on_chunk: Callable[[int, Metrics], None] = lambda first, metrics: None,
 ) -> FitResult:
     """Trains `seeds` agents side by side in one program, in chunks of about half a second.

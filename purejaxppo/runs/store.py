@@ -15,7 +15,8 @@ import numpy as np
 from flax import struct
 
 from purejaxppo.config import PPOConfig
-from purejaxppo.ppo.records import LearnerState, Metrics, Normalizers, Policy
+from purejaxppo.ppo.records import LearnerState, Metrics, Normalizers
+from purejaxppo.setup import OwnPolicy
 from purejaxppo.train import make_learner
 from purejaxppo.validation import ConfigError
 
@@ -112,7 +113,7 @@ def save_agents(path: Path, state: LearnerState) -> None:
 
 
 def load_agents(
-    run_dir: str | Path, *, env: Any = None, policy: Policy | None = None
+    run_dir: str | Path, *, env: Any = None, policy: OwnPolicy = None
 ) -> tuple[PPOConfig, Agents]:
     """The configuration and the trained agents of a run folder, for `make_act`.
 

@@ -1,0 +1,194 @@
+"""Heads: from features to a distribution over the actions of any space, some of them forbidden."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejaxppo.envs.spaces import (
+    Discrete,
+    EnvSpec,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+    mask_of,
+)
+from purejaxppo.policies.distributions import (
+    IMPOSSIBLE,
+    Bernoulli,
+    Categorical,
+    DiagGaussian,
+    Joint,
+    MultiCategorical,
+    SquashedGaussian,
+)
+from purejaxppo.policies.layers import narrow_dot, orthogonal
+from purejaxppo.validation import ConfigError
+
+Array = jax.Array
+
+
+class ActionHead(nn.Module):
+    """The parameters of one distribution: logits, or (mean, log_std) for a Box."""
+
+    space: Space
+    state_dependent_std: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Any:
+        """[B, F] to what `distribution` reads."""
+        space = self.space
+        if isinstance(space, Discrete | MultiDiscrete):
+            return self._dense("logits", logit_count(space))(x)
+        size, shape = math.prod(space.shape), (-1, *space.shape)
+        if isinstance(space, MultiBinary):
+            return self._dense("logits", size)(x).reshape(shape)
+        mean = self._dense("mean", size)(x).reshape(shape)
+        if self.state_dependent_std:
+            return mean, self._dense("log_std", size)(x).reshape(shape)
+        log_std = self.param("log_std", nn.initializers.zeros, space.shape)
+        return mean, jnp.broadcast_to(log_std, mean.shape)
+
+    def _dense(self, name: str, size: int) -> nn.Dense:
+        return nn.Dense(size, kernel_init=orthogonal(0.01), dot_general=narrow_dot, name=name)
+
+
+def logit_count(space: Discrete | MultiDiscrete) -> int:
+    """Logits of all choices, side by side."""
+    return space.n if isinstance(space, Discrete) else sum(space.nvec)
+
+
+def distribution(spaces: Any, parameters: Any, mask: Any, squash: bool) -> Any:
+    """The distribution over actions that a network's outputs stand for.
+
+    Args:
+        spaces: action spaces, a pytree.
+        parameters: the same pytree, at each leaf: logits [..., n] for Discrete, [..., sum of nvec]
+            for MultiDiscrete, [..., *A] for MultiBinary, (mean, log_std) [..., *A] for a Box.
+        mask: what is allowed, as `check_mask` says, or None.
+        squash: tanh-squashed normal distributions for boxes.
+
+    Returns:
+        One distribution, or a `Joint` of them where the spaces are a dictionary or tuple.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(spaces)
+    parts = [
+        _distribution(space, part, mask_at(mask, path), squash)
+        for (path, space), part in zip(leaves, tree.flatten_up_to(parameters), strict=True)
+    ]
+    alone = tree == jax.tree.structure(0)
+    return parts[0] if alone else Joint(tree.unflatten(parts))
+
+
+def _distribution(space: Space, parameters: Any, mask: Any, squash: bool) -> Any:
+    mask = None if mask is None else mask.astype(bool)
+    if isinstance(space, Discrete):
+        return Categorical(forbid(parameters, mask))
+    if isinstance(space, MultiDiscrete):
+        rows, real = by_choice(space, parameters, IMPOSSIBLE), real_choices(space)
+        allowed = real if mask is None else by_choice(space, mask, False)
+        return MultiCategorical(forbid(rows, jnp.broadcast_to(allowed, rows.shape), real))
+    if isinstance(space, MultiBinary):
+        return Bernoulli(parameters, len(space.shape))
+    mean, log_std = parameters
+    gaussian = DiagGaussian(mean, jnp.broadcast_to(log_std, mean.shape), len(space.shape))
+    if not squash:
+        return gaussian
+    low, high = (np.asarray(b, np.float64).tolist() for b in (space.low, space.high))
+    return SquashedGaussian(gaussian, (_tuples(low), _tuples(high)))
+
+
+def forbid(logits: Array, mask: Array | None, real: Any = True) -> Array:
+    """Logits with IMPOSSIBLE wherever the mask is False, unless that would leave nothing.
+
+    Args:
+        logits: [..., n].
+        mask: [..., n] bool, what is allowed; None: everything.
+        real: [..., n] bool, what may be chosen if the mask allows nothing.
+    """
+    if mask is None:
+        return logits
+    empty = ~mask.any(-1, keepdims=True)
+    return jnp.where(mask | (empty & real), logits, IMPOSSIBLE)
+
+
+def by_choice(space: MultiDiscrete, x: Array, fill: Any) -> Array:
+    """Values side by side [..., sum of nvec] as rows [..., K, widest], filled up; rows as are."""
+    if x.shape[-1] != sum(space.nvec):
+        return x
+    widest = max(space.nvec)
+    lead = [(0, 0)] * (x.ndim - 1)
+    parts = jnp.split(x, np.cumsum(space.nvec)[:-1].tolist(), -1)
+    rows = [
+        jnp.pad(part, [*lead, (0, widest - part.shape[-1])], constant_values=fill) for part in parts
+    ]
+    return jnp.stack(rows, -2)
+
+
+def real_choices(space: MultiDiscrete) -> np.ndarray:
+    """[K, widest] bool: what is within each range."""
+    return np.arange(max(space.nvec)) < np.asarray(space.nvec)[:, None]
+
+
+def mask_at(mask: Any, path: tuple) -> Any | None:
+    """The part of a mask that belongs to one action of a dictionary or tuple, if there is one."""
+    for key in path:
+        name = next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
+        if mask is None or (isinstance(mask, Mapping) and name not in mask):
+            return None
+        mask = getattr(mask, name) if hasattr(key, "name") else mask[name]
+    return mask
+
+
+def check_mask(spec: EnvSpec) -> None:
+    """Raises ConfigError where the observations' action mask does not fit the actions.
+
+    It is [n] for Discrete, and [sum of nvec], or [K, n] where all ranges are alike, for
+    MultiDiscrete. For a dictionary or tuple of actions it is the same of masks; actions without
+    one in a dictionary are free.
+    """
+    mask = mask_of(spec.observation)
+    if mask is None:
+        return
+    for path, space in jax.tree_util.tree_flatten_with_path(spec.action)[0]:
+        part = mask_at(mask, path)
+        if part is None:
+            continue
+        if not isinstance(space, Discrete | MultiDiscrete):
+            raise ConfigError(f"an action mask cannot forbid part of {space}: leave it out")
+        fitting: list[tuple[int, ...]] = [(logit_count(space),)]
+        if isinstance(space, MultiDiscrete) and len(set(space.nvec)) == 1 < len(space.nvec):
+            fitting.append((len(space.nvec), space.nvec[0]))
+        if getattr(part, "shape", None) not in fitting:
+            shapes = " or ".join(str(list(shape)) for shape in fitting)
+            raise ConfigError(f"an action mask for {space} must have shape {shapes}, not {part}")
+
+
+def empty_masks(spec: EnvSpec, obs: Any) -> Array:
+    """How many choices had nothing allowed, () int32; they were made among everything.
+
+    Args:
+        spec: of the environment.
+        obs: observations with any leading axes.
+    """
+    mask, count = mask_of(obs), jnp.int32(0)
+    if mask is None:
+        return count
+    for path, space in jax.tree_util.tree_flatten_with_path(spec.action)[0]:
+        part = mask_at(mask, path)
+        if part is None:
+            continue
+        part = part.astype(bool)
+        rows = by_choice(space, part, False) if isinstance(space, MultiDiscrete) else part
+        count += jnp.sum(~rows.any(-1), dtype=jnp.int32)
+    return count
+
+
+def _tuples(x: Any) -> Any:
+    return tuple(map(_tuples, x)) if isinstance(x, list) else x

@@ -1,0 +1,152 @@
+"""Torsos: observations to features.
+
+Each part of an observation is read by its own kind, images and grids by a convolutional network;
+what they give is put side by side and goes through one MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.envs.spaces import PIXELS, Box, Discrete, MultiDiscrete, Space, without_mask
+from purejaxppo.policies.layers import convolve, orthogonal
+from purejaxppo.validation import ConfigError
+
+Array = jax.Array
+Activation = Callable[[Array], Array]
+
+GAIN = 2**0.5
+Conv = partial(nn.Conv, kernel_init=orthogonal(GAIN), conv_general_dilated=convolve)
+
+
+class MLP(nn.Module):
+    """Dense layers, each followed by a layer norm if there is one, and the activation."""
+
+    sizes: tuple[int, ...]
+    activation: Activation
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., F] to [..., sizes[-1]]."""
+        for size in self.sizes:
+            x = nn.Dense(size, kernel_init=orthogonal(GAIN))(x)
+            x = self.activation(nn.LayerNorm()(x) if self.layer_norm else x)
+        return x
+
+
+class GridCNN(nn.Module):
+    """One 3 x 3 convolution of 16 features: the MinAtar network (arXiv:1903.03176)."""
+
+    activation: Activation
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, height, width, channels] to [B, ...]."""
+        return self.activation(Conv(16, (3, 3), padding="VALID")(x))
+
+
+class NatureCNN(nn.Module):
+    """Three convolutions for images of 84 x 84 (Mnih et al. 2015, doi:10.1038/nature14236)."""
+
+    activation: Activation
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, height, width, channels] to [B, ...]."""
+        for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            conv = Conv(features, (size, size), (stride, stride), padding="VALID")
+            x = self.activation(conv(x))
+        return x
+
+
+class ImpalaCNN(nn.Module):
+    """Three stages of a convolution, a pool and two residual blocks (arXiv:1802.01561, fig. 3)."""
+
+    activation: Activation
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, height, width, channels] to [B, ...]."""
+        for features in (16, 32, 32):
+            x = nn.max_pool(Conv(features, (3, 3))(x), (3, 3), (2, 2), "SAME")
+            for _ in range(2):
+                y = Conv(features, (3, 3))(self.activation(x))
+                x = x + Conv(features, (3, 3))(self.activation(y))
+        return self.activation(x)
+
+
+IMAGE_TORSOS: dict[str, type[GridCNN] | type[NatureCNN] | type[ImpalaCNN]] = {
+    "cnn": GridCNN,
+    "nature": NatureCNN,
+    "impala": ImpalaCNN,
+}
+"""What reads [height, width, channels], by the name in `PPOConfig.torso`."""
+
+SMALLEST = {"cnn": 3, "nature": PIXELS, "impala": 3}  # height and width, by the same names
+
+
+class Torso(nn.Module):
+    """An observation, of one part or many, to features."""
+
+    spaces: tuple[Space, ...]  # of the observation's parts, without a mask
+    kind: str
+    sizes: tuple[int, ...]
+    activation: Activation
+    layer_norm: bool
+
+    @nn.compact
+    def __call__(self, obs: Any) -> Array:
+        """[B, *O] to [B, sizes[-1]]."""
+        parts = jax.tree.leaves(without_mask(obs))
+        features = [self._read(s, part) for s, part in zip(self.spaces, parts, strict=True)]
+        return MLP(self.sizes, self.activation, self.layer_norm)(jnp.concatenate(features, -1))
+
+    def _read(self, space: Space, x: Array) -> Array:
+        """[B, *O] to [B, F]."""
+        if isinstance(space, Discrete):
+            return jax.nn.one_hot(x, space.n)
+        if isinstance(space, MultiDiscrete):
+            columns = enumerate(space.nvec)
+            return jnp.concatenate([jax.nn.one_hot(x[:, i], n) for i, n in columns], -1)
+        name = torso_for(self.kind, space)
+        x = x.astype(jnp.float32)
+        if isinstance(space, Box) and space.dtype == jnp.uint8 and space.is_grid:
+            x = x / float(space.high.max())
+        if name != "mlp":
+            x = IMAGE_TORSOS[name](self.activation)(x)
+        return x.reshape(x.shape[0], -1)
+
+
+def torso_for(name: str, space: Space) -> str:
+    """What reads this part of an observation: `mlp`, or a name in IMAGE_TORSOS."""
+    if not isinstance(space, Box) or not space.is_grid:
+        return "mlp"
+    return ("nature" if space.is_image else "cnn") if name == "auto" else name
+
+
+def check_torso(name: str, observation: Any) -> None:
+    """Raises ConfigError where a torso cannot read the observations of a space."""
+    parts = jax.tree.leaves(without_mask(observation))
+    if not parts:
+        raise ConfigError("the observation holds nothing but a mask: add what it depends on")
+    if name in ("auto", "mlp"):
+        return
+    shapes = [list(part.shape) for part in parts]
+    size = SMALLEST[name]
+    if not any(isinstance(part, Box) and part.is_grid for part in parts):
+        raise ConfigError(
+            f"torso={name!r} needs observations [height, width, channels], not "
+            f"{', '.join(map(str, shapes))}: use torso='mlp'"
+        )
+    if any(torso_for(name, part) == name and min(part.shape[:2]) < size for part in parts):
+        raise ConfigError(
+            f"torso={name!r} needs images of at least {size} x {size}, not "
+            f"{', '.join(map(str, shapes))}: use torso='cnn'"
+        )

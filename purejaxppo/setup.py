@@ -1,0 +1,91 @@
+"""What a configuration stands for: environments, policy and first statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from purejaxppo.config import PPOConfig, as_config
+from purejaxppo.envs import registry
+from purejaxppo.envs.base import Environment, make_vec_env
+from purejaxppo.envs.spaces import is_measured, mask_of, without_mask
+from purejaxppo.policies.networks import Network, make_policy
+from purejaxppo.ppo.normalize import init_stats
+from purejaxppo.ppo.records import Policy, VecEnv
+from purejaxppo.validation import ConfigError, check_sequences
+
+OwnPolicy = Policy | Network | None
+"""What may be passed in place of the network that a configuration describes."""
+
+
+class Setup(NamedTuple):
+    """What a configuration stands for, made once."""
+
+    config: PPOConfig
+    env_params: Any
+    vec_env: VecEnv
+    policy: Policy
+
+
+def make_setup(
+    config: PPOConfig | Mapping[str, Any],
+    env: Environment | None = None,
+    env_params: Any = None,
+    policy: OwnPolicy = None,
+) -> Setup:
+    """Environments and policy of a configuration; those that are passed take precedence.
+
+    Raises:
+        ConfigError: the environment contradicts itself (`envs.base.make_vec_env`), the policy
+            cannot be made for it (`policies.networks.make_policy`), or an option has no effect.
+    """
+    config = as_config(config)
+    if env is None:
+        env, default_params = registry.make_env(config.env)
+    else:
+        default_params = env.default_params
+    env_params = default_params if env_params is None else env_params
+    vec_env = make_vec_env(env, env_params, config.num_envs)
+    parts = jax.tree.leaves(without_mask(vec_env.spec.observation))
+    if config.normalize_observations and not any(map(is_measured, parts)):
+        raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
+    if policy is not None and config.core != "none":
+        raise ConfigError(
+            f"core={config.core!r} has no effect on a policy of your own: leave it 'none'"
+        )
+    if not isinstance(policy, Policy):
+        policy = make_policy(config, vec_env.spec, policy)
+    return Setup(with_sequences(config, policy), env_params, vec_env, policy)
+
+
+def with_sequences(config: PPOConfig, policy: Policy) -> PPOConfig:
+    """The configuration with its sequence_length filled in where the policy has a memory.
+
+    Raises:
+        ConfigError: a memory that the policy does not have, or sequences that do not fit.
+    """
+    if jax.tree.leaves(jax.eval_shape(lambda: policy.initial_carry((1,)))):
+        config = config.replace(sequence_length=config.sequence_length or config.num_steps)
+        check_sequences(config)
+    elif config.sequence_length is not None:
+        raise ConfigError(
+            f"sequence_length={config.sequence_length} has no effect without a memory: use it "
+            "with core='gru', or leave it None"
+        )
+    return config
+
+
+def init_obs_stats(observation: Any) -> Any:
+    """Statistics of what is measured in an observation; None for images, bits, names and masks.
+
+    Args:
+        observation: spaces, a pytree (`EnvSpec.observation`).
+    """
+    masks = list(map(id, jax.tree.leaves(mask_of(observation))))
+
+    def of(space):
+        return init_stats(space.shape) if is_measured(space) and id(space) not in masks else None
+
+    return jax.tree.map(of, observation)
