@@ -7,7 +7,6 @@ Each reads sequences [B, L, F] from the carry that they began with, and forgets 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,27 +19,92 @@ from purejaxppo.policies.torsos import GAIN
 Array = jax.Array
 
 
-class Recurrent(nn.Module):
-    """A cell of flax, stepped through time."""
+class GRU(nn.Module):
+    """A gated recurrent unit.
+
+    r, z = sigmoid(W x + b + U h), n = tanh(W_n x + b_n + r (U_n h)), h' = z h + (1 - z) n. What
+    depends on the input alone is computed for all steps at once.
+
+    Reference: Cho et al., arXiv:1406.1078; r inside as in cuDNN.
+    """
 
     size: int
-    cell: type[nn.GRUCell] | type[nn.OptimizedLSTMCell]
+
+    @nn.compact
+    def __call__(self, carry: Array, x: Array, episode_start: Array) -> tuple[Array, Array]:
+        """([B, H] carry, [B, L, F], [B, L] bool) to (carry after the last step, [B, L, H])."""
+        driven = nn.Dense(3 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
+        recurrent = self.param("recurrent", _blocks(3), (self.size, 3 * self.size))
+        keep = self.param("keep", _log_times, (self.size,))
+
+        def step(h, inputs):
+            driven, start = inputs
+            h = jnp.where(start[:, None], 0.0, h)
+            r_x, z_x, n_x = jnp.split(driven, 3, -1)
+            r_h, z_h, n_h = jnp.split(h @ recurrent, 3, -1)
+            z = jax.nn.sigmoid(z_x + z_h + keep[None])
+            n = jnp.tanh(n_x + jax.nn.sigmoid(r_x + r_h) * n_h)
+            h = z * h + (1.0 - z) * n
+            return h, h
+
+        return _over_time(step, carry, driven, episode_start)
+
+
+class LSTM(nn.Module):
+    """A long short-term memory.
+
+    i, f, o = sigmoid(W x + b + U h), g = tanh(W_g x + b_g + U_g h), c' = f c + i g,
+    h' = o tanh(c').
+
+    Reference: Hochreiter and Schmidhuber 1997; forget gate of Gers et al. 2000.
+    """
+
+    size: int
 
     @nn.compact
     def __call__(self, carry: Any, x: Array, episode_start: Array) -> tuple[Any, Array]:
-        """([B, H] carry, [B, L, F], [B, L] bool) to (carry after the last step, [B, L, H])."""
+        """((c, h) [B, H], [B, L, F], [B, L] bool) to ((c, h) after the last step, [B, L, H])."""
+        driven = nn.Dense(4 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
+        recurrent = self.param("recurrent", _blocks(4), (self.size, 4 * self.size))
+        keep = self.param("keep", _log_times, (self.size,))
 
-        def step(cell, carry, inputs):
-            x, start = inputs
-            return cell(jax.tree.map(lambda h: jnp.where(start[:, None], 0.0, h), carry), x)
+        def step(carry, inputs):
+            driven, start = inputs
+            c, h = (jnp.where(start[:, None], 0.0, x) for x in carry)
+            i, f, o, g = jnp.split(driven + h @ recurrent, 4, -1)
+            write = jax.nn.sigmoid(i - keep[None]) * jnp.tanh(g)
+            c = jax.nn.sigmoid(f + keep[None]) * c + write
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (c, h), h
 
-        cell = self.cell(
-            self.size, kernel_init=orthogonal(1.0), recurrent_kernel_init=orthogonal(1.0)
-        )
-        over_time = nn.scan(
-            step, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
-        )
-        return over_time(cell, carry, (x, episode_start))
+        return _over_time(step, carry, driven, episode_start)
+
+
+def _over_time(step: Callable, carry: Any, driven: Array, episode_start: Array) -> Any:
+    """Scans over the second axis."""
+    carry, h = jax.lax.scan(step, carry, (driven.swapaxes(0, 1), episode_start.swapaxes(0, 1)))
+    return carry, h.swapaxes(0, 1)
+
+
+def _blocks(count: int) -> Callable[..., Array]:
+    """Orthogonal matrices side by side."""
+
+    def init(key: Array, shape: tuple[int, ...]) -> Array:
+        square = (shape[0], shape[0])
+        blocks = [orthogonal(1.0)(k, square) for k in jax.random.split(key, count)]
+        return jnp.concatenate(blocks, -1)
+
+    return init
+
+
+def _log_times(key: Array, shape: tuple[int, ...]) -> Array:
+    """Gate biases with which memory lasts for 1 to 100 steps, uniform in the logarithm.
+
+    sigmoid(log T) = 1 - 1 / (T + 1): what is kept of h or c in a step.
+
+    Reference: Tallec and Ollivier, arXiv:1804.11188, section 2.
+    """
+    return jax.random.uniform(key, shape, maxval=jnp.log(100.0))
 
 
 class LinearRecurrence(nn.Module):
@@ -84,8 +148,8 @@ def _decays(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 CORES: dict[str, Callable[..., nn.Module]] = {
-    "gru": partial(Recurrent, cell=nn.GRUCell),
-    "lstm": partial(Recurrent, cell=nn.OptimizedLSTMCell),
+    "gru": GRU,
+    "lstm": LSTM,
     "linear": LinearRecurrence,
 }
 """Memory by the name in `PPOConfig.core`, made with its size."""
