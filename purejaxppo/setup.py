@@ -20,6 +20,11 @@ OwnPolicy = Policy | Network | None
 """What may be passed in place of the network that a configuration describes."""
 
 
+# what a network, or a policy, in place of the configured one must do itself
+_OF_NETWORK = ("core", "core_size", "state_dependent_std")
+_OF_POLICY = (*_OF_NETWORK, "squash_actions")
+
+
 class Setup(NamedTuple):
     """What a configuration stands for, made once."""
 
@@ -51,13 +56,23 @@ def make_setup(
     parts = jax.tree.leaves(without_mask(vec_env.spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
-    if policy is not None and config.core != "none":
-        raise ConfigError(
-            f"core={config.core!r} has no effect on a policy of your own: leave it 'none'"
-        )
+    if policy is not None:
+        _check_idle(config, _OF_POLICY if isinstance(policy, Policy) else _OF_NETWORK)
     if not isinstance(policy, Policy):
         policy = make_policy(config, vec_env.spec, policy)
     return Setup(with_sequences(config, policy), env_params, vec_env, policy)
+
+
+def _check_idle(config: PPOConfig, names: tuple[str, ...]) -> None:
+    """Raises ConfigError if any of these, which only a network of ours obeys, is set."""
+    default = PPOConfig()
+    idle = [name for name in names if getattr(config, name) != getattr(default, name)]
+    if idle:
+        changes = ", ".join(f"{name}={getattr(default, name)!r}" for name in idle)
+        raise ConfigError(
+            f"{', '.join(idle)} would have no effect on a policy of your own: use "
+            f"config.replace({changes})"
+        )
 
 
 def with_sequences(config: PPOConfig, policy: Policy) -> PPOConfig:

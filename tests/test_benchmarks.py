@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALL = "--total-timesteps 512"
 SMOKE = {
     "breakdown.py": "--shapes a --rounds 2",
+    "memory.py": "--cores none linear --seeds 2 --total-timesteps 4096",
     "peers.py": f"--shapes a --peers none --rounds 2 {SMALL}",
     "scaling.py": "--kinds environments --largest-environments 16 --updates 1 --rounds 2",
     "scores.py": "--runs CartPole-v1,\\ classic --seeds 2 --total-timesteps 4096",
@@ -22,7 +23,7 @@ SMOKE = {
     "time_limits.py": "--shapes 4\\ x\\ 128 --total-timesteps 1024 --pairs 2",
     "time_to_score.py": "--arms ours --envs CartPole-v1 --repeats 1 --max-steps 10000 --episodes 2",
 }
-SLOW = {"breakdown.py", "scaling.py", "shuffle.py", "throughput.py", "time_to_score.py"}
+SLOW = {"breakdown.py", "memory.py", "scaling.py", "shuffle.py", "throughput.py", "time_to_score.py"}
 
 
 def run(script, *args):

@@ -100,7 +100,7 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
             actions, a mask does not fit them, or the module returns something else.
     """
     check_mask(spec)
-    _check_distribution(config, spec, network)
+    _check_distribution(config, spec)
     module = _build(config, spec) if network is None else Memoryless(network)
     if isinstance(module, Memoryless):
         _check_network(module, spec)
@@ -147,16 +147,11 @@ def _lead(tree: Any, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda x: x.reshape(*new, *x.shape[len(old) :]), tree)
 
 
-def _check_distribution(config: PPOConfig, spec: EnvSpec, network: Network | None) -> None:
+def _check_distribution(config: PPOConfig, spec: EnvSpec) -> None:
     boxes = any(isinstance(space, Box) for space in jax.tree.leaves(spec.action))
     for name in ("squash_actions", "state_dependent_std"):
         if getattr(config, name) and not boxes:
             raise ConfigError(f"{name}=True has no effect on actions {spec.action}: leave it False")
-    if network is not None and config.state_dependent_std:
-        raise ConfigError(
-            "state_dependent_std=True has no effect with a network of one's own: let it return "
-            "(mean, log_std) as it should be"
-        )
 
 
 def _check_network(module: Memoryless, spec: EnvSpec) -> None:
