@@ -100,8 +100,9 @@ def make_act(
         raise ConfigError("this policy has a memory: use make_actor, which passes it in and out")
 
     def act(key: Array, obs: Any) -> Any:
+        obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
         first, space = jax.tree.leaves(obs)[0], jax.tree.leaves(spec.observation)[0]
-        lead = jnp.shape(first)[: jnp.ndim(first) - len(space.shape)]
+        lead = first.shape[: first.ndim - len(space.shape)]
         return actor.act(key, actor.initial_carry(lead), obs, jnp.ones(lead, bool))[1]
 
     return act

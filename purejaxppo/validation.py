@@ -120,9 +120,9 @@ def check(config: PPOConfig) -> None:
         raise ConfigError(
             f"hidden_sizes={config.hidden_sizes} must be one or more positive widths: use (64, 64)"
         )
-    _check_sizes(config)
     if config.core != "none":
         check_sequences(config)
+    _check_sizes(config)
     several = (
         lambda c: c.num_epochs * c.num_minibatches > 1,
         "more than one gradient step per update (num_epochs=4)",
@@ -198,24 +198,27 @@ def _check_sizes(config: PPOConfig) -> None:
 def check_sequences(config: PPOConfig) -> None:
     """Raises ConfigError where the sequences that a memory is trained on do not fit."""
     steps, length = config.num_steps, config.sequence_length or config.num_steps
+    parts = config.num_minibatches
     if steps % length:
-        best = min(_divisors(steps), key=lambda n: abs(n - length))
+        fitting = [n for n in _divisors(steps) if config.batch_size // n % parts == 0]
+        best = min(fitting or _divisors(steps), key=lambda n: abs(n - length))
         raise ConfigError(f"sequence_length={length} must divide num_steps={steps}: use {best}")
     sequences = config.batch_size // length
-    if sequences % config.num_minibatches:
-        best = min(_divisors(sequences), key=lambda m: abs(m - config.num_minibatches))
+    if sequences % parts:
+        alone = config.advantage_normalization == "minibatch" and length == 1
+        fitting = [m for m in _divisors(sequences) if sequences // m > alone] or [1]
+        best = min(fitting, key=lambda m: abs(m - parts))
         raise ConfigError(
-            f"num_minibatches={config.num_minibatches} must divide the num_envs * num_steps / "
+            f"num_minibatches={parts} must divide the num_envs * num_steps / "
             f"sequence_length = {sequences} sequences of a rollout: use {best}"
         )
     chunk = config.chunk_size
-    if chunk is not None and chunk % length:
-        best = min(
-            (length * m for m in _divisors(sequences // config.num_minibatches)),
-            key=lambda n: abs(n - chunk),
-        )
+    multiples = [length * m for m in _divisors(sequences // parts)]
+    if chunk is not None and chunk not in multiples:
+        best = min(multiples, key=lambda n: abs(n - chunk))
         raise ConfigError(
-            f"chunk_size={chunk} must be a multiple of sequence_length={length}: use {best}"
+            f"chunk_size={chunk} must be a multiple of sequence_length={length} that divides the "
+            f"minibatch of {max(multiples)}: use {best}"
         )
 
 

@@ -23,7 +23,14 @@ SMOKE = {
     "time_limits.py": "--shapes 4\\ x\\ 128 --total-timesteps 1024 --pairs 2",
     "time_to_score.py": "--arms ours --envs CartPole-v1 --repeats 1 --max-steps 10000 --episodes 2",
 }
-SLOW = {"breakdown.py", "memory.py", "scaling.py", "shuffle.py", "throughput.py", "time_to_score.py"}
+SLOW = {
+    "breakdown.py",
+    "memory.py",
+    "scaling.py",
+    "shuffle.py",
+    "throughput.py",
+    "time_to_score.py",
+}
 
 
 def run(script, *args):

@@ -83,7 +83,7 @@ def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
     state_shape = _shapes(env, env_params, spec.action)[1]
 
     def reset_one(key, params):
-        obs, env_state = env.reset_env(key, params)
+        obs, env_state, *_ = env.reset_env(key, params)  # gymnasium's habit: an info too
         # the types that a step gives (some resets give Python numbers), so that loops can carry it
         env_state = jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), env_state, state_shape)
         return EpisodeState(env_state, jnp.float32(0), jnp.int32(0)), obs
@@ -132,6 +132,8 @@ def to_bounds(spaces: Any, action: Any) -> Any:
         if isinstance(space, Box):
             low, high = (jnp.broadcast_to(b, action.shape) for b in (space.low, space.high))
             action = jnp.clip(action, low, high)
+            whole = jnp.issubdtype(space.dtype, jnp.integer)
+            action = jnp.round(action) if whole else action
         return action.astype(space.dtype) if isinstance(space, Box | MultiBinary) else action
 
     return jax.tree.map(bounded, spaces, action)
@@ -172,18 +174,15 @@ def check_spec(env: Environment, env_params: Any) -> EnvSpec:
 
 
 def _describe(tree: Any) -> str:
-    """Dtypes and shapes of arrays, or of spaces."""
-    leaves, structure = jax.tree.flatten(tree)
-    shapes = [f"{x.dtype.name}{list(x.shape)}" for x in leaves]
-    alone = structure == jax.tree.structure(0)
-    return shapes[0] if alone else f"{type(tree).__name__} of {', '.join(shapes)}"
+    """Dtypes and shapes of arrays, or of spaces, as they stand."""
+    return str(jax.tree.map(lambda x: f"{x.dtype.name}{list(x.shape)}", tree))
 
 
 def _shapes(env: Environment, env_params: Any, action: Any) -> tuple[Any, ...]:
     """Shapes of (reset obs, state, step obs, reward, terminated, truncated), nothing is run."""
 
     def once(key):
-        obs, state = env.reset_env(key, env_params)
+        obs, state, *_ = env.reset_env(key, env_params)
         after, state, reward, terminated, _ = env.step_env(key, state, zeros(action), env_params)
         flags = terminated, env.is_truncated(state, env_params)
         return obs, state, after, *map(jnp.asarray, (reward, *flags))

@@ -61,6 +61,11 @@ class Box:
     shape: tuple[int, ...]
     dtype: np.dtype
 
+    def __repr__(self) -> str:
+        """In one line, however large."""
+        bounds = f"{self.low.min()} .. {self.high.max()}" if self.low.size else "nothing"
+        return f"Box({self.dtype.name}{list(self.shape)}, {bounds})"
+
     @property
     def is_grid(self) -> bool:
         """[height, width, channels], at least 3 x 3."""
@@ -110,7 +115,8 @@ def space_of(space: Any, what: str) -> Space:
 
 def parts_of(space: Any) -> Any | None:
     """The spaces inside a dictionary, tuple or record of spaces; None for a single one."""
-    space = getattr(space, "spaces", space)
+    if type(space).__name__ != "OneOf":  # gymnasium's: one of its parts, not all of them
+        space = getattr(space, "spaces", space)
     return space if isinstance(space, Mapping | tuple | list) else None
 
 
@@ -172,7 +178,8 @@ def fields(tree: Any) -> dict[str, Any]:
     if hasattr(tree, "_fields"):
         return tree._asdict()
     if dataclasses.is_dataclass(tree) and not isinstance(tree, Space):
-        return {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree)}
+        arrays = (f for f in dataclasses.fields(tree) if f.metadata.get("pytree_node", True))
+        return {f.name: getattr(tree, f.name) for f in arrays}
     return {}
 
 

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.spaces import MASKS, Box, action_spaces, mask_of, space_of, zeros
+from purejaxppo.envs.spaces import (
+    MASKS,
+    Box,
+    action_spaces,
+    fields,
+    mask_of,
+    parts_of,
+    space_of,
+    zeros,
+)
 from purejaxppo.validation import ConfigError
 
 
@@ -47,25 +56,30 @@ class HideIndices(Wrapper):
         return self._seen(obs), *rest
 
     def observation_space(self, params: Any) -> Box:
-        """The entries that are left.
+        """The entries that are left."""
+        space = self.env.observation_space(params)
+        if parts_of(space) is None:
+            space = space_of(space, "observation")
+        if not isinstance(space, Box):
+            raise ConfigError(f"HideIndices needs a vector observation, not {space}")
+        low, high = self._seen(space.low), self._seen(space.high)
+        return Box(low, high, low.shape, np.dtype(space.dtype))
+
+    def _seen(self, x: Any) -> Any:
+        """The entries of a vector that are left.
 
         Raises:
             ConfigError: not a vector, or entries that it does not have.
         """
-        space = space_of(self.env.observation_space(params), "observation")
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise ConfigError(f"HideIndices needs a vector observation, not {space}")
-        size = space.shape[0]
-        if not set(self.indices) <= set(range(size)) or len(set(self.indices)) == size:
+        shape = getattr(x, "shape", None)
+        if shape is None or len(shape) != 1:
+            raise ConfigError(f"HideIndices needs a vector observation, not {type(x).__name__}")
+        everything = set(range(shape[0]))
+        if not set(self.indices) < everything:
             raise ConfigError(
-                f"indices {self.indices} must be some, not all, of 0 .. {size - 1}: use (0,)"
+                f"indices {self.indices} must be some, not all, of 0 .. {shape[0] - 1}: use (0,)"
             )
-        low, high = self._seen(space.low), self._seen(space.high)
-        return Box(low, high, low.shape, space.dtype)
-
-    def _seen(self, x: Any) -> Any:
-        kept = [i for i in range(x.shape[0]) if i not in self.indices]
-        return x[np.array(kept)]
+        return x[np.array(sorted(everything - set(self.indices)))]
 
 
 class MaskInObservation(Wrapper):
@@ -109,7 +123,8 @@ def mask_in_observation(env: Any, env_params: Any) -> Any:
     def once(key):
         obs, state, *infos = env.reset_env(key, env_params)
         *_, info = env.step_env(key, state, zeros(action), env_params)
-        return obs, *({n: info[n] for n in MASKS if n in info} for info in (*infos, info))
+        masks = ({n: m for n, m in fields(x).items() if n in MASKS} for x in (*infos, info))
+        return obs, *masks
 
     obs, *infos, info = jax.eval_shape(once, jax.random.key(0))
     if mask_of(obs) is not None or not info:

@@ -129,12 +129,15 @@ class LinearRecurrence(nn.Module):
         log_a = 8.0 * jax.nn.sigmoid(forget) * jax.nn.log_sigmoid(decay)[None, None]
         start = episode_start[..., None]
         a = jnp.where(start, 0.0, jnp.exp(log_a))
-        fresh = jnp.where(start, 1.0, jnp.sqrt(-jnp.expm1(2.0 * log_a)))
+        # held above 0, where the root has no slope
+        fresh = jnp.where(start, 1.0, jnp.sqrt(jnp.maximum(-jnp.expm1(2.0 * log_a), 1e-12)))
         b = fresh * jax.nn.sigmoid(write) * value
-        b = b.at[:, 0].add(a[:, 0] * carry)
+        b = b.at[:, 0].add(jnp.where(start[:, 0], 0.0, a[:, 0] * carry))
 
         def after(first, second):
-            return first[0] * second[0], second[0] * first[1] + second[1]
+            cut = second[0] == 0.0  # whatever was before, NaN included
+            kept = jnp.where(cut, 0.0, first[0]), jnp.where(cut, 0.0, first[1])
+            return kept[0] * second[0], second[0] * kept[1] + second[1]
 
         _, h = jax.lax.associative_scan(after, (a, b), axis=1)
         out = nn.Dense(self.size, kernel_init=orthogonal(GAIN), name="out")

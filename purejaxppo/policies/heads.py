@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ from purejaxppo.envs.spaces import (
     MultiBinary,
     MultiDiscrete,
     Space,
+    fields,
     mask_of,
 )
 from purejaxppo.policies.distributions import (
@@ -93,7 +93,8 @@ def _distribution(space: Space, parameters: Any, mask: Any, squash: bool) -> Any
     if isinstance(space, MultiDiscrete):
         rows, real = by_choice(space, parameters, IMPOSSIBLE), real_choices(space)
         allowed = real if mask is None else by_choice(space, mask, False)
-        return MultiCategorical(forbid(rows, jnp.broadcast_to(allowed, rows.shape), real))
+        allowed, real = (jnp.broadcast_to(x, rows.shape) for x in (allowed, real))
+        return MultiCategorical(forbid(rows, allowed, real))
     if isinstance(space, MultiBinary):
         return Bernoulli(parameters, len(space.shape))
     mean, log_std = parameters
@@ -140,9 +141,10 @@ def mask_at(mask: Any, path: tuple) -> Any | None:
     """The part of a mask that belongs to one action of a dictionary or tuple, if there is one."""
     for key in path:
         name = next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
-        if mask is None or (isinstance(mask, Mapping) and name not in mask):
-            return None
-        mask = getattr(mask, name) if hasattr(key, "name") else mask[name]
+        named: dict[Any, Any] = fields(mask)
+        if not named and isinstance(mask, tuple | list):
+            named = dict(enumerate(mask))
+        mask = named.get(name)
     return mask
 
 
@@ -151,15 +153,15 @@ def check_mask(spec: EnvSpec) -> None:
 
     It is [n] for Discrete, and [sum of nvec], or [K, n] where all ranges are alike, for
     MultiDiscrete. For a dictionary or tuple of actions it is the same of masks; actions without
-    one in a dictionary are free.
+    one are free.
     """
     mask = mask_of(spec.observation)
-    if mask is None:
-        return
+    found = 0
     for path, space in jax.tree_util.tree_flatten_with_path(spec.action)[0]:
         part = mask_at(mask, path)
         if part is None:
             continue
+        found += 1
         if not isinstance(space, Discrete | MultiDiscrete):
             raise ConfigError(f"an action mask cannot forbid part of {space}: leave it out")
         fitting: list[tuple[int, ...]] = [(logit_count(space),)]
@@ -168,6 +170,10 @@ def check_mask(spec: EnvSpec) -> None:
         if getattr(part, "shape", None) not in fitting:
             shapes = " or ".join(str(list(shape)) for shape in fitting)
             raise ConfigError(f"an action mask for {space} must have shape {shapes}, not {part}")
+    of_places = isinstance(mask, tuple | list) and not fields(mask)
+    short = of_places and len(mask or ()) != len(spec.action)
+    if short or found < len(jax.tree.leaves(mask)):
+        raise ConfigError(f"the action mask {mask} is of other actions than {spec.action}")
 
 
 def empty_masks(spec: EnvSpec, obs: Any) -> Array:

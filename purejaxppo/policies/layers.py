@@ -73,11 +73,10 @@ def convolve(
         padding: `SAME`, `VALID`, or (low, high) of both axes.
         **options: what else `nn.Conv` passes, which must be its default.
     """
-    for name in ("lhs_dilation", "rhs_dilation"):
-        if tuple(options[name]) != (1, 1):
-            raise NotImplementedError(f"{name}={options[name]}: use nn.Conv as it is")
-    if options["feature_group_count"] != 1:
-        raise NotImplementedError("grouped channels: use nn.Conv as it is")
+    plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
+    for name, value in options.items():
+        if name != "dimension_numbers" and value != plain.get(name):
+            raise NotImplementedError(f"{name}={value}: use nn.Conv as it is")
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))

@@ -9,11 +9,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.errors import FlaxError
 
 from purejaxppo.config import PPOConfig
-from purejaxppo.envs.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
+from purejaxppo.envs.spaces import Box, EnvSpec, MultiBinary, Space, mask_of, without_mask, zeros
 from purejaxppo.policies.cores import CORES, initial_carry
-from purejaxppo.policies.heads import ActionHead, check_mask, distribution
+from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_count
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.torsos import Torso, check_torso
 from purejaxppo.ppo.records import Policy
@@ -73,7 +75,10 @@ class Memoryless(nn.Module):
 
     def __call__(self, carry: Any, obs: Any, episode_start: Array) -> tuple[Any, Any, Array]:
         """As `ActorCritic`, without a memory."""
-        return carry, *self.network(obs)
+        returned = self.network(obs)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ConfigError("the network must return (parameters, value), and nothing else")
+        return carry, *returned
 
 
 def branches(shared: bool) -> tuple[str, ...]:
@@ -99,6 +104,8 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
         ConfigError: the torso cannot read these observations, an option has no effect on these
             actions, a mask does not fit them, or the module returns something else.
     """
+    if network is not None and not isinstance(network, nn.Module):
+        raise ConfigError(f"policy={network!r} must be a Policy or a linen module, such as MyNet()")
     check_mask(spec)
     _check_distribution(config, spec)
     module = _build(config, spec) if network is None else Memoryless(network)
@@ -152,34 +159,54 @@ def _check_distribution(config: PPOConfig, spec: EnvSpec) -> None:
     for name in ("squash_actions", "state_dependent_std"):
         if getattr(config, name) and not boxes:
             raise ConfigError(f"{name}=True has no effect on actions {spec.action}: leave it False")
+    for space in jax.tree.leaves(spec.action) if config.squash_actions else ():
+        if isinstance(space, Box) and not (space.low < space.high).all():
+            raise ConfigError(
+                f"squash_actions=True needs room between the bounds of {space}: leave it False"
+            )
 
 
 def _check_network(module: Memoryless, spec: EnvSpec) -> None:
     """Holds what a module returns for two observations against what it should."""
     obs, starts = zeros(spec.observation, (2,)), jnp.zeros((2, 1), bool)
-    out, variables = jax.eval_shape(
-        lambda key: module.init_with_output(key, (), obs, starts), jax.random.key(0)
-    )
-    others = sorted(set(variables) - {"params"})
-    if others:
-        raise ConfigError(f"the network has variables {others}: keep to params, such as LayerNorm")
-    _, parameters, value = out
-    if value.shape != (2,):
+    key = jax.random.key(0)
+    try:
+        variables = jax.eval_shape(lambda: module.init(key, (), obs, starts))
+        others = sorted(set(variables) - {"params"})
+        if others:
+            raise ConfigError(
+                f"the network has variables {others}: keep to params, such as LayerNorm"
+            )
+        _, parameters, value = jax.eval_shape(
+            lambda variables: module.apply(variables, (), obs, starts), variables
+        )
+    except FlaxError as error:
+        raise ConfigError(f"the network cannot be run on parameters alone: {error}") from error
+    shape = list(getattr(value, "shape", "?"))
+    if shape != [2]:
         raise ConfigError(
-            f"the network's value has shape {list(value.shape)} for 2 observations: it must be "
-            "[2], such as value[:, 0]"
+            f"the network's value has shape {shape} for 2 observations: it must be [2], such as "
+            "value[:, 0]"
         )
     try:
-        zeros_like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parameters)
-        dist = distribution(spec.action, zeros_like, None, False)
-        shape = jax.eval_shape(dist.mode), jax.eval_shape(dist.entropy)
-    except (TypeError, ValueError) as error:
-        shape = error
-    expected = jax.eval_shape(lambda: (zeros(spec.action, (2,)), jnp.zeros(2)))
-    shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in (shape, expected)]
-    if isinstance(shape, Exception) or shapes[0] != shapes[1]:
+        parts = jax.tree.structure(spec.action).flatten_up_to(parameters)
+        fits = all(map(_fits, jax.tree.leaves(spec.action), parts))
+    except ValueError:
+        fits = False
+    if not fits:
+        shapes = jax.tree.map(lambda x: list(x.shape), parameters)
         raise ConfigError(
-            f"the network's parameters {jax.tree.map(lambda x: list(x.shape), parameters)} for 2 "
-            f"observations do not describe actions {spec.action}: return logits, or (mean, "
-            "log_std) for a Box"
+            f"the network's parameters {shapes} for 2 observations do not describe actions "
+            f"{spec.action}: return logits, or (mean, log_std) for a Box"
         )
+
+
+def _fits(space: Space, parameters: Any) -> bool:
+    """Whether these, of two actions, are what `heads.distribution` reads."""
+    if isinstance(space, Box):
+        if not isinstance(parameters, tuple | list) or len(parameters) != 2:
+            return False
+        mean, log_std = (part.shape for part in parameters)
+        return mean == (2, *space.shape) == np.broadcast_shapes(mean, log_std)
+    size = space.shape if isinstance(space, MultiBinary) else (logit_count(space),)
+    return getattr(parameters, "shape", None) == (2, *size)
