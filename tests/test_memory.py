@@ -731,13 +731,13 @@ WRONG = [  # changes of the configuration, parts, what is said
     (dict(sequence_length=3), {}, "sequence_length=3 has no effect without a memory"),
     (dict(core="gru", sequence_length=4), {}, "must divide num_steps=6: use 3"),
     (dict(core="gru", num_minibatches=3), {}, "must divide .* = 4 sequences of a rollout: use 2"),
-    (dict(core="lstm", chunk_size=4), {}, "must be a multiple of sequence_length=6: use 6"),
+    (dict(core="lstm", chunk_size=4), {}, "must be a multiple of sequence_length=6 .*: use 6"),
     (dict(core="gru"), dict(policy=counting()), "core would have no effect on a policy of your"),
     (dict(squash_actions=True), dict(policy=counting()), "squash_actions would have no effect"),
     (dict(core_size=32), {}, "core_size=32 has no effect here: use it with core='gru'"),
     (dict(sequence_length=4), dict(policy=counting()), "must divide num_steps=6: use 3"),
     (dict(num_minibatches=3), dict(policy=counting()), "= 4 sequences of a rollout: use 2"),
-    (dict(chunk_size=4), dict(policy=counting()), "multiple of sequence_length=6: use 6"),
+    (dict(chunk_size=4), dict(policy=counting()), "multiple of sequence_length=6 .*: use 6"),
 ]  # fmt: skip
 
 
