@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import PPOConfig
-from purejaxppo.envs.base import Environment, to_bounds
+from purejaxppo.envs.base import Environment
+from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.spaces import to_bounds
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.ppo.records import Array, LearnerState
 from purejaxppo.setup import OwnPolicy, make_setup
@@ -35,7 +37,7 @@ def make_actor(
     state: LearnerState,
     deterministic: bool = False,
     *,
-    env: Environment | None = None,
+    env: Environment | HostEnvironment | None = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
 ) -> Actor:
@@ -73,7 +75,7 @@ def make_act(
     state: LearnerState,
     deterministic: bool = False,
     *,
-    env: Environment | None = None,
+    env: Environment | HostEnvironment | None = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
 ) -> Callable[[Array, Any], Any]:

@@ -17,7 +17,7 @@ import tyro
 
 from purejaxppo.config import Algorithm, PPOConfig
 from purejaxppo.runs.options import RunOptions
-from purejaxppo.validation import ConfigError
+from purejaxppo.validation import ConfigError, HostError
 
 USAGE = """usage: purejaxppo COMMAND ...
 
@@ -120,6 +120,9 @@ def main() -> None:
     except ConfigError as error:
         print(f"purejaxppo: {error}", file=sys.stderr)
         sys.exit(2)
+    except HostError as error:
+        print(f"purejaxppo: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("purejaxppo: interrupted", file=sys.stderr)
         sys.exit(130)

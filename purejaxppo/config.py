@@ -1,6 +1,6 @@
 """What to train: `PPOConfig` (static choices and sizes) and `Hyperparams` (traced scalars).
 
-This module needs no jax, so that the command line can show its help at once.
+Without jax, so that the command line can show its help at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import tomli_w
+
 from purejaxppo import presets, validation
+from purejaxppo.coercion import coerce
 from purejaxppo.keys import known_fields
 from purejaxppo.validation import ConfigError
 
@@ -58,6 +61,8 @@ class PPOConfig:
 
     env: str = "CartPole-v1"
     """Name of the environment; `purejaxppo envs` lists them."""
+    env_options: tuple[str, ...] = ()
+    """What its suite makes it with, as name=value; in Python a mapping: {"max_steps": 50}."""
     total_timesteps: int = 500_000
     """Environment steps in all: a multiple of num_envs * num_steps."""
     num_envs: int = 8
@@ -68,6 +73,8 @@ class PPOConfig:
     """Passes over each rollout (E)."""
     num_minibatches: int = 4
     """Gradient steps per epoch (M): a divisor of num_envs * num_steps."""
+    reset_batch: int | None = None
+    """Fresh episodes drawn at once when some are needed (K); None: num_envs for every step."""
     chunk_size: int | None = None
     """Transitions per pass through the network in a gradient step; None: chosen for the device."""
 
@@ -145,7 +152,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Brings numbers and sequences to their declared types, then checks every rule."""
         for field in dataclasses.fields(self):
-            value = validation.coerce(field.name, field.type, getattr(self, field.name))
+            value = coerce(field.name, field.type, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         validation.check(self)
 
@@ -166,13 +173,11 @@ class PPOConfig:
 
     def hyperparams(self) -> Hyperparams:
         """The traced scalars of this configuration, as floats (or None)."""
-        return Hyperparams(**{name: getattr(self, name) for name in Hyperparams._fields})
+        return Hyperparams(*(getattr(self, name) for name in Hyperparams._fields))
 
     def replace(self, **changes: Any) -> PPOConfig:
         """The same configuration with some fields changed, validated again."""
         return dataclasses.replace(self, **known_fields(type(self), changes))
-
-    # -- named algorithms ---------------------------------------------------------------------
 
     @classmethod
     def ppo(cls, **changes: Any) -> PPOConfig:
@@ -226,8 +231,6 @@ class PPOConfig:
 
     def to_toml(self, path: str | Path) -> None:
         """Writes every field to a TOML file; None is written as "none"."""
-        import tomli_w
-
         values = {k: "none" if v is None else v for k, v in self.to_dict().items()}
         Path(path).write_text(tomli_w.dumps(values), encoding="utf-8")
 
@@ -243,6 +246,5 @@ def as_config(config: PPOConfig | Mapping[str, Any]) -> PPOConfig:
         return config
     if isinstance(config, Mapping):
         return PPOConfig.from_dict(config)
-    raise ConfigError(
-        f"config is a {type(config).__name__}: pass a PPOConfig or a mapping of its fields"
-    )
+    kind = type(config).__name__
+    raise ConfigError(f"config is a {kind}: pass a PPOConfig or a mapping of its fields")

@@ -10,6 +10,7 @@ import jax
 from purejaxppo.config import PPOConfig, as_config
 from purejaxppo.envs import registry
 from purejaxppo.envs.base import Environment, make_vec_env
+from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.spaces import is_measured, mask_of, without_mask
 from purejaxppo.policies.networks import Network, make_policy
 from purejaxppo.ppo.normalize import init_stats
@@ -36,7 +37,7 @@ class Setup(NamedTuple):
 
 def make_setup(
     config: PPOConfig | Mapping[str, Any],
-    env: Environment | None = None,
+    env: Environment | HostEnvironment | None = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
 ) -> Setup:
@@ -47,12 +48,9 @@ def make_setup(
             cannot be made for it (`policies.networks.make_policy`), or an option has no effect.
     """
     config = as_config(config)
-    if env is None:
-        env, default_params = registry.make_env(config.env)
-    else:
-        default_params = env.default_params
+    made, default_params = _environment(config, env)
     env_params = default_params if env_params is None else env_params
-    vec_env = make_vec_env(env, env_params, config.num_envs)
+    vec_env = _vectorize(config, made, env_params)
     parts = jax.tree.leaves(without_mask(vec_env.spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
@@ -61,6 +59,31 @@ def make_setup(
     if not isinstance(policy, Policy):
         policy = make_policy(config, vec_env.spec, policy)
     return Setup(with_sequences(config, policy), env_params, vec_env, policy)
+
+
+def _environment(config: PPOConfig, env: Any) -> tuple[Any, Any]:
+    """The environment, passed or named, and its default parameters."""
+    options = registry.parse_options(config.env_options)
+    if env is None:
+        return registry.make_env(config.env, **options)
+    if options:
+        raise ConfigError(
+            f"env_options={list(config.env_options)} have no effect on an environment of your own: "
+            "leave them out"
+        )
+    return env, env.default_params
+
+
+def _vectorize(config: PPOConfig, env: Any, env_params: Any) -> VecEnv:
+    """N environments as one: pure ones vmapped, those of the host behind a callback."""
+    if isinstance(env, HostEnvironment):
+        if config.reset_batch is not None:
+            raise ConfigError(
+                f"reset_batch={config.reset_batch} has no effect on environments of the host: "
+                "leave it None"
+            )
+        return make_host_vec_env(env, config.num_envs)
+    return make_vec_env(env, env_params, config.num_envs, config.reset_batch)
 
 
 def _check_idle(config: PPOConfig, names: tuple[str, ...]) -> None:

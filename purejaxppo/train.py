@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 
 from purejaxppo.config import Hyperparams, PPOConfig, as_config
 from purejaxppo.envs.base import Environment
+from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.averages import across, standardize, total
@@ -42,7 +44,7 @@ from purejaxppo.setup import OwnPolicy, init_obs_stats, make_setup
 def make_learner(
     config: PPOConfig | Mapping[str, Any],
     *,
-    env: Environment | None = None,
+    env: Environment | HostEnvironment | None = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
     axis_name: str | None = None,
@@ -51,7 +53,8 @@ def make_learner(
 
     Args:
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
-        env: an environment with gymnax's 1.x interface, in place of the one that `config` names.
+        env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
+            one that `config` names.
         env_params: its parameters; None: its defaults.
         policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
             the network that `config` describes.
@@ -141,13 +144,13 @@ def make_learner(
             key=key,
         ), metrics
 
-    return Learner(init, update)
+    return Learner(init, update, vec_env.close)
 
 
 def make_train(
     config: PPOConfig | Mapping[str, Any],
     *,
-    env: Environment | None = None,
+    env: Environment | HostEnvironment | None = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
 ) -> Callable[..., TrainOutput]:
@@ -155,7 +158,8 @@ def make_train(
 
     Args:
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
-        env: an environment with gymnax's 1.x interface, in place of the one that `config` names.
+        env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
+            one that `config` names.
         env_params: its parameters; None: its defaults.
         policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
             the network that `config` describes.
@@ -175,6 +179,9 @@ def make_train(
             return learner.update(state, hyperparams, env_params)
 
         state = learner.init(key, hyperparams, env_params)
-        return TrainOutput(*jax.lax.scan(update, state, length=config.num_updates))
+        output = TrainOutput(*jax.lax.scan(update, state, length=config.num_updates))
+        if learner.close is not None:
+            io_callback(learner.close, None, ordered=True)
+        return output
 
     return train

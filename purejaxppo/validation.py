@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import sys
 import typing
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,10 @@ class ConfigError(ValueError):
     """Something the user asked for cannot be done; the message says what would."""
 
 
+class HostError(RuntimeError):
+    """An environment that runs in Python has failed; the message is its own."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A clause naming the known names nearest to `name`."""
     names = sorted(known)
@@ -29,52 +32,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(found)}?" if close else f"known: {', '.join(found)}"
 
 
-# -- types ------------------------------------------------------------------------------------
-
-
-def coerce(name: str, declared: Any, value: Any) -> Any:
-    """`value` as its declared type: 5e5 as int, 1 as float, a list as tuple, "none" as None."""
-    declared = str(declared)
-    if "None" in declared and (value is None or str(value) == "none"):
-        return None
-    kind = declared.removesuffix(" | None")
-    if kind in ("int", "float"):
-        return _number(name, kind, value)
-    if kind == "tuple[int, ...]" and isinstance(value, typing.Sequence):
-        return tuple(_number(f"{name} entry", "int", v) for v in value)
-    if kind == "bool" and isinstance(value, bool):
-        return value
-    if isinstance(value, str) and kind not in ("bool", "tuple[int, ...]"):
-        return value
-    shown = "text" if kind.startswith("Literal") else kind
-    raise ConfigError(f"{name}={value!r} must be of type {shown}")
-
-
-_LARGEST = sys.float_info.max
-
-
-def _number(name: str, kind: str, value: Any) -> int | float:
-    item = getattr(value, "item", None)  # NumPy and jax scalars
-    if item is not None and getattr(value, "ndim", 1) == 0:
-        value = item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{name}={value!r} must be a number ({kind})")
-    if not -_LARGEST <= value <= _LARGEST:  # NaN included
-        raise ConfigError(f"{name}={value} must be finite")
-    if kind == "int" and value != int(value):
-        raise ConfigError(f"{name}={value} must be a whole number: use {round(value)}")
-    return int(value) if kind == "int" else float(value)
-
-
-# -- values -----------------------------------------------------------------------------------
-
 _AT_LEAST_ONE = (
     "total_timesteps", "num_envs", "num_steps", "num_epochs", "num_minibatches", "n_step",
     "core_size",
 )  # fmt: skip
 _POSITIVE = (
     "learning_rate", "adam_eps", "max_grad_norm", "clip_eps", "adaptive_kl_target", "target_kl",
-    "value_clip_eps", "huber_delta", "chunk_size", "sequence_length",
+    "value_clip_eps", "huber_delta", "chunk_size", "sequence_length", "reset_batch",
 )  # fmt: skip
 _NOT_NEGATIVE = ("kl_coef", "value_coef", "entropy_coef")
 _FRACTION = (
@@ -165,6 +129,11 @@ def _check_sizes(config: PPOConfig) -> None:
         best = min(fitting, key=lambda m: abs(m - config.num_minibatches))
         raise ConfigError(
             f"num_minibatches={config.num_minibatches} must divide {product}: use {best}"
+        )
+    if config.reset_batch is not None and config.reset_batch > config.num_envs:
+        raise ConfigError(
+            f"reset_batch={config.reset_batch} must not exceed num_envs={config.num_envs}: use "
+            f"{config.num_envs}"
         )
     rows = config.minibatch_size
     chunk = config.chunk_size

@@ -645,6 +645,8 @@ def test_configuration_needs_no_jax():
 NUMBERS = st.sampled_from([0, 1, 3, 1000, -1, 0.0, 0.2, 0.95, 1.0, 1.5, 64.0, -0.5])
 FITTING = {
     "env": ["CartPole-v1", "Pendulum-v1"],
+    "env_options": [(), {}, ("max_steps=5",), {"max_steps": 5, "backend": "spring"}],
+    "reset_batch": [None, 1, 2, 9],
     "torso": ["auto", "mlp", "cnn", "nature", "impala"],
     "core": ["none", "gru", "lstm", "linear"],
     "core_size": [1, 8],

@@ -16,6 +16,7 @@ NAMES = [str(f.relative_to(ROOT)) for f in FILES]
 # imports go from a higher rank to a lower or equal one
 RANKS = {
     "validation": 0,
+    "coercion": 0,
     "backend": 0,
     "keys": 1,
     "presets": 1,

@@ -15,7 +15,7 @@ from gymnax.environments import spaces
 from probes import Endless, Params
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_learner, make_train
-from purejaxppo.envs.base import make_vec_env, to_bounds
+from purejaxppo.envs.base import make_vec_env
 from purejaxppo.envs.spaces import (
     Box,
     Discrete,
@@ -25,6 +25,7 @@ from purejaxppo.envs.spaces import (
     action_spaces,
     observation_spaces,
     space_of,
+    to_bounds,
     zeros,
 )
 from purejaxppo.envs.wrappers import HideIndices

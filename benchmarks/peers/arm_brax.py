@@ -9,7 +9,7 @@ import functools
 import os
 import threading
 import traceback
-from typing import Any
+from typing import Any, cast
 
 import gymnax
 import jax
@@ -39,14 +39,14 @@ class FromGymnax(Env):
 
     def step(self, state: State, action: jax.Array) -> State:
         """One step, with no time limit: Brax's own wrapper has one."""
-        env_state, carried = state.pipeline_state
+        env_state, carried = cast(Any, state.pipeline_state)
         key, carried = jax.random.split(carried)
         if self._name == "Pendulum-v1":
             action = action * self._params.max_torque
         else:
             action = (action[0] > 0).astype(jnp.int32)  # Brax knows no discrete actions
         obs, env_state, reward, done, _ = self._env.step_env(key, env_state, action, self._params)
-        return state.replace(
+        return cast(Any, state).replace(
             pipeline_state=(env_state, carried),
             obs=obs,
             reward=jnp.float32(reward),

@@ -6,22 +6,23 @@ wrapper can lose the last observation of an episode.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import struct
 
+from purejaxppo.envs.masks import mask_in_observation
 from purejaxppo.envs.spaces import (
-    Box,
     EnvSpec,
-    MultiBinary,
     action_spaces,
+    check_actions,
+    fields,
     observation_spaces,
+    to_bounds,
     zeros,
 )
-from purejaxppo.envs.wrappers import mask_in_observation
+from purejaxppo.envs.wrappers.episodes import EpisodeStatistics
 from purejaxppo.ppo.records import Array, EnvStep, VecEnv
 from purejaxppo.validation import ConfigError
 
@@ -59,84 +60,97 @@ class Environment(Protocol):
         ...
 
 
-class EpisodeState(struct.PyTreeNode):
-    """One environment's state and the episode that it is in."""
-
-    env_state: Any
-    episode_return: Array  # () float32, undiscounted, so far
-    episode_length: Array  # () int32, steps so far
-
-
-def make_vec_env(env: Environment, env_params: Any, num_envs: int) -> VecEnv:
+def make_vec_env(
+    env: Environment, env_params: Any, num_envs: int, reset_batch: int | None = None
+) -> VecEnv:
     """N copies of an environment stepped as one, each reset as soon as its episode ends.
+
+    Every episode begins from a state of its own, drawn with a key of its own; `reset_batch` changes
+    when it is drawn, not what.
 
     Args:
         env: one environment.
         env_params: parameters that fix the spaces; those of each call may differ in value.
         num_envs: N.
+        reset_batch: K; None: N fresh states are drawn for every step, and most thrown away. Else as
+            many as are needed, K at a time: for environments whose reset is dear.
 
     Raises:
         ConfigError: a space is not supported, or the environment's values contradict it.
     """
     env = mask_in_observation(env, env_params)
     spec = check_spec(env, env_params)
-    state_shape = _shapes(env, env_params, spec.action)[1]
+    shapes = _shapes(env, env_params, spec.action)
+    if not {"episode_return", "episode_length"} <= fields(shapes.info).keys():
+        env = cast(Any, EpisodeStatistics(env))
+        shapes = _shapes(env, env_params, spec.action)
 
     def reset_one(key, params):
-        obs, env_state, *_ = env.reset_env(key, params)  # gymnasium's habit: an info too
+        obs, state, *_ = env.reset_env(key, params)  # gymnasium's habit: an info too
         # the types that a step gives (some resets give Python numbers), so that loops can carry it
-        env_state = jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), env_state, state_shape)
-        return EpisodeState(env_state, jnp.float32(0), jnp.int32(0)), obs
+        return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), state, shapes.state), obs
 
-    def step_one(draw, state, action, params):
-        key, fresh = draw
+    def step_one(key, state, action, params):
         action = to_bounds(spec.action, action)
-        final_obs, env_state, reward, terminated, _ = env.step_env(
-            key, state.env_state, action, params
-        )
-        reward = jnp.asarray(reward, jnp.float32)
+        obs, state, reward, terminated, info = env.step_env(key, state, action, params)
         terminated = jnp.asarray(terminated, bool)
-        truncated = jnp.asarray(env.is_truncated(env_state, params), bool) & ~terminated
-        episode_return = state.episode_return + reward
-        episode_length = state.episode_length + 1
-        stepped = EpisodeState(env_state, episode_return, episode_length), final_obs
-
-        done = terminated | truncated
-        state, obs = jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, stepped)
-        return state, EnvStep(
-            obs, final_obs, reward, terminated, truncated, episode_return, episode_length
-        )
+        truncated = jnp.asarray(env.is_truncated(state, params), bool) & ~terminated
+        reward = jnp.asarray(reward, jnp.float32)
+        counted = info["episode_return"], info["episode_length"]
+        return state, EnvStep(obs, obs, reward, terminated, truncated, *counted)
 
     def reset(key, params):
         return jax.vmap(reset_one, (0, None))(jax.random.split(key, num_envs), params)
 
     def draw(key, params):
         key_step, key_reset = jax.random.split(key)
-        return jax.random.split(key_step, num_envs), reset(key_reset, params)
+        keys = jax.random.split(key_step, num_envs)
+        if reset_batch is None:
+            return keys, reset(key_reset, params)
+        return keys, jax.random.split(key_reset, num_envs)
 
     def step(draws, state, action, params):
-        return jax.vmap(step_one, (0, 0, 0, None))(draws, state, action, params)
+        keys, fresh = draws
+        state, after = jax.vmap(step_one, (0, 0, 0, None))(keys, state, action, params)
+        done, stepped = after.terminated | after.truncated, (state, after.final_obs)
+        if reset_batch is None:
+            state, obs = jax.tree.map(lambda a, b: _where(done, a, b), fresh, stepped)
+        else:
+            one = lambda key: reset_one(key, params)  # noqa: E731
+            state, obs = reset_in_batches(one, fresh, done, stepped, reset_batch)
+        return state, after.replace(obs=obs)
 
     return VecEnv(reset, draw, step, spec)
 
 
-def to_bounds(spaces: Any, action: Any) -> Any:
-    """The action as the environment takes it: within the bounds of each Box, in its dtype.
+def reset_in_batches(
+    reset: Callable[[Array], Any], keys: Array, done: Array, current: Any, batch: int
+) -> Any:
+    """Fresh episodes for the environments that ended, K at a time until all are served.
 
     Args:
-        spaces: action spaces, a pytree (`EnvSpec.action`).
-        action: the same pytree of arrays, with any leading axes.
+        reset: one key to one fresh episode, a pytree.
+        keys: [N], each used if its environment ended.
+        done: [N] bool.
+        current: the episodes as they are, leading axis [N].
+        batch: K.
     """
+    num_envs, num_done = len(done), done.sum()
+    ended = jnp.flatnonzero(done, size=-(-num_envs // batch) * batch, fill_value=num_envs)
 
-    def bounded(space, action):
-        if isinstance(space, Box):
-            low, high = (jnp.broadcast_to(b, action.shape) for b in (space.low, space.high))
-            action = jnp.clip(action, low, high)
-            whole = jnp.issubdtype(space.dtype, jnp.integer)
-            action = jnp.round(action) if whole else action
-        return action.astype(space.dtype) if isinstance(space, Box | MultiBinary) else action
+    def serve(loop):
+        served, current = loop
+        who = jax.lax.dynamic_slice(ended, (served,), (batch,))
+        fresh = jax.vmap(reset)(keys[who])  # beyond the last one that ended: drawn, and dropped
+        current = jax.tree.map(lambda x, f: x.at[who].set(f, mode="drop"), current, fresh)
+        return served + batch, current
 
-    return jax.tree.map(bounded, spaces, action)
+    return jax.lax.while_loop(lambda loop: loop[0] < num_done, serve, (0, current))[1]
+
+
+def _where(done: Array, a: Array, b: Array) -> Array:
+    """`jnp.where` over the leading axis."""
+    return jax.vmap(jnp.where)(done, a, b)
 
 
 def check_spec(env: Environment, env_params: Any) -> EnvSpec:
@@ -149,23 +163,19 @@ def check_spec(env: Environment, env_params: Any) -> EnvSpec:
     with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
         declared = env.observation_space(env_params)
         action = action_spaces(env.action_space(env_params))
-    for space in jax.tree.leaves(action):
-        if isinstance(space, Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
-            raise ConfigError(
-                f"action bounds {space.low.tolist()} .. {space.high.tolist()} must be finite: "
-                "declare the bounds that the environment clips to, such as -1 .. 1"
-            )
-    reset_obs, _, step_obs, *scalars = _shapes(env, env_params, action)
+    check_actions(action)
+    shapes = _shapes(env, env_params, action)
     with jax.ensure_compile_time_eval():
-        observation = observation_spaces(declared, reset_obs)
-    for where, obs in (("reset_env", reset_obs), ("step_env", step_obs)):
+        observation = observation_spaces(declared, shapes.reset_obs)
+    for where, obs in (("reset_env", shapes.reset_obs), ("step_env", shapes.step_obs)):
         got, said = _describe(obs), _describe(observation)
         if got != said or jax.tree.structure(obs) != jax.tree.structure(observation):
             raise ConfigError(
                 f"{where} returns an observation {got}, its space says {said}: "
                 "mend the one or the other"
             )
-    for name, x in zip(("reward", "terminated", "is_truncated"), scalars, strict=True):
+    for name in ("reward", "terminated", "is_truncated"):
+        x = getattr(shapes, name)
         if x.shape != ():
             raise ConfigError(
                 f"{name} is {_describe(x)}: it must be a scalar, such as x[0] or x.any()"
@@ -178,13 +188,26 @@ def _describe(tree: Any) -> str:
     return str(jax.tree.map(lambda x: f"{x.dtype.name}{list(x.shape)}", tree))
 
 
-def _shapes(env: Environment, env_params: Any, action: Any) -> tuple[Any, ...]:
-    """Shapes of (reset obs, state, step obs, reward, terminated, truncated), nothing is run."""
+class _Shapes(NamedTuple):
+    """What a reset and a step give, as shapes and dtypes."""
+
+    reset_obs: Any
+    state: Any  # after a step
+    step_obs: Any
+    reward: Any
+    terminated: Any
+    is_truncated: Any
+    info: Any
+
+
+def _shapes(env: Environment, env_params: Any, action: Any) -> _Shapes:
+    """Found by tracing: nothing is run."""
 
     def once(key):
         obs, state, *_ = env.reset_env(key, env_params)
-        after, state, reward, terminated, _ = env.step_env(key, state, zeros(action), env_params)
-        flags = terminated, env.is_truncated(state, env_params)
-        return obs, state, after, *map(jnp.asarray, (reward, *flags))
+        after, state, *paid, info = env.step_env(key, state, zeros(action), env_params)
+        scalars = map(jnp.asarray, (*paid, env.is_truncated(state, env_params)))
+        reward, terminated, truncated = scalars
+        return _Shapes(obs, state, after, reward, terminated, truncated, info)
 
     return jax.eval_shape(once, jax.random.key(0))

@@ -8,7 +8,7 @@ import gymnax
 import jax
 import numpy as np
 
-from purejaxppo.envs.wrappers import Wrapper
+from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.validation import ConfigError, nearest
 
 _DOWNLOADS = ("MNISTBandit-bsuite",)

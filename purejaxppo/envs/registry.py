@@ -2,38 +2,129 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+from collections.abc import Iterable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-from purejaxppo.envs.base import Environment
-from purejaxppo.validation import ConfigError
+from purejaxppo.validation import ConfigError, nearest
 
-SUITES = {"": "purejaxppo.envs.gymnax"}
-"""Adapter module of each suite, by the name's prefix: "" for plain names, `brax` for `brax/ant`."""
+SUITES = {
+    "": "gymnax",
+    "brax": "brax",
+    "playground": "playground",
+    "jumanji": "jumanji",
+    "craftax": "craftax",
+    "navix": "navix",
+    "xminigrid": "xminigrid",
+    "pgx": "pgx",
+    "gymnasium": "gymnasium",
+    "ale": "ale",
+    "envpool": "envpool",
+}
+"""Adapter (a module beside this one, and an extra of the package) by the prefix of a name."""
 
 
-def make_env(name: str) -> tuple[Environment, Any]:
-    """An environment and its default parameters.
+def make_env(name: str, **options: Any) -> tuple[Any, Any]:
+    """An environment and its default parameters; the same objects for equal arguments.
+
+    It is an `Environment`, or a `HostEnvironment` where a suite runs in Python.
 
     Args:
         name: a plain name (gymnax) or `suite/name`.
+        **options: what the suite takes when it makes one, such as `backend="spring"` for brax or
+            `max_steps=500`, a time limit, for most.
 
     Raises:
-        ConfigError: no such environment; the nearest names are given.
+        ConfigError: no such environment (the nearest names are given), its suite is not installed,
+            or it does not take these options.
     """
-    suite, _, rest = name.rpartition("/")
+    return _make_env(name, tuple(sorted(options.items())))
+
+
+@functools.lru_cache(maxsize=256)
+def _make_env(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
+    suite, _, rest = name.partition("/") if "/" in name else ("", "", name)
     if suite not in SUITES:
         raise ConfigError(
             f"unknown environment {name!r}: there is no suite {suite!r}; `purejaxppo envs` lists "
             "what there is, such as CartPole-v1"
         )
-    return import_module(SUITES[suite]).make_env(rest)
+    module = _adapter(suite)
+    known = module.names()
+    if rest not in known and ":" not in rest:  # gymnasium: module:id imports the module first
+        raise ConfigError(f"unknown environment {name!r}: {_nearest(suite, rest, known)}")
+    try:
+        return module.make_env(rest, **dict(options))
+    except TypeError as error:
+        if not options:
+            raise
+        given = ", ".join(f"{key}={value!r}" for key, value in options)
+        raise ConfigError(f"{name} cannot be made with {given}: {error}") from error
+
+
+def _nearest(suite: str, rest: str, known: Iterable[str]) -> str:
+    prefix = f"{suite}/" if suite else ""
+    return nearest(prefix + rest, [prefix + other for other in known])
+
+
+def _adapter(suite: str) -> ModuleType:
+    """The adapter of a suite.
+
+    Raises:
+        ConfigError: its packages are not installed.
+    """
+    try:
+        return import_module(f"purejaxppo.envs.{SUITES[suite]}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("purejaxppo"):
+            raise
+        raise ConfigError(
+            f"{suite} environments need the package {error.name}: "
+            f"pip install 'purejaxppo[{SUITES[suite]}]'"
+        ) from error
 
 
 def names() -> list[str]:
-    """Every environment that can be made."""
+    """Every environment that can be made: those of the suites that are installed."""
     found = []
-    for suite, module in SUITES.items():
+    for suite in SUITES:
         prefix = f"{suite}/" if suite else ""
-        found += [prefix + name for name in import_module(module).names()]
+        try:
+            found += [prefix + name for name in _adapter(suite).names()]
+        except ConfigError:
+            continue
     return found
+
+
+def missing() -> dict[str, str]:
+    """Suites that are not installed, and what each of them needs."""
+    found = {}
+    for suite in SUITES:
+        try:
+            _adapter(suite)
+        except ConfigError as error:
+            found[suite] = str(error)
+    return found
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """Options from `name=value` texts, values as Python writes them or else as text.
+
+    Raises:
+        ConfigError: a text without a name, or a name that is given twice.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise ConfigError(f"option {text!r} must be name=value, such as max_steps=500")
+        if name in options:
+            raise ConfigError(f"option {name!r} is given twice: keep one of {list(texts)}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options

@@ -152,6 +152,35 @@ def observation_spaces(space: Any, obs: Any) -> Any:
     return structure.unflatten(spaces)
 
 
+def check_actions(spaces: Any) -> None:
+    """Raises ConfigError if a Box of actions is unbounded."""
+    for space in jax.tree.leaves(spaces):
+        if isinstance(space, Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
+            raise ConfigError(
+                f"action bounds {space.low.tolist()} .. {space.high.tolist()} must be finite: "
+                "declare the bounds that the environment clips to, such as -1 .. 1"
+            )
+
+
+def to_bounds(spaces: Any, action: Any) -> Any:
+    """The action as the environment takes it: within the bounds of each Box, in its dtype.
+
+    Args:
+        spaces: action spaces, a pytree (`EnvSpec.action`).
+        action: the same pytree of arrays, with any leading axes.
+    """
+
+    def bounded(space, action):
+        if isinstance(space, Box):
+            low, high = (jnp.broadcast_to(b, action.shape) for b in (space.low, space.high))
+            action = jnp.clip(action, low, high)
+            whole = jnp.issubdtype(space.dtype, jnp.integer)
+            action = jnp.round(action) if whole else action
+        return action.astype(space.dtype) if isinstance(space, Box | MultiBinary) else action
+
+    return jax.tree.map(bounded, spaces, action)
+
+
 def zeros(spaces: Any, lead: tuple[int, ...] = ()) -> Any:
     """Zeros for each space of a pytree, with these leading axes."""
     return jax.tree.map(lambda space: jnp.zeros((*lead, *space.shape), space.dtype), spaces)

@@ -43,13 +43,15 @@ class VecEnv(NamedTuple):
             environment, and a fresh episode should its own end. The key is consumed. Drawn for many
             steps at once, they cost far less than one by one.
         step: `(draws, env_state, action [N, *A], env_params) -> (env_state, EnvStep)`.
-        spec: what one environment sees and does (`envs.base.EnvSpec`).
+        spec: what one environment sees and does (`envs.spaces.EnvSpec`).
+        close: `()`, ends what runs outside of the program; None where nothing does.
     """
 
     reset: Callable[..., Any]
     draw: Callable[..., Any]
     step: Callable[..., Any]
     spec: Any
+    close: Callable[[], None] | None = None
 
 
 class Learner(NamedTuple):
@@ -58,10 +60,12 @@ class Learner(NamedTuple):
     Attributes:
         init: `(key, hyperparams=None, env_params=None) -> LearnerState`. The key is consumed.
         update: `(state, hyperparams=None, env_params=None) -> (LearnerState, Metrics)`.
+        close: `()`, ends environments that run on the host; None where there are none.
     """
 
     init: Callable[..., LearnerState]
     update: Callable[..., tuple[LearnerState, Metrics]]
+    close: Callable[[], None] | None = None
 
 
 class EnvStep(struct.PyTreeNode):

@@ -43,6 +43,23 @@ def seed_mesh(seeds: int) -> Mesh:
     return jax.make_mesh((count,), (SEEDS,), (AxisType.Auto,), devices=devices[:count])
 
 
+def side_by_side(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`jax.vmap(function)`, but a single one is computed as it is.
+
+    Environments on the host cannot be vmapped, not even one of them.
+
+    Args:
+        function: of one pytree.
+    """
+
+    def run(tree: Any) -> Any:
+        if jax.tree.leaves(tree)[0].shape[0] > 1:
+            return jax.vmap(function)(tree)
+        return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], tree)))
+
+    return run
+
+
 def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] = 0):
     """`jax.vmap(function, in_axes)`, its leading axis cut into equal parts, one for each device.
 

@@ -19,10 +19,12 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.backend import compiler_options
 from purejaxppo.config import PPOConfig, as_config
+from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.ppo.records import Learner, LearnerState, Metrics
-from purejaxppo.runs.devices import SEEDS, seed_mesh
+from purejaxppo.runs.devices import SEEDS, seed_mesh, side_by_side
 from purejaxppo.setup import OwnPolicy
 from purejaxppo.train import make_learner
+from purejaxppo.validation import ConfigError
 
 SECONDS_PER_CHUNK = 0.5
 UPDATES_PER_CHUNK = 1000
@@ -75,17 +77,22 @@ def fit(
 
     Returns:
         States, metrics and times.
+
+    Raises:
+        ConfigError: see `make_learner`; or several seeds of environments that run on the host.
+        HostError: such an environment failed; its own message.
     """
     config = as_config(config)
     learner = make_learner(config, env=env, env_params=env_params, policy=policy)
+    check_seeds(learner, seeds)
     started = time.perf_counter()
     init, run_chunk = compile_run(learner, jax.random.split(jax.random.key(seed), seeds), config)
     compiled = time.perf_counter()
 
-    state, buffer = init()
     parts: list[Metrics] = []
     done, length = 0, 1
-    with stop_requests() as stop:
+    with stop_requests() as stop, closing(learner):
+        state, buffer = init()
         while done < config.num_updates and not stop:
             length = min(length, config.num_updates - done)
             chunk_started = time.perf_counter()
@@ -119,11 +126,11 @@ def compile_run(learner: Learner, keys: jax.Array, config: PPOConfig) -> tuple[C
         does n updates and leaves their metrics in the first n rows of the buffer. The arguments
         are donated, and n may differ from call to call without another compilation.
     """
-    update = jax.vmap(lambda state: learner.update(state))
+    update = side_by_side(lambda state: learner.update(state))
     rows = min(config.num_updates, UPDATES_PER_CHUNK)
 
     def start(keys):
-        state = jax.vmap(lambda key: learner.init(key))(keys)
+        state = side_by_side(lambda key: learner.init(key))(keys)
         row = jax.eval_shape(update, state)[1]
         return state, jax.tree.map(lambda m: jnp.zeros((rows, *m.shape), m.dtype), row)
 
@@ -142,9 +149,35 @@ def compile_run(learner: Learner, keys: jax.Array, config: PPOConfig) -> tuple[C
     )
     options = compiler_options()
     keys = jax.device_put(keys, NamedSharding(mesh, P(SEEDS)))
-    init = jax.jit(start, compiler_options=options).lower(keys).compile()
-    chunk = jax.jit(run_chunk, donate_argnums=(0, 1), compiler_options=options)
-    return lambda: init(keys), chunk.lower(*init.out_info, 1).compile()
+    init = jax.jit(start, compiler_options=options).lower(keys)
+    shapes = [
+        jax.tree.map(
+            lambda x, s=spec: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=NamedSharding(mesh, s)
+            ),
+            part,
+        )
+        for part, spec in zip(init.out_info, whole, strict=True)
+    ]
+    chunk = jax.jit(run_chunk, donate_argnums=(0, 1), compiler_options=options).lower(*shapes, 1)
+    compiled = init.compile()
+    return lambda: compiled(keys), chunk.compile()
+
+
+def check_seeds(learner: Learner, seeds: int) -> None:
+    """Raises ConfigError if environments on the host would be asked to run side by side."""
+    if learner.close is not None and seeds > 1:
+        raise ConfigError(f"seeds={seeds}: {ONE_AT_A_TIME}")
+
+
+@contextmanager
+def closing(learner: Learner) -> Iterator[None]:
+    """Ends the learner's environments, however the block ends."""
+    try:
+        yield
+    finally:
+        if learner.close is not None:
+            learner.close()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import jax
 from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.rollout import as_batch, collect, nbytes
 from purejaxppo.ppo.update import activation_bytes, chunk_rows
+from purejaxppo.runs.fit import check_seeds
 from purejaxppo.setup import make_setup
 from purejaxppo.train import make_learner
 
@@ -31,10 +32,16 @@ class Plan(NamedTuple):
     bytes_per_seed: int
 
 
-def make_plan(config: PPOConfig) -> Plan:
-    """Sizes of a run, from the shapes of its parts."""
+def make_plan(config: PPOConfig, seeds: int = 1) -> Plan:
+    """Sizes of a run, from the shapes of its parts.
+
+    Raises:
+        ConfigError: see `fit`.
+    """
+    learner = make_learner(config)
+    check_seeds(learner, seeds)
     config, env_params, vec_env, policy = make_setup(config)
-    state = jax.eval_shape(make_learner(config).init, jax.random.key(0))
+    state = jax.eval_shape(learner.init, jax.random.key(0))
 
     def roll(state, key):
         return collect(policy, vec_env, config.num_steps, state, env_params, key)[1]

@@ -91,7 +91,7 @@ def run_and_report(config: PPOConfig, options: RunOptions) -> int:
         keep_compiled_programs()
     else:  # not in a folder that JAX was told of either
         jax.config.update("jax_enable_compilation_cache", False)
-    plan = make_plan(config)
+    plan = make_plan(config, options.seeds)
     run_dir = store.create_run_dir(options.run_dir, config.env)
     config.to_toml(run_dir / "config.toml")
     print(plan_line(plan, config, options.seeds), flush=True)

@@ -1,85 +1,17 @@
-"""Wrappers: environments with something about them changed. Pure, and free to be combined."""
+"""Action masks that an environment gives in its `info`, moved to where policies read them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.spaces import (
-    MASKS,
-    Box,
-    action_spaces,
-    fields,
-    mask_of,
-    parts_of,
-    space_of,
-    zeros,
-)
+from purejaxppo.envs.spaces import MASKS, Box, action_spaces, fields, mask_of, zeros
+from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.validation import ConfigError
-
-
-class Wrapper:
-    """An environment as it is; subclasses change what they must."""
-
-    def __init__(self, env: Any):
-        self.env = env
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "env":  # while being copied or unpickled, before there is one
-            raise AttributeError(name)
-        return getattr(self.env, name)
-
-
-class HideIndices(Wrapper):
-    """Leaves some entries out of a vector observation.
-
-    `HideIndices(env, [1, 3])` hides the velocities of CartPole-v1, so that they must be remembered
-    from one position to the next.
-    """
-
-    def __init__(self, env: Any, indices: Sequence[int]):
-        super().__init__(env)
-        self.indices = tuple(indices)
-
-    def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
-        """A new episode: (obs, state)."""
-        obs, *rest = self.env.reset_env(key, params)
-        return self._seen(obs), *rest
-
-    def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
-        """One step: (obs, state, reward, terminated, info)."""
-        obs, *rest = self.env.step_env(key, state, action, params)
-        return self._seen(obs), *rest
-
-    def observation_space(self, params: Any) -> Box:
-        """The entries that are left."""
-        space = self.env.observation_space(params)
-        if parts_of(space) is None:
-            space = space_of(space, "observation")
-        if not isinstance(space, Box):
-            raise ConfigError(f"HideIndices needs a vector observation, not {space}")
-        low, high = self._seen(space.low), self._seen(space.high)
-        return Box(low, high, low.shape, np.dtype(space.dtype))
-
-    def _seen(self, x: Any) -> Any:
-        """The entries of a vector that are left.
-
-        Raises:
-            ConfigError: not a vector, or entries that it does not have.
-        """
-        shape = getattr(x, "shape", None)
-        if shape is None or len(shape) != 1:
-            raise ConfigError(f"HideIndices needs a vector observation, not {type(x).__name__}")
-        everything = set(range(shape[0]))
-        if not set(self.indices) < everything:
-            raise ConfigError(
-                f"indices {self.indices} must be some, not all, of 0 .. {shape[0] - 1}: use (0,)"
-            )
-        return x[np.array(sorted(everything - set(self.indices)))]
 
 
 class MaskInObservation(Wrapper):

@@ -1,0 +1,50 @@
+"""What the adapters of suites have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from purejaxppo.envs.spaces import Box
+from purejaxppo.ppo.records import Array
+
+
+class Adapter:
+    """A suite's environment: spaces that are fixed, no parameters, and no limit of its own."""
+
+    default_params: Any = ()
+
+    def __init__(self, env: Any, observation: Any, action: Any):
+        self.env = env
+        self._observation, self._action = observation, action
+
+    def observation_space(self, params: Any) -> Any:
+        """What the observations are like."""
+        return self._observation
+
+    def action_space(self, params: Any) -> Any:
+        """What the actions are like."""
+        return self._action
+
+    def is_truncated(self, state: Any, params: Any) -> Array:
+        """Never: the suite's own clock, if it has one, is replaced by `TimeLimit`."""
+        return jnp.bool_(False)
+
+
+def box(low: Any, high: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> Box:
+    """A Box with the same bounds everywhere, or with those of arrays."""
+    dtype = np.dtype(dtype)
+    low, high = (np.broadcast_to(np.asarray(bound), shape) for bound in (low, high))
+    return Box(low, high, tuple(shape), dtype)
+
+
+def anything(x: Any) -> Box:
+    """The Box of all arrays of the shape and dtype of `x`."""
+    dtype = np.dtype(x.dtype)
+    if dtype == np.bool_:
+        return box(False, True, x.shape, dtype)
+    if np.issubdtype(dtype, np.integer):
+        return box(np.iinfo(dtype).min, np.iinfo(dtype).max, x.shape, dtype)
+    return box(-np.inf, np.inf, x.shape, dtype)

@@ -1,0 +1,81 @@
+"""The Arcade Learning Environment: Atari games by ale-py's vector environment, on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ale_py.roms import get_all_rom_ids
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+
+from purejaxppo.envs.host import HostEnvironment
+
+
+class Atari(VectorWrapper):
+    """Frames as channels, and a game that waits to be reset.
+
+    ale-py resets within the step that ends an episode, and gives the last observation apart: here
+    the step shows the last one, and `reset` the first of the next.
+    """
+
+    def __init__(self, envs: AtariVectorEnv):
+        super().__init__(envs)
+        shape: Any = envs.single_observation_space.shape
+        frames, *size = shape
+        self._single_observation_space = Box(0, 255, (*size, frames), np.uint8)
+        self._first = np.empty(0)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict]:
+        """New games; with options, those of the environments whose episode has ended."""
+        if options is None:
+            self._first = self.env.reset(seed=seed)[0]
+        return np.moveaxis(self._first, 1, -1), {}
+
+    def step(self, actions: Any) -> tuple[Any, ...]:
+        """One action each."""
+        self._first, reward, terminated, truncated, info = self.env.step(actions)
+        obs, done = self._first, terminated | truncated
+        if done.any():
+            obs = obs.copy()
+            obs[done] = info["final_obs"][done]
+        return np.moveaxis(obs, 1, -1), reward, terminated, truncated, {}
+
+
+def names() -> list[str]:
+    """The games whose ROMs come with ale-py, as Gymnasium names them."""
+    return [_name(rom) for rom in sorted(get_all_rom_ids() or ())]
+
+
+def _name(rom: str) -> str:
+    return "".join(part.capitalize() for part in rom.split("_")) + "-v5"
+
+
+def make_env(
+    name: str,
+    *,
+    reward_clipping: bool = True,
+    repeat_action_probability: float = 0.25,
+    **options: Any,
+) -> tuple[HostEnvironment, Any]:
+    """One game: 4 grey frames of 84 x 84, one in four shown, sticky actions as in Gymnasium's v5.
+
+    Args:
+        name: such as `Pong-v5`.
+        reward_clipping: learn from rewards within -1 .. 1; returns are still the game's score.
+        repeat_action_probability: of the last action in place of the next (arXiv:1709.06009).
+        **options: as in `ale_py.vector_env.AtariVectorEnv`.
+    """
+    (rom,) = (rom for rom in get_all_rom_ids() or () if _name(rom) == name)
+    options |= {
+        "repeat_action_probability": repeat_action_probability,
+        "reward_clipping": False,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def make(num_envs: int) -> VectorEnv:
+        return Atari(AtariVectorEnv(rom, num_envs, **options))
+
+    env = HostEnvironment(make, f"ale/{name}", clip_rewards=reward_clipping)
+    return env, env.default_params

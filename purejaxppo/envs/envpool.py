@@ -1,0 +1,84 @@
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+"""EnvPool: many suites stepped by a pool of C++ threads, on the host, by its NumPy interface."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import envpool
+import numpy as np
+from gymnasium.spaces import Box
+
+from purejaxppo.envs.host import HostEnvironment
+
+
+class Pool:
+    """A pool as a vector environment that waits to be reset; made when its seed is known."""
+
+    def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
+        self._name, self._options = name, {**options, "num_envs": num_envs}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of bounds that lose digits
+            spec: Any = envpool.make_spec(name, **self._options)
+            space, self.single_action_space = (
+                spec.gymnasium_observation_space,
+                spec.gymnasium_action_space,
+            )
+        self._frames_first = (
+            isinstance(space, Box) and len(space.shape) == 3 and space.dtype == np.uint8
+            and space.shape[0] < min(space.shape[1:])
+        )  # fmt: skip
+        if self._frames_first:
+            space = Box(0, 255, (*space.shape[1:], space.shape[0]), np.uint8)
+        self.single_observation_space = space
+        self._pool: Any = None
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict]:
+        """New episodes; with options, for the environments in `reset_mask` only."""
+        if options is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._pool = envpool.make_gymnasium(self._name, seed=seed, **self._options)
+            self._obs = self._out(self._pool.reset()[0])
+        else:
+            ended = np.flatnonzero(options["reset_mask"]).astype(np.int32)
+            self._obs = self._obs.copy()
+            self._obs[ended] = self._out(self._pool.reset(ended)[0])
+        return self._obs, {}
+
+    def step(self, actions: Any) -> tuple[Any, ...]:
+        """One action each."""
+        obs, *rest = self._pool.step(actions)
+        self._obs = self._out(obs)
+        return self._obs, *rest
+
+    def close(self) -> None:
+        """Ends the pool's threads."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
+
+    def _out(self, obs: Any) -> Any:
+        return np.moveaxis(obs, 1, -1) if self._frames_first else obs
+
+
+def names() -> list[str]:
+    """The environments that EnvPool registers."""
+    return envpool.list_all_envs()
+
+
+def make_env(
+    name: str, *, reward_clip: bool = False, **options: Any
+) -> tuple[HostEnvironment, Any]:
+    """One environment.
+
+    Args:
+        name: such as `HalfCheetah-v4` or `Pong-v5`.
+        reward_clip: learn from rewards within -1 .. 1; returns are still those of the environment.
+        **options: as in `envpool.make`, such as `num_threads=2` or `max_episode_steps=500`.
+    """
+    env = HostEnvironment(
+        lambda num_envs: Pool(name, num_envs, options), f"envpool/{name}", clip_rewards=reward_clip
+    )
+    return env, env.default_params

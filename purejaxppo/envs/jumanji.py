@@ -1,0 +1,151 @@
+"""Jumanji: puzzles, packing and routing, most with masks of the legal actions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jumanji import registration, specs
+
+from purejaxppo.envs.adapter import Adapter, box
+from purejaxppo.envs.spaces import MASKS, Box, Discrete, MultiDiscrete, fields, mask_of
+from purejaxppo.envs.wrappers.base import Remembered, Wrapper
+from purejaxppo.envs.wrappers.episodes import TimeLimit
+from purejaxppo.validation import ConfigError
+
+NEVER = 2**30
+_DOWNLOADS = ("Sokoban-v0",)
+
+
+class Jumanji(Adapter):
+    """A Jumanji environment, its time limit taken out of what it calls the end."""
+
+    def __init__(self, env: Any):
+        observation = _space(env.observation_spec)  # before the limit, which it is bounded by, goes
+        action, self._dtype = _space(env.action_spec), env.action_spec.dtype
+        if isinstance(action, Box) and np.issubdtype(action.dtype, np.integer):
+            mask: Any = mask_of(observation)
+            agents, choices = mask.shape  # whole numbers are choices, not amounts
+            action = MultiDiscrete((choices,) * agents)
+        super().__init__(env, observation, action)
+        if hasattr(env, "time_limit"):
+            env.time_limit = NEVER
+        # jitted here, they are traced once, whoever asks
+        self._reset, self._step = jax.jit(env.reset), jax.jit(env.step)
+
+    def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
+        """A new episode: (obs, state)."""
+        state, timestep = self._reset(key)
+        return self._seen(timestep.observation), Remembered(state, jnp.bool_(False))
+
+    def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
+        """One step: (obs, state, reward, terminated, info)."""
+        env_state, timestep = self._step(state.env_state, action.astype(self._dtype))
+        terminated = timestep.last() & (timestep.discount == 0)
+        state = Remembered(env_state, timestep.last() & ~terminated)
+        return self._seen(timestep.observation), state, timestep.reward, terminated, {}
+
+    def is_truncated(self, state: Any, params: Any) -> jax.Array:
+        """Whether Jumanji cut the episode off; its time limit is left to `TimeLimit`."""
+        return state.memory
+
+    def _seen(self, observation: Any) -> Any:
+        """With the names of its parts, and the dtypes that were declared."""
+        return jax.tree.map(
+            lambda space, x: jnp.asarray(x, space.dtype), self._observation, _named(observation)
+        )
+
+
+class JointActions(Wrapper):
+    """One choice among all combinations, where a mask allows or forbids them as combinations.
+
+    A mask of the shape `nvec` cannot be kept to by choices made one by one.
+    """
+
+    def action_space(self, params: Any) -> Discrete:
+        """As many choices as there are combinations."""
+        return Discrete(math.prod(self.env.action_space(params).nvec))
+
+    def observation_space(self, params: Any) -> Any:
+        """The mask as a vector."""
+        return self._flat(
+            self.env.observation_space(params), lambda m: box(0, 1, (_size(m),), bool)
+        )
+
+    def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, ...]:
+        """A new episode: (obs, state)."""
+        obs, state = self.env.reset_env(key, params)
+        return self._flat(obs, jnp.ravel), state
+
+    def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
+        """One step: (obs, state, reward, terminated, info)."""
+        parts = jnp.unravel_index(action, self.env.action_space(params).nvec)
+        obs, *rest = self.env.step_env(key, state, jnp.stack(parts), params)
+        return self._flat(obs, jnp.ravel), *rest
+
+    def _flat(self, obs: dict[str, Any], ravel: Any) -> dict[str, Any]:
+        return {name: ravel(x) if name in MASKS else x for name, x in obs.items()}
+
+
+def _size(space: Any) -> int:
+    return math.prod(space.shape)
+
+
+def _named(observation: Any) -> Any:
+    """Records as dictionaries, at every depth."""
+    parts = fields(observation)
+    return {name: _named(part) for name, part in parts.items()} if parts else observation
+
+
+def _space(spec: Any, name: str = "") -> Any:
+    """Our spaces for a specification. A count of steps is a number, not a name."""
+    if isinstance(spec, specs.MultiDiscreteArray):
+        return MultiDiscrete(tuple(int(n) for n in np.ravel(spec.num_values)))
+    if isinstance(spec, specs.DiscreteArray):
+        n = int(spec.num_values)
+        return box(0, n, (), spec.dtype) if name == "step_count" else Discrete(n)
+    if isinstance(spec, specs.BoundedArray):
+        return box(spec.minimum, spec.maximum, spec.shape, spec.dtype)
+    if isinstance(spec, specs.Array):
+        kind = np.dtype(spec.dtype)
+        bounds = np.iinfo(kind) if np.issubdtype(kind, np.integer) else None
+        low, high = (bounds.min, bounds.max) if bounds else (-np.inf, np.inf)
+        return box(low, high, spec.shape, kind)
+    return {part: _space(inner, part) for part, inner in spec._specs.items()}
+
+
+def names() -> list[str]:
+    """The environments that Jumanji registers."""
+    return sorted(registration.registered_environments())
+
+
+def make_env(name: str, *, max_steps: int | None = None, **options: Any) -> tuple[Any, Any]:
+    """One environment; options go to its constructor.
+
+    Raises:
+        ConfigError: its rewards are those of several agents, or its data cannot be downloaded.
+    """
+    try:
+        raw = registration.make(name, **options)
+    except Exception as error:
+        if name not in _DOWNLOADS:
+            raise
+        raise ConfigError(
+            f"jumanji/{name} downloads its data when it is made, and that failed ({error}): "
+            "use it with a network, or another environment"
+        ) from error
+    if raw.reward_spec.shape:
+        raise ConfigError(
+            f"jumanji/{name} pays {raw.reward_spec.shape[0]} agents, one reward each: train on one "
+            "with a single reward, such as jumanji/Snake-v1"
+        )
+    limit = max_steps or getattr(raw, "time_limit", None)
+    env = Jumanji(raw)
+    space, mask = env.action_space(()), mask_of(env.observation_space(()))
+    if isinstance(space, MultiDiscrete) and mask is not None and mask.shape == space.nvec:
+        env = JointActions(env)
+    env = env if limit is None else TimeLimit(env, limit)
+    return env, env.default_params

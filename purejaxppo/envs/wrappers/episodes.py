@@ -1,0 +1,85 @@
+"""Wrappers that count: how long an episode may be, and what it came to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from purejaxppo.envs.spaces import fields
+from purejaxppo.envs.wrappers.base import Array, Remembered, Wrapper
+from purejaxppo.validation import ConfigError
+
+
+class TimeLimit(Wrapper):
+    """Cuts episodes off after a number of steps: truncated, not terminated.
+
+    Args:
+        env: one environment, whose own limit stays in force.
+        max_steps: steps in an episode at most.
+
+    Raises:
+        ConfigError: max_steps is below 1.
+    """
+
+    def __init__(self, env: Any, max_steps: int):
+        super().__init__(env)
+        if max_steps < 1:
+            raise ConfigError(f"max_steps={max_steps} must be at least 1, such as 1000")
+        self.max_steps = max_steps
+
+    def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
+        """A new episode: (obs, state), and an info if the environment gives one."""
+        obs, state, *info = self.env.reset_env(key, params)
+        return obs, Remembered(state, jnp.int32(0)), *info
+
+    def step_env(self, key: Array, state: Remembered, action: Any, params: Any) -> tuple[Any, ...]:
+        """One step: (obs, state, reward, terminated, info)."""
+        obs, env_state, *rest = self.env.step_env(key, state.env_state, action, params)
+        return obs, Remembered(env_state, state.memory + 1), *rest
+
+    def is_truncated(self, state: Remembered, params: Any) -> Array:
+        """Whether this limit, or the environment's own, is reached."""
+        own = jnp.asarray(self.env.is_truncated(state.env_state, params), bool)
+        return own | (state.memory >= self.max_steps)
+
+
+class EpisodeState(struct.PyTreeNode):
+    """One environment's state and the episode that it is in."""
+
+    env_state: Any
+    episode_return: Array  # () float32, undiscounted, so far
+    episode_length: Array  # () int32, steps so far
+
+
+class EpisodeStatistics(Wrapper):
+    """Adds `episode_return` and `episode_length`, this step included, to `info`.
+
+    Training reports these; where a reward wrapper goes around this one, it reports the returns of
+    the environment's own rewards.
+    """
+
+    def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
+        """A new episode: (obs, state), and an info if the environment gives one."""
+        obs, env_state, *info = self.env.reset_env(key, params)
+        return obs, EpisodeState(env_state, jnp.float32(0), jnp.int32(0)), *info
+
+    def step_env(
+        self, key: Array, state: EpisodeState, action: Any, params: Any
+    ) -> tuple[Any, ...]:
+        """One step: (obs, state, reward, terminated, info)."""
+        obs, env_state, reward, terminated, info = self.env.step_env(
+            key, state.env_state, action, params
+        )
+        reward = jnp.asarray(reward, jnp.float32)
+        counted = {
+            "episode_return": state.episode_return + reward,
+            "episode_length": state.episode_length + 1,
+        }
+        state = EpisodeState(env_state, **counted)
+        return obs, state, reward, terminated, {**fields(info), **counted}
+
+    def is_truncated(self, state: EpisodeState, params: Any) -> Array:
+        """Whether the environment's own limit is reached."""
+        return self.env.is_truncated(state.env_state, params)

@@ -1,0 +1,201 @@
+"""Wrappers that show something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejaxppo.envs.spaces import (
+    Box,
+    Discrete,
+    MultiDiscrete,
+    Space,
+    mask_of,
+    observation_spaces,
+    without_mask,
+)
+from purejaxppo.envs.wrappers.base import (
+    Array,
+    ObservationWrapper,
+    Remembered,
+    RememberingWrapper,
+    box_of,
+)
+from purejaxppo.validation import ConfigError
+
+
+class HideIndices(ObservationWrapper):
+    """Leaves some entries out of a vector observation.
+
+    `HideIndices(env, [1, 3])` hides the velocities of CartPole-v1, so that they must be remembered
+    from one position to the next.
+    """
+
+    def __init__(self, env: Any, indices: Sequence[int]):
+        super().__init__(env)
+        self.indices = tuple(indices)
+
+    def observation_space(self, params: Any) -> Box:
+        """The entries that are left."""
+        space = box_of(self.env, params, "HideIndices")
+        low, high = self.observe(space.low, params), self.observe(space.high, params)
+        return Box(low, high, low.shape, np.dtype(space.dtype))
+
+    def observe(self, obs: Any, params: Any) -> Any:
+        """The entries of a vector that are left.
+
+        Raises:
+            ConfigError: not a vector, or entries that it does not have.
+        """
+        shape = getattr(obs, "shape", None)
+        if shape is None or len(shape) != 1:
+            raise ConfigError(f"HideIndices needs a vector observation, not {type(obs).__name__}")
+        everything = set(range(shape[0]))
+        if not set(self.indices) < everything:
+            raise ConfigError(
+                f"indices {self.indices} must be some, not all, of 0 .. {shape[0] - 1}: use (0,)"
+            )
+        return obs[np.array(sorted(everything - set(self.indices)))]
+
+
+class FlattenObservation(ObservationWrapper):
+    """Makes one float32 vector of all parts of an observation, with names one-hot.
+
+    An action mask stays beside it: {"observation": ..., "action_mask": ...}.
+    """
+
+    def __init__(self, env: Any):
+        super().__init__(env)
+        self._kinds = without_mask(self._parts(env.default_params))
+
+    def observe(self, obs: Any, params: Any) -> Any:
+        """The parts side by side, in the order of the pytree's leaves."""
+        flat = jax.tree.map(_flat, self._kinds, without_mask(obs))
+        vector, mask = jnp.concatenate(jax.tree.leaves(flat)), mask_of(obs)
+        return vector if mask is None else {"observation": vector, "action_mask": mask}
+
+    def observation_space(self, params: Any) -> Any:
+        """One Box, and the mask's."""
+        parts = self._parts(params)
+        bounds = list(map(_flat_bounds, jax.tree.leaves(without_mask(parts))))
+        low, high = (np.concatenate(side).astype(np.float32) for side in zip(*bounds, strict=True))
+        box, mask = Box(low, high, low.shape, np.dtype(np.float32)), mask_of(parts)
+        return box if mask is None else {"observation": box, "action_mask": mask}
+
+    def _parts(self, params: Any) -> Any:
+        with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
+            first = jax.eval_shape(self.env.reset_env, jax.random.key(0), params)[0]
+            return observation_spaces(self.env.observation_space(params), first)
+
+
+def _flat(space: Space, x: Any) -> Array:
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
+    if isinstance(space, MultiDiscrete):
+        hot = [jax.nn.one_hot(x[i], n, dtype=jnp.float32) for i, n in enumerate(space.nvec)]
+        return jnp.concatenate(hot)
+    return jnp.ravel(x).astype(jnp.float32)
+
+
+def _flat_bounds(space: Space) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(space, Box):
+        return np.ravel(space.low), np.ravel(space.high)
+    size = {Discrete: lambda s: s.n, MultiDiscrete: lambda s: sum(s.nvec)}.get(type(space))
+    n = size(space) if size else int(np.prod(space.shape))
+    return np.zeros(n), np.ones(n)
+
+
+class NormalizeObservation(ObservationWrapper):
+    """Shows (obs - mean) / std, by default -1 .. 1 over the space's bounds, in float32.
+
+    Running statistics over all environments are an option of training
+    (`PPOConfig.normalize_observations`).
+
+    Args:
+        env: one environment with bounded observations, or with both numbers given.
+        mean: broadcast to an observation; None: the middle of the bounds.
+        std: broadcast to an observation; None: half their distance.
+    """
+
+    def __init__(self, env: Any, mean: Any = None, std: Any = None):
+        super().__init__(env)
+        self.mean, self.std = mean, std
+
+    def observe(self, obs: Any, params: Any) -> Array:
+        """The observation, shifted and scaled."""
+        obs = jnp.asarray(obs, jnp.float32)
+        mean, std = self.mean, self.std
+        if mean is None or std is None:
+            space = self.env.observation_space(params)  # its bounds may be traced
+            low, high = (jnp.asarray(b, jnp.float32) for b in (space.low, space.high))
+            mean = (low + high) / 2 if mean is None else mean
+            std = jnp.where(high > low, (high - low) / 2, 1.0) if std is None else std
+        mean, std = (jnp.broadcast_to(jnp.asarray(x, jnp.float32), obs.shape) for x in (mean, std))
+        return (obs - mean) / std
+
+    def observation_space(self, params: Any) -> Box:
+        """The bounds, shifted and scaled.
+
+        Raises:
+            ConfigError: bounds that are needed are infinite.
+        """
+        space = box_of(self.env, params, "NormalizeObservation")
+        bounded = np.isfinite(space.low).all() and np.isfinite(space.high).all()
+        if not bounded and (self.mean is None or self.std is None):
+            raise ConfigError(
+                f"NormalizeObservation needs finite bounds, not those of {space}: give mean and "
+                "std, or train with normalize_observations=True"
+            )
+        low, high = (np.broadcast_to(b, space.shape) for b in (space.low, space.high))
+        low, high = (np.asarray(self.observe(b, params)) for b in (low, high))
+        return Box(low, high, space.shape, np.dtype(np.float32))
+
+
+class FrameStack(RememberingWrapper):
+    """Shows the last observations together, the newest last; at the start the first one n times.
+
+    [D] becomes [n D], an image [H, W] becomes [H, W, n] and [H, W, C] becomes [H, W, n C].
+
+    Args:
+        env: one environment that shows a single array.
+        num_frames: n.
+
+    Raises:
+        ConfigError: num_frames is below 2.
+    """
+
+    def __init__(self, env: Any, num_frames: int):
+        super().__init__(env)
+        if num_frames < 2:
+            raise ConfigError(f"num_frames={num_frames} must be at least 2, such as 4")
+        self.num_frames = num_frames
+
+    def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
+        """A new episode: (obs, state), and an info if the environment gives one."""
+        obs, state, *info = self.env.reset_env(key, params)
+        frame = _frame(obs)
+        stack = jnp.concatenate([frame] * self.num_frames, -1)
+        return stack, Remembered(state, stack), *info
+
+    def step_env(self, key: Array, state: Remembered, action: Any, params: Any) -> tuple[Any, ...]:
+        """One step: (obs, state, reward, terminated, info)."""
+        obs, env_state, *rest = self.env.step_env(key, state.env_state, action, params)
+        frame = _frame(obs)
+        stack = jnp.concatenate([state.memory[..., frame.shape[-1] :], frame], -1)
+        return stack, Remembered(env_state, stack), *rest
+
+    def observation_space(self, params: Any) -> Box:
+        """The bounds of one observation, n times."""
+        space = box_of(self.env, params, "FrameStack")
+        low, high = (np.broadcast_to(b, space.shape) for b in (space.low, space.high))
+        low, high = (np.concatenate([_frame(b)] * self.num_frames, -1) for b in (low, high))
+        return Box(low, high, low.shape, np.dtype(space.dtype))
+
+
+def _frame(obs: Any) -> Any:
+    """One frame, with the axis that frames are put side by side along."""
+    return obs[..., None] if obs.ndim in (0, 2) else obs

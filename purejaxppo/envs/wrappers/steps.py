@@ -1,0 +1,119 @@
+"""Wrappers that change what an action does, or what it pays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.envs.spaces import action_spaces, zeros
+from purejaxppo.envs.wrappers.base import (
+    Array,
+    Remembered,
+    RememberingWrapper,
+    RewardWrapper,
+    Wrapper,
+)
+from purejaxppo.validation import ConfigError
+
+
+class StickyActions(RememberingWrapper):
+    """Repeats the previous action with a probability (Machado et al. 2018, arXiv:1709.06009).
+
+    The first action of an episode is always taken.
+
+    Args:
+        env: one environment.
+        probability: of a repetition; 0.25 is the customary one.
+
+    Raises:
+        ConfigError: the probability is not within 0 .. 1.
+    """
+
+    def __init__(self, env: Any, probability: float = 0.25):
+        super().__init__(env)
+        if not 0 <= probability <= 1:
+            raise ConfigError(f"probability={probability} must be within 0 .. 1, such as 0.25")
+        self.probability = probability
+
+    def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
+        """A new episode: (obs, state), and an info if the environment gives one."""
+        obs, state, *info = self.env.reset_env(key, params)
+        nothing = zeros(action_spaces(self.env.action_space(params)))
+        return obs, Remembered(state, (nothing, jnp.bool_(False))), *info
+
+    def step_env(self, key: Array, state: Remembered, action: Any, params: Any) -> tuple[Any, ...]:
+        """One step: (obs, state, reward, terminated, info)."""
+        key_sticks, key = jax.random.split(key)
+        previous, acted = state.memory
+        sticks = acted & jax.random.bernoulli(key_sticks, self.probability)
+        action = jax.tree.map(lambda p, a: jnp.where(sticks, p, a), previous, action)
+        obs, env_state, *rest = self.env.step_env(key, state.env_state, action, params)
+        return obs, Remembered(env_state, (action, jnp.bool_(True))), *rest
+
+
+class ActionRepeat(Wrapper):
+    """Takes every action several times and adds up the rewards; an episode's end cuts it short.
+
+    Args:
+        env: one environment.
+        times: steps of the environment in one step.
+
+    Raises:
+        ConfigError: times is below 1.
+    """
+
+    def __init__(self, env: Any, times: int):
+        super().__init__(env)
+        if times < 1:
+            raise ConfigError(f"times={times} must be at least 1, such as 4")
+        self.times = times
+
+    def step_env(self, key: Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
+        """The last of the steps: (obs, state, reward, terminated, info)."""
+        keys = jax.random.split(key, self.times)
+
+        def step(key, state):
+            obs, state, reward, terminated, info = self.env.step_env(key, state, action, params)
+            reward, terminated = jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
+            return obs, state, reward, terminated, info
+
+        def again(last, key):
+            _, state, paid, terminated, _ = last
+            over = terminated | jnp.asarray(self.env.is_truncated(state, params), bool)
+            obs, state, reward, terminated, info = step(key, state)
+            new = obs, state, paid + reward, terminated, info
+            return jax.tree.map(lambda a, b: jnp.where(over, a, b), last, new), None
+
+        return jax.lax.scan(again, step(keys[0], state), keys[1:])[0]
+
+
+class ClipReward(RewardWrapper):
+    """Clips rewards to a range, -1 .. 1 by default.
+
+    Raises:
+        ConfigError: the range is empty.
+    """
+
+    def __init__(self, env: Any, low: float = -1.0, high: float = 1.0):
+        super().__init__(env)
+        if not low < high:
+            raise ConfigError(f"low={low} must be below high={high}: use -1 and 1")
+        self.low, self.high = low, high
+
+    def pay(self, reward: Array) -> Array:
+        """The reward within the range."""
+        return jnp.clip(jnp.asarray(reward, jnp.float32), self.low, self.high)
+
+
+class ScaleReward(RewardWrapper):
+    """Multiplies rewards by a constant."""
+
+    def __init__(self, env: Any, scale: float):
+        super().__init__(env)
+        self.scale = scale
+
+    def pay(self, reward: Array) -> Array:
+        """The reward times the constant."""
+        return jnp.asarray(reward, jnp.float32) * self.scale
