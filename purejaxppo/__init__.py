@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from purejaxppo.act import Actor, make_act, make_actor
     from purejaxppo.backend import compiler_options
+    from purejaxppo.check import check_env
     from purejaxppo.config import Hyperparams, PPOConfig
+    from purejaxppo.envs.host import HostEnvironment
     from purejaxppo.envs.registry import make_env
     from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.runs.store import load_agents
     from purejaxppo.train import make_learner, make_train
-    from purejaxppo.validation import ConfigError
+    from purejaxppo.validation import ConfigError, HostError
 
 __all__ = [
     "ADVANTAGES",
@@ -25,6 +27,8 @@ __all__ = [
     "Actor",
     "ConfigError",
     "FitResult",
+    "HostEnvironment",
+    "HostError",
     "Hyperparams",
     "Learner",
     "LearnerState",
@@ -32,6 +36,7 @@ __all__ = [
     "PPOConfig",
     "Policy",
     "TrainOutput",
+    "check_env",
     "compiler_options",
     "fit",
     "load_agents",
@@ -48,7 +53,9 @@ __version__ = "0.1.0"
 _ROOMS = {
     "act": ["Actor", "make_act", "make_actor"],
     "backend": ["compiler_options"],
+    "check": ["check_env"],
     "config": ["Hyperparams", "PPOConfig"],
+    "envs.host": ["HostEnvironment"],
     "envs.registry": ["make_env"],
     "ppo.advantages": ["ADVANTAGES"],
     "ppo.objectives": ["OBJECTIVES"],
@@ -57,7 +64,7 @@ _ROOMS = {
     "runs.fit": ["FitResult", "fit"],
     "runs.store": ["load_agents"],
     "train": ["make_learner", "make_train"],
-    "validation": ["ConfigError"],
+    "validation": ["ConfigError", "HostError"],
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `purejaxppo train ENV ...` and `purejaxppo envs`.
+"""The command line: `purejaxppo train ENV`, `purejaxppo envs` and `purejaxppo check-env ENV`.
 
 Heavy imports stand inside the commands, so that help and mistakes are answered at once.
 """
@@ -21,8 +21,9 @@ from purejaxppo.validation import ConfigError, HostError
 
 USAGE = """usage: purejaxppo COMMAND ...
 
-  train ENV   train agents on an environment (purejaxppo train --help: every option)
-  envs        list the environments that can be trained
+  train ENV           train agents on an environment (purejaxppo train --help: every option)
+  envs [SUITE]        list the environments that can be trained
+  check-env ENV       hold an environment, by name or as module:object, to what training needs
 """
 
 
@@ -39,14 +40,26 @@ class TrainArgs(PPOConfig, RunOptions):
         """Leaves the fields alone: `parse_train` validates them, once the preset is known."""
 
 
-def parse(kind: type, argv: Sequence[str], default: Any = None) -> Any:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckArgs:
+    """Step an environment at random and hold what it does against what training needs."""
+
+    env: Annotated[str, tyro.conf.Positional] = dataclasses.field()
+    """A name that `purejaxppo envs` lists, or module:object, an environment or what makes one."""
+    env_options: tuple[str, ...] = ()
+    """What it is made with, as name=value."""
+    num_steps: int = 200
+    """Random steps of each of 4 copies."""
+
+
+def parse(kind: type, argv: Sequence[str], default: Any = None, command: str = "train") -> Any:
     """Reads arguments into a dataclass.
 
     Raises:
         ConfigError: they cannot be read; tyro's report, in one line.
     """
     report = io.StringIO()
-    prog = "purejaxppo train"
+    prog = f"purejaxppo {command}"
     try:
         with contextlib.redirect_stderr(report):
             return tyro.cli(kind, args=argv, prog=prog, default=default)
@@ -96,15 +109,40 @@ def envs(argv: Sequence[str]) -> int:
     from purejaxppo import presets
     from purejaxppo.envs import registry
 
-    if argv:
-        raise ConfigError(f"envs takes no arguments, not {argv[0]!r}")
+    if len(argv) > 1 or set(argv) - set(registry.SUITES):
+        suites = ", ".join(filter(None, registry.SUITES))
+        raise ConfigError(f"envs takes one suite or none, not {' '.join(argv)!r}: use {suites}")
     tuned = presets.names()
-    for name in registry.names():
+    for name in registry.names(*argv):
         print(f"{name}  (preset: {', '.join(presets.tables(name))})" if name in tuned else name)
+    for suite, what in registry.missing(*argv).items():
+        print(f"{suite}/...  ({what})")
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "envs": envs}
+def check_env(argv: Sequence[str]) -> int:
+    """`purejaxppo check-env`: returns the exit code, 1 if there are faults."""
+    args = parse(CheckArgs, argv, command="check-env")
+    from purejaxppo import check
+    from purejaxppo.envs import registry
+
+    if args.num_steps < 1:
+        raise ConfigError(f"num_steps={args.num_steps} is too small: use 200")
+    env, params = registry.find_env(args.env, **registry.parse_options(args.env_options))
+    try:
+        spec = check.check_env(env, params, num_steps=args.num_steps)
+    except ConfigError as faults:
+        print(faults, file=sys.stderr)
+        return 1
+    print(f"{args.env}: no faults\nobservation  {spec.observation}\naction       {spec.action}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "envs": envs,
+    "check-env": check_env,
+}
 
 
 def main() -> None:

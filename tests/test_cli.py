@@ -65,7 +65,17 @@ def test_json_is_valid_when_no_episode_ends(purejaxppo):
     ("argv", "words"),
     [
         ("train CartPoel-v1", "did you mean CartPole-v1"),
-        ("train brax/ant", "no suite 'brax'"),
+        ("train nosuch/ant", "no suite 'nosuch'"),
+        ("train gymnasium/CartPole-v1 --seeds 2", "cannot be vmapped"),
+        ("train CartPole-v1 --env-options max_steps", "must be name=value"),
+        ("train CartPole-v1 --env-options color=red", "cannot be made with color='red'"),
+        (
+            "train gymnasium/CartPole-v1 --reset-batch 2",
+            "has no effect on environments of the host",
+        ),
+        ("envs nosuch", "envs takes one suite or none, not 'nosuch'"),
+        ("check-env CartPole-v2", "did you mean CartPole-v1"),
+        ("check-env nowhere:Env", "cannot be made: No module named 'nowhere'"),
         ("train", "env"),
         ("trian CartPole-v1", "use train or envs"),
         ("train CartPole-v1 --num-envs 7 --preset none", "must divide"),
@@ -123,9 +133,28 @@ def test_envs_lists_what_can_be_trained(purejaxppo):
     code, out, _ = purejaxppo("envs")
     assert code == 0
     names = [line.split()[0] for line in out.splitlines()]
-    assert len(names) == 26
+    assert len([name for name in names if "/" not in name]) == 26
     assert {"CartPole-v1", "Breakout-MinAtar", "FrozenLake-misc"} <= set(names)
+    assert {"gymnasium/CartPole-v1", "pgx/2048", "brax/ant"} <= set(names)
     assert "preset" in out
+    _, out, _ = purejaxppo("envs pgx")
+    assert all(line.startswith("pgx/") for line in out.splitlines())
+
+
+def test_check_env_says_what_is_right_and_what_is_not(purejaxppo, tmp_path):
+    code, out, _ = purejaxppo("check-env CartPole-v1 --num-steps 20")
+    assert code == 0 and "no faults" in out and "Discrete(n=2)" in out
+    (tmp_path / "mine.py").write_text(
+        "from purejaxppo.envs.gymnax import make_env\n"
+        "env = make_env('CartPole-v1')[0].env\n"
+        "class Wrong(type(env)):\n"
+        "    def is_truncated(self, state, params): return state.time >= 0\n"
+    )
+    code, _, _ = purejaxppo("check-env mine:env --num-steps 20")
+    assert code == 0
+    code, _, err = purejaxppo("check-env mine:Wrong --num-steps 20")
+    assert code == 1
+    assert err == "is_truncated is True of a fresh state: count from 0\n"
 
 
 def test_help_names_every_option(purejaxppo):

@@ -349,6 +349,7 @@ def test_data_that_cannot_be_downloaded(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(gymnax, "make", offline)
+    monkeypatch.setattr(registry, "_make_env", registry._make_env.__wrapped__)  # not remembered
     with pytest.raises(ConfigError, match=r"MNISTBandit-bsuite downloads .*no route to host"):
         make_env("MNISTBandit-bsuite")
     with pytest.raises(OSError, match="no route"):  # nothing else downloads: shown as it is

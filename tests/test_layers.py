@@ -27,6 +27,7 @@ RANKS = {
     "setup": 6,
     "train": 6,
     "act": 7,
+    "check": 7,
     "runs": 8,
     "cli": 9,
 }

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import io
+import sys
+import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
@@ -77,7 +81,9 @@ def _adapter(suite: str) -> ModuleType:
         ConfigError: its packages are not installed.
     """
     try:
-        return import_module(f"purejaxppo.envs.{SUITES[suite]}")
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # what they have to say about their own imports
+            return import_module(f"purejaxppo.envs.{SUITES[suite]}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("purejaxppo"):
             raise
@@ -87,22 +93,45 @@ def _adapter(suite: str) -> ModuleType:
         ) from error
 
 
-def names() -> list[str]:
-    """Every environment that can be made: those of the suites that are installed."""
+def find_env(name: str, **options: Any) -> tuple[Any, Any]:
+    """An environment by name, or by module:object, and its default parameters.
+
+    Args:
+        name: as in `make_env`; or where an environment is, or what makes one, in Python.
+        **options: what it is made with.
+
+    Raises:
+        ConfigError: there is no such environment or object.
+    """
+    where, colon, thing = name.partition(":")
+    if not colon or "/" in name:
+        return make_env(name, **options)
+    sys.path.insert(0, "")  # as `python -m` does: the folder where the user is
+    try:
+        found = getattr(import_module(where), thing)
+        if isinstance(found, type) or options or not hasattr(found, "default_params"):
+            found = found(**options)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{name} cannot be made: {error}") from error
+    finally:
+        sys.path.remove("")
+    return found, found.default_params
+
+
+def names(*suites: str) -> list[str]:
+    """Every environment that can be made: of these suites, or of all that are installed."""
     found = []
-    for suite in SUITES:
+    for suite in suites or SUITES:
         prefix = f"{suite}/" if suite else ""
-        try:
+        with contextlib.suppress(ConfigError):
             found += [prefix + name for name in _adapter(suite).names()]
-        except ConfigError:
-            continue
     return found
 
 
-def missing() -> dict[str, str]:
-    """Suites that are not installed, and what each of them needs."""
+def missing(*suites: str) -> dict[str, str]:
+    """Those of these suites (of all, if none is named) that are not installed: what they need."""
     found = {}
-    for suite in SUITES:
+    for suite in suites or SUITES:
         try:
             _adapter(suite)
         except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from purejaxppo.validation import ConfigError, nearest
@@ -22,9 +23,17 @@ REINFORCE: dict[str, Any] = dict(
 
 
 def names() -> list[str]:
-    """The presets that exist."""
-    files = resources.files(__name__).iterdir()
-    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+    """The presets that exist; those of a suite's environments are in a folder of its name."""
+    found = _stems(resources.files(__name__))
+    for folder in resources.files(__name__).iterdir():
+        if folder.is_dir():
+            found += [f"{folder.name}/{stem}" for stem in _stems(folder)]
+    return sorted(found)
+
+
+def _stems(folder: Traversable) -> list[str]:
+    files = (f.name for f in folder.iterdir())
+    return [name.removesuffix(".toml") for name in files if name.endswith(".toml")]
 
 
 def tables(name: str) -> dict[str, dict[str, Any]]:
