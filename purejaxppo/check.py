@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -203,7 +203,7 @@ def _agreement(env: Any, params: Any, action: Any) -> Iterator[str]:
     if not _close(each[0], again, 0):
         yield "called twice with equal arguments, results differ: let them depend on the key alone"
     if not all(map(_close, each, rows)):
-        yield "under vmap, results differ from those of one environment: use jnp, not Python, on arrays"
+        yield "under vmap, results differ from those of one environment: compute with jnp alone"
     if any(bool(np.any(truncated)) for *_, truncated in each):
         yield "is_truncated is True of a fresh state: count from 0"
 
@@ -236,10 +236,10 @@ def _host_faults(env: HostEnvironment, num_steps: int) -> Iterator[str]:
         try:
             runs.append(_roll(vec_env, (), num_steps))
         finally:
-            vec_env.close()
+            cast(Any, vec_env).close()
     first, (_, after) = runs[0]
     yield from _values(spec, first, after)
-    if not _close(*runs, 0):
+    if not _close(runs[0], runs[1], 0):
         yield "two runs with equal seeds differ: let everything depend on reset's seed"
 
 

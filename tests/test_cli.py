@@ -97,7 +97,6 @@ def test_json_is_valid_when_no_episode_ends(purejaxppo):
         ("train CartPole-v1 --seed -1", "seed=-1"),
         ("train FrozenLake-misc --normalize-observations", "no meaning"),
         ("train CartPole-v1 --run-dir full", "exists and is not empty"),
-        ("envs all", "takes no arguments"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(purejaxppo, tmp_path, argv, words):
