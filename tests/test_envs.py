@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import struct
 from gymnax.environments import spaces
 from probes import Params, Probe
@@ -244,6 +245,96 @@ def test_a_state_that_holds_a_key_is_reset_with_the_rest():
     assert after.terminated.all()
     np.testing.assert_array_equal(state.env_state.level, [0.0, 0.0])
     np.testing.assert_array_equal(state.env_state.time, [0, 0])
+
+
+# -- resets in batches ------------------------------------------------------------------------
+
+
+def starts(reset_batch, num_envs=5, seeds=2):
+    """CartPole with a limit of 7, for two seeds under vmap: EnvSteps [S, T, N], NumPy."""
+    env, params = make_env("CartPole-v1")
+    params = params.replace(max_steps_in_episode=7)
+    vec_env = make_vec_env(env, params, num_envs, reset_batch)
+
+    def run(key):
+        key_reset, key = jax.random.split(key)
+
+        def step(state, key):
+            key_action, key_env = jax.random.split(key)
+            action = jax.random.randint(key_action, (num_envs,), 0, 2)
+            return vec_env.step(vec_env.draw(key_env, params), state, action, params)
+
+        state, _ = vec_env.reset(key_reset, params)
+        return jax.lax.scan(step, state, jax.random.split(key, 60))[1]
+
+    keys = jax.random.split(jax.random.key(3), seeds)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(keys))
+
+
+@pytest.fixture(scope="module")
+def all_at_once():
+    return starts(None)
+
+
+@pytest.mark.parametrize("reset_batch", [1, 2, 5])
+def test_batches_change_when_resets_are_drawn_and_not_what(all_at_once, reset_batch):
+    """Also with all five ended in one step, and with a K that does not divide their number."""
+    assert all_at_once.truncated.all(-1).any()
+    jax.tree.map(np.testing.assert_array_equal, starts(reset_batch), all_at_once)
+
+
+def test_no_state_is_given_twice_and_all_are_drawn_from_the_whole():
+    """CartPole begins uniformly within 0.05: Kolmogorov-Smirnov over some 700 starts."""
+    after = starts(3, num_envs=20, seeds=4)
+    done = after.terminated | after.truncated
+    fresh = after.obs[done]
+    assert len(fresh) > 500
+    assert len(np.unique(fresh)) == fresh.size
+    for column in fresh.T:
+        assert scipy.stats.kstest(column, "uniform", (-0.05, 0.1)).pvalue > 1e-4
+    by_env = [after.obs[:, :, n][done[:, :, n]].mean() for n in range(20)]
+    assert np.ptp(by_env) < 0.03  # no environment is served from a corner
+
+
+class KeyKeeper(Probe):
+    """Its state holds a typed key, beside a number that the key gave."""
+
+    def reset_env(self, key, params):
+        obs, state = super().reset_env(key, params)
+        return obs, {"state": state, "key": key, "drawn": jax.random.uniform(key)}
+
+    def step_env(self, key, state, action, params):
+        obs, inner, reward, terminated, info = super().step_env(key, state["state"], action, params)
+        return obs, {**state, "state": inner}, reward, terminated, info
+
+    def is_truncated(self, state, params):
+        return jnp.bool_(False)
+
+
+def test_batches_of_states_with_keys():
+    env = KeyKeeper()
+    vec_env = make_vec_env(env, env.default_params, 3, 2)
+    state, _ = vec_env.reset(jax.random.key(0), env.default_params)
+    draws = vec_env.draw(jax.random.key(1), env.default_params)
+    after, _ = vec_env.step(draws, state, jnp.zeros(3, jnp.int32), env.default_params)
+    inner = after.env_state
+    np.testing.assert_array_equal(jax.vmap(jax.random.uniform)(inner["key"]), inner["drawn"])
+    assert len(np.unique([*inner["drawn"], *state.env_state["drawn"]])) == 6
+
+
+def test_a_batch_larger_than_all_environments_is_refused():
+    with pytest.raises(ConfigError, match="reset_batch=9 must not exceed num_envs=8: use 8"):
+        PPOConfig(reset_batch=9)
+
+
+@pytest.mark.parametrize("reset_batch", [1, 4])
+def test_training_with_batches(reset_batch):
+    config = PPOConfig(num_envs=4, num_steps=50, total_timesteps=400, hidden_sizes=(8,))
+    fresh, batched = (
+        jax.jit(make_train(config.replace(reset_batch=k)))(jax.random.key(0)).metrics
+        for k in (None, reset_batch)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), fresh, batched)
 
 
 # -- what is refused --------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from purejaxppo.envs.adapter import Adapter, box
 from purejaxppo.envs.spaces import Discrete
 
 _DRAWN = (observations.rgb, observations.rgb_first_person)
+_HIGHEST_ID = 10  # the player's, as in MiniGrid; the spaces declare less, or 255
 
 
 class Navix(Adapter):
@@ -22,8 +23,7 @@ class Navix(Adapter):
     def __init__(self, env: Any):
         self._draws = env.observation_fn in _DRAWN
         first = jax.eval_shape(env.reset, jax.random.key(0)).observation
-        high = 255 if self._draws else int(np.max(env.observation_space.maximum))
-        observation = box(0, high, first.shape, np.uint8)
+        observation = box(0, 255 if self._draws else _HIGHEST_ID, first.shape, np.uint8)
         super().__init__(env, observation, Discrete(len(env.action_set)))
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
