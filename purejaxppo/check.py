@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, cast
 
 import jax
@@ -11,10 +12,26 @@ import numpy as np
 
 from purejaxppo.envs.base import make_vec_env
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
-from purejaxppo.envs.spaces import Box, EnvSpec, MultiBinary, Space, mask_of, to_bounds
+from purejaxppo.envs.purity import (
+    METHODS,
+    first_line,
+    is_key,
+    kept_by,
+    raised_in,
+    state_fault,
+    traced,
+)
+from purejaxppo.envs.spaces import (
+    Box,
+    EnvSpec,
+    MultiBinary,
+    Space,
+    mask_of,
+    to_bounds,
+)
 from purejaxppo.policies.heads import distribution, logit_count
 from purejaxppo.ppo.records import Array, EnvStep, VecEnv
-from purejaxppo.validation import ConfigError
+from purejaxppo.validation import ConfigError, HostError
 
 NUM_ENVS = 4
 
@@ -40,75 +57,56 @@ def check_env(env: Any, env_params: Any = None, *, num_steps: int = 200) -> EnvS
     if isinstance(env, HostEnvironment):
         faults = list(_host_faults(env, num_steps))
     else:
-        env_params = env.default_params if env_params is None else env_params
         faults = list(_interface_faults(env)) or list(_faults(env, env_params, num_steps))
     if faults:
         raise ConfigError("\n".join(faults))
-    is_host = isinstance(env, HostEnvironment)
-    return env.spec if is_host else make_vec_env(env, env_params, 1).spec
+    if isinstance(env, HostEnvironment):
+        return env.spec
+    return make_vec_env(env, _params(env, env_params), 1).spec
 
 
-_METHODS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space")
+def _params(env: Any, env_params: Any) -> Any:
+    return env.default_params if env_params is None else env_params
 
 
 def _interface_faults(env: Any) -> Iterator[str]:
-    for name in _METHODS:
+    if isinstance(env, type):
+        yield f"{env.__name__} is a class: pass an environment, such as {env.__name__}()"
+        return
+    for name in METHODS:
         if not callable(getattr(env, name, None)):
             yield f"{name} is missing: define it as gymnax's 1.x environments do"
     if not hasattr(env, "default_params"):
         yield "default_params is missing: a pytree of constants, or () for none"
 
 
-def _faults(env: Any, params: Any, num_steps: int) -> Iterator[str]:
+def _faults(env: Any, env_params: Any, num_steps: int) -> Iterator[str]:
     """What is wrong with a pure environment, the gravest first."""
-    kept = _kept(env)
+    params, kept = _params(env, env_params), kept_by(env)
     try:
-        reset, step = _state_shapes(env, params)
-        if reset != step:
-            yield f"the state is {reset} after reset_env, {step} after step_env: give both one form"
+        fault = state_fault(env, params)
+        if fault:
+            yield fault
             return
         vec_env = make_vec_env(env, params, NUM_ENVS)
+        traces = [traced(env, params, vec_env.spec) for _ in range(2)]
+        first, (action, after) = _roll(vec_env, params, num_steps)
+        yield from _values(vec_env.spec, first, after)
+        agreement = list(_agreement(env, params, jax.tree.map(lambda x: x[0], action)))
     except ConfigError as error:
         yield str(error)
         return
-    if _kept(env) != kept:
-        yield f"{_kept(env) ^ kept} changed while stepping: keep it in the state, or in params"
-    if _trace(env, params, vec_env.spec) != _trace(env, params, vec_env.spec):
+    except Exception as error:
+        yield f"{raised_in(error, env)} raises {type(error).__name__}: {first_line(error)}"
+        return
+    now = kept_by(env)
+    for name in kept:
+        if now.get(name, kept[name])[0] != kept[name][0]:
+            yield f"{name} changed while stepping: keep it in the state, or in params"
+    if traces[0] != traces[1]:
         yield "traced twice, the program differs: draw from the key, not from numpy or random"
-    first, (action, after) = _roll(vec_env, params, num_steps)
-    yield from _values(vec_env.spec, first, after)
-    yield from _agreement(env, params, jax.tree.map(lambda x: x[0], action))
-
-
-def _state_shapes(env: Any, params: Any) -> tuple[str, str]:
-    """Forms of the state after a reset and after a step; dtypes are left to `make_vec_env`."""
-    spec = make_vec_env(env, params, 1).spec
-
-    def states(key):
-        _, first, *_ = env.reset_env(key, params)
-        action = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec.action)
-        return first, env.step_env(key, first, action, params)[1]
-
-    def form(state):
-        leaves, tree = jax.tree.flatten(state)
-        return f"{tree} with shapes {[list(x.shape) for x in leaves]}"
-
-    first, second = jax.eval_shape(states, jax.random.key(0))
-    return form(first), form(second)
-
-
-def _kept(env: Any) -> frozenset[str]:
-    """What the object itself holds: names, and identities of their values."""
-    return frozenset(f"{name} ({id(value)})" for name, value in vars(env).items())
-
-
-def _trace(env: Any, params: Any, spec: EnvSpec) -> str:
-    def once(key):
-        _, state, *_ = env.reset_env(key, params)
-        action = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec.action)
-        return env.step_env(key, state, action, params)
-
-    return str(jax.make_jaxpr(once)(jax.random.key(0)))
+    else:
+        yield from agreement
 
 
 def _roll(vec_env: VecEnv, params: Any, num_steps: int) -> tuple[Any, Any]:
@@ -157,32 +155,25 @@ def random_actions(key: Array, spec: EnvSpec, obs: Any, num_envs: int) -> Any:
 
 def _values(spec: EnvSpec, first: Any, after: EnvStep) -> Iterator[str]:
     """Observations outside of their spaces, rewards that are no numbers."""
-    for where, obs in (
-        ("reset_env", first),
-        ("step_env", after.obs),
-        ("step_env", after.final_obs),
-    ):
-        parts = zip(
-            jax.tree_util.tree_leaves_with_path(spec.observation), jax.tree.leaves(obs), strict=True
-        )
-        for (path, space), x in parts:
+    spaces = jax.tree_util.tree_leaves_with_path(spec.observation)
+    for where, obs in (("reset_env", first), ("step_env", after.final_obs)):
+        for (path, space), x in zip(spaces, jax.tree.leaves(obs), strict=True):
             fault = _outside(space, x)
             if fault:
-                name = f"observation{jax.tree_util.keystr(path)}"
-                yield f"{where} returns an {name} with {fault}: declare the space {space} wider"
+                yield f"{where} returns an observation{jax.tree_util.keystr(path)} with {fault}"
     if not np.isfinite(after.reward).all():
         yield "rewards must be finite, not NaN or infinite"
 
 
 def _outside(space: Space, x: np.ndarray) -> str | None:
     if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        return "values that are NaN or infinite"
+        return "values that are NaN or infinite: mend what computes them"
     sizes = getattr(space, "nvec", getattr(space, "n", 2))
     low, high = (space.low, space.high) if isinstance(space, Box) else (0, np.asarray(sizes) - 1)
     slack = 1e-5 * np.maximum(1, np.abs(np.nan_to_num(np.asarray(high, np.float64), posinf=0)))
     numbers = x.astype(np.float64)
     if (numbers < low - slack).any() or (numbers > high + slack).any():
-        return f"values {x.min()} .. {x.max()}"
+        return f"values {x.min()} .. {x.max()}: declare the space {space} wider"
     return None
 
 
@@ -210,7 +201,7 @@ def _agreement(env: Any, params: Any, action: Any) -> Iterator[str]:
 
 def _close(a: Any, b: Any, tolerance: float = 1e-4) -> bool:
     def same(x, y):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if is_key(x):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         return np.allclose(x, y, tolerance, tolerance, equal_nan=True)
@@ -226,25 +217,16 @@ def _host_faults(env: HostEnvironment, num_steps: int) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
         return
-    mode = _autoreset_mode(env)
-    if mode != "Disabled":
-        yield f"its autoreset_mode is {mode}: make it with AutoresetMode.DISABLED"
-        return
     runs = []
     for _ in range(2):
         vec_env = make_host_vec_env(env, NUM_ENVS)
         try:
-            runs.append(_roll(vec_env, (), num_steps))
-        finally:
-            cast(Any, vec_env).close()
+            with closing(cast(Any, vec_env)):
+                runs.append(_roll(vec_env, (), num_steps))
+        except (HostError, jax.errors.JaxRuntimeError) as error:
+            yield f"{first_line(error)}: mend it, it was stepped at random"
+            return
     first, (_, after) = runs[0]
     yield from _values(spec, first, after)
     if not _close(runs[0], runs[1], 0):
         yield "two runs with equal seeds differ: let everything depend on reset's seed"
-
-
-def _autoreset_mode(env: HostEnvironment) -> str:
-    envs = env.make(1)
-    mode = getattr(envs, "metadata", {}).get("autoreset_mode", "Disabled")
-    envs.close()
-    return getattr(mode, "value", mode)

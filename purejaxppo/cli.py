@@ -93,7 +93,11 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, PPOConfig]:
     own = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
     args = parse(TrainArgs, argv, TrainArgs(**{**own, **base.to_dict()}))
     names = [field.name for field in dataclasses.fields(PPOConfig)]
-    return args, PPOConfig(**{name: getattr(args, name) for name in names})
+    values = {name: getattr(args, name) for name in names}
+    # one by one over the preset's, as all other options are
+    options = {text.partition("=")[0]: text for text in base.env_options}
+    given = {text.partition("=")[0]: text for text in args.env_options}
+    return args, PPOConfig(**{**values, "env_options": tuple({**options, **given}.values())})
 
 
 def train(argv: Sequence[str]) -> int:
@@ -147,6 +151,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def main() -> None:
     """Runs the command; bad input gets one line on stderr and exit code 2."""
+    sys.path.append("")  # environments of one's own, in the folder where the user is
     command, *rest = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE, end="")

@@ -82,6 +82,10 @@ def _vectorize(config: PPOConfig, env: Any, env_params: Any) -> VecEnv:
                 f"reset_batch={config.reset_batch} has no effect on environments of the host: "
                 "leave it None"
             )
+        if env_params != ():
+            raise ConfigError(
+                f"env_params={env_params} have no effect on environments of the host: leave it None"
+            )
         return make_host_vec_env(env, config.num_envs)
     return make_vec_env(env, env_params, config.num_envs, config.reset_batch)
 

@@ -63,7 +63,8 @@ def make_learner(
 
     Returns:
         `init(key, hyperparams=None, env_params=None) -> LearnerState` and
-        `update(state, hyperparams=None, env_params=None) -> (LearnerState, Metrics)`.
+        `update(state, hyperparams=None, env_params=None) -> (LearnerState, Metrics)`; and `close()`
+        where environments run on the host, which belong to the last `init` until it is called.
 
     Raises:
         ConfigError: see `PPOConfig`, `setup.make_setup`.

@@ -122,6 +122,15 @@ def test_options_override_the_preset():
     assert (args.seeds, args.seed, args.run_dir, args.json) == (1, 0, None, False)
 
 
+def test_options_of_the_environment_go_over_the_presets_one_by_one():
+    _, config = cli.parse_train(["brax/hopper"])
+    assert config.env_options == ("backend=spring",)
+    _, config = cli.parse_train(["brax/hopper", "--env-options", "max_steps=5"])
+    assert config.env_options == ("backend=spring", "max_steps=5")
+    _, config = cli.parse_train(["brax/hopper", "--env-options", "backend=mjx", "max_steps=5"])
+    assert config.env_options == ("backend=mjx", "max_steps=5")
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "ppo_kl", "a2c", "reinforce"])
 def test_every_algorithm_is_reachable(algorithm):
     _, config = cli.parse_train(["Acrobot-v1", "--algorithm", algorithm, "--preset", "none"])

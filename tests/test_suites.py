@@ -198,7 +198,7 @@ def played(request):
 
 def flat(tree):
     """The first two axes as one."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    return jax.tree.map(lambda x: x.reshape(NUM_STEPS * NUM_ENVS, *x.shape[2:]), tree)
 
 
 def test_a_thousand_steps_against_the_suites_own(played):

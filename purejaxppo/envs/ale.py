@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,18 @@ class Atari(VectorWrapper):
 
     def __init__(self, envs: AtariVectorEnv):
         super().__init__(envs)
+        self.metadata = {**envs.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         shape: Any = envs.single_observation_space.shape
-        frames, *size = shape
-        self._single_observation_space = Box(0, 255, (*size, frames), np.uint8)
+        frames, height, width, *colours = shape
+        shape = (height, width, frames * math.prod(colours))
+        self._single_observation_space = Box(0, 255, shape, np.uint8)
         self._first = np.empty(0)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict]:
         """New games; with options, those of the environments whose episode has ended."""
         if options is None:
             self._first = self.env.reset(seed=seed)[0]
-        return np.moveaxis(self._first, 1, -1), {}
+        return self._out(self._first), {}
 
     def step(self, actions: Any) -> tuple[Any, ...]:
         """One action each."""
@@ -40,7 +43,11 @@ class Atari(VectorWrapper):
         if done.any():
             obs = obs.copy()
             obs[done] = info["final_obs"][done]
-        return np.moveaxis(obs, 1, -1), reward, terminated, truncated, {}
+        return self._out(obs), reward, terminated, truncated, {}
+
+    def _out(self, obs: np.ndarray) -> np.ndarray:
+        shape: Any = self.single_observation_space.shape
+        return np.moveaxis(obs, 1, -1).reshape(len(obs), *shape)
 
 
 def names() -> list[str]:
@@ -49,7 +56,7 @@ def names() -> list[str]:
 
 
 def _name(rom: str) -> str:
-    return "".join(part.capitalize() for part in rom.split("_")) + "-v5"
+    return rom.title().replace("_", "") + "-v5"
 
 
 def make_env(

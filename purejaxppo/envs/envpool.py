@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import envpool
+import jax
 import numpy as np
 from gymnasium.spaces import Box
 
@@ -17,10 +18,10 @@ class Pool:
     """A pool as a vector environment that waits to be reset; made when its seed is known."""
 
     def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
-        self._name, self._options = name, {**options, "num_envs": num_envs}
+        self._name, self._options = name, dict(num_envs=num_envs, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bounds that lose digits
-            spec: Any = envpool.make_spec(name, **self._options)
+            spec: Any = envpool.make_spec(name, seed=0, **self._options)
             space, self.single_action_space = (
                 spec.gymnasium_observation_space,
                 spec.gymnasium_action_space,
@@ -43,8 +44,8 @@ class Pool:
             self._obs = self._out(self._pool.reset()[0])
         else:
             ended = np.flatnonzero(options["reset_mask"]).astype(np.int32)
-            self._obs = self._obs.copy()
-            self._obs[ended] = self._out(self._pool.reset(ended)[0])
+            fresh = self._out(self._pool.reset(ended)[0])
+            self._obs = jax.tree.map(lambda x, new: _placed(x, ended, new), self._obs, fresh)
         return self._obs, {}
 
     def step(self, actions: Any) -> tuple[Any, ...]:
@@ -61,6 +62,12 @@ class Pool:
 
     def _out(self, obs: Any) -> Any:
         return np.moveaxis(obs, 1, -1) if self._frames_first else obs
+
+
+def _placed(x: np.ndarray, where: np.ndarray, new: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x[where] = new
+    return x
 
 
 def names() -> list[str]:

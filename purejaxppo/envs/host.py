@@ -6,6 +6,7 @@ else stays compiled. Inside the callback there is nothing but NumPy.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -57,11 +58,22 @@ class HostEnvironment:
         """What one environment sees and does; found by making one, the first time.
 
         Raises:
-            ConfigError: a space is not supported.
+            ConfigError: it cannot be made, resets by itself, or has a space that is not supported.
         """
         if self._spec is None:
-            envs = self.make(1)
             try:
+                envs = self.make(1)
+            except Exception as error:
+                words = " ".join(f"{type(error).__name__}: {error}".split())
+                raise ConfigError(f"{self.name} cannot be made: {words}") from error
+            try:
+                mode = getattr(envs, "metadata", {}).get("autoreset_mode", "Disabled")
+                mode = getattr(mode, "value", mode)
+                if mode != "Disabled":
+                    raise ConfigError(
+                        f"{self.name} resets by itself (autoreset_mode {mode}), which hides the "
+                        "last observations of episodes: make it with AutoresetMode.DISABLED"
+                    )
                 space = envs.single_observation_space
                 observation = observation_spaces(space, space.sample())
                 action = action_spaces(envs.single_action_space)
@@ -78,17 +90,23 @@ class Host:
     def __init__(self, env: HostEnvironment, num_envs: int):
         self.env, self.num_envs = env, num_envs
         self.envs: Any = None
-        self.run = 0
+        self.run = self.clock = 0
         self.error: Exception | None = None
 
     def reset(self, seed: Any) -> tuple[Any, Any]:
-        """New environments: (number of the run, obs)."""
-        self.close()
+        """New environments: (where they are, obs)."""
+        self._end()
+        self.error = None
         return self._guarded(self._reset, seed)
 
-    def step(self, run: Any, action: Any) -> EnvStep:
-        """One step of all, as an `EnvStep` of NumPy arrays."""
-        return self._guarded(self._step, run, action)
+    def step(self, where: Any, action: Any) -> tuple[Any, EnvStep]:
+        """One step of all: (where they are, an `EnvStep` of NumPy arrays)."""
+        if self.envs is None or where.tolist() != [self.run, self.clock]:
+            raise RuntimeError(
+                "environments on the host cannot go back: they were closed, reset, or stepped on "
+                "since this state; go on from the last one, or begin with init"
+            )
+        return self._guarded(self._step, action)
 
     def close(self) -> None:
         """Closes the environments.
@@ -96,33 +114,34 @@ class Host:
         Raises:
             HostError: a step has failed; its own message.
         """
-        envs, self.envs, error, self.error = self.envs, None, self.error, None
-        if envs is not None:
-            envs.close()
+        self._end()
+        error, self.error = self.error, None
         if error is not None:
             raise HostError(f"{self.env.name}: {type(error).__name__}: {error}") from error
+
+    def _end(self) -> None:
+        envs, self.envs = self.envs, None
+        if envs is not None:
+            envs.close()
 
     def _guarded(self, function: Callable, *args: Any) -> Any:
         try:
             return function(*args)
         except Exception as error:
             self.error = error
+            with contextlib.suppress(Exception):  # of what is broken already
+                self._end()
             raise
 
     def _reset(self, seed: Any) -> tuple[Any, Any]:
         self.envs = self.env.make(self.num_envs)
         obs, _ = self.envs.reset(seed=int(seed))
-        self.run += 1
+        self.run, self.clock = self.run + 1, 0
         self.returns = np.zeros(self.num_envs, np.float64)
         self.lengths = np.zeros(self.num_envs, np.int32)
-        return np.int32(self.run), self._out(obs)
+        return self._where(), self._out(obs)
 
-    def _step(self, run: Any, action: Any) -> EnvStep:
-        if self.envs is None or int(run) != self.run:
-            raise RuntimeError(
-                "these environments are closed, or were reset by another run: a state can be "
-                "stepped until the next init of its learner"
-            )
+    def _step(self, action: Any) -> tuple[Any, EnvStep]:
         space = self.envs.single_action_space
         obs, reward, terminated, truncated, _ = self.envs.step(_as_declared(space, action))
         final = self._out(obs)
@@ -139,7 +158,11 @@ class Host:
             reward = np.clip(reward, -1, 1)
         flags = np.array(terminated), truncated & ~terminated
         paid: Any = np.array(reward, np.float32), *flags
-        return EnvStep(obs, final, *paid, *counted)
+        self.clock = (self.clock + 1) % 2**31
+        return self._where(), EnvStep(obs, final, *paid, *counted)
+
+    def _where(self) -> Any:
+        return np.array([self.run, self.clock], np.int32)
 
     def _out(self, obs: Any) -> Any:
         """A copy: the environments may write the next observation where this one is."""
@@ -162,17 +185,17 @@ def make_host_vec_env(env: HostEnvironment, num_envs: int) -> VecEnv:
         return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
 
     obs = jax.tree.map(lambda space: of(space.dtype, space.shape), spec.observation)
-    run = jax.ShapeDtypeStruct((), jnp.int32)
+    where: Any = jax.ShapeDtypeStruct((2,), jnp.int32)
     numbers = map(of, (jnp.float32, bool, bool, jnp.float32, jnp.int32))
     after = EnvStep(obs, obs, *numbers)
 
     def reset(key, params):
         seed = alone(jax.random.bits(key) >> 1)  # seeds are counted up from it, as int32
-        return io_callback(host.reset, (run, obs), seed, ordered=True)
+        return io_callback(host.reset, (where, obs), seed, ordered=True)
 
     def step(draws, state, action, params):
         args = alone((state, to_bounds(spec.action, action)))
-        return state, io_callback(host.step, after, *args, ordered=True)
+        return io_callback(host.step, (where, after), *args, ordered=True)
 
     return VecEnv(reset, lambda key, params: (), step, spec, host.close)
 
@@ -193,14 +216,19 @@ def _on_device(space: Any) -> Any:
     if not isinstance(space, Box):
         return space
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(space.dtype))
-    return Box(space.low.astype(dtype), space.high.astype(dtype), space.shape, dtype)
+    low, high = space.low, space.high
+    if np.issubdtype(dtype, np.integer):
+        low, high = (np.clip(b, np.iinfo(dtype).min, np.iinfo(dtype).max) for b in (low, high))
+    with np.errstate(over="ignore"):  # the largest float64 is as good as infinite
+        return Box(low.astype(dtype), high.astype(dtype), space.shape, dtype)
 
 
 def _as_declared(space: Any, action: Any) -> Any:
-    """Actions as the environments want them, in NumPy and in their own dtypes."""
+    """Actions as the environments want them, in NumPy, their own dtypes and their own bounds."""
     inner = getattr(space, "spaces", None)
     if inner is None:
-        return np.asarray(action, space.dtype)
+        action = np.asarray(action, space.dtype)
+        return np.clip(action, space.low, space.high) if hasattr(space, "low") else action
     if isinstance(action, dict):
         return {name: _as_declared(inner[name], part) for name, part in action.items()}
     return tuple(map(_as_declared, inner, action))

@@ -6,7 +6,6 @@ import ast
 import contextlib
 import functools
 import io
-import sys
 import warnings
 from collections.abc import Iterable
 from importlib import import_module
@@ -45,7 +44,11 @@ def make_env(name: str, **options: Any) -> tuple[Any, Any]:
         ConfigError: no such environment (the nearest names are given), its suite is not installed,
             or it does not take these options.
     """
-    return _make_env(name, tuple(sorted(options.items())))
+    arguments = tuple(sorted(options.items()))
+    try:
+        return _make_env(name, arguments)
+    except TypeError:  # a list among them, which cannot be looked up
+        return _make_env.__wrapped__(name, arguments)
 
 
 @functools.lru_cache(maxsize=256)
@@ -106,15 +109,12 @@ def find_env(name: str, **options: Any) -> tuple[Any, Any]:
     where, colon, thing = name.partition(":")
     if not colon or "/" in name:
         return make_env(name, **options)
-    sys.path.insert(0, "")  # as `python -m` does: the folder where the user is
     try:
         found = getattr(import_module(where), thing)
         if isinstance(found, type) or options or not hasattr(found, "default_params"):
             found = found(**options)
     except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(f"{name} cannot be made: {error}") from error
-    finally:
-        sys.path.remove("")
     return found, found.default_params
 
 

@@ -123,7 +123,10 @@ class Normalizers(struct.PyTreeNode):
 
 
 class LearnerState(struct.PyTreeNode):
-    """Everything that a run is between two updates: saved and loaded, it goes on to the bit."""
+    """Everything that a run is between two updates: saved and loaded, it goes on to the bit.
+
+    But for environments on the host, which cannot go back: of them it holds what step they are at.
+    """
 
     params: Any  # the policy's parameters
     opt_state: Any  # Adam's moments, over the packed parameters

@@ -14,13 +14,23 @@ Array = jax.Array
 
 
 class Wrapper:
-    """An environment as it is; subclasses change what they must."""
+    """An environment as it is; subclasses change what they must.
+
+    Raises:
+        ConfigError: the environment is not one that is written in JAX.
+    """
 
     def __init__(self, env: Any):
+        if not hasattr(env, "step_env"):
+            raise ConfigError(
+                f"{type(self).__name__} changes environments that are written in JAX, not "
+                f"{getattr(env, 'name', env)}: one on the host is changed by gymnasium's wrappers, "
+                "in what makes it"
+            )
         self.env = env
 
     def __getattr__(self, name: str) -> Any:
-        if name == "env":  # while being copied or unpickled, before there is one
+        if name == "env" or name.startswith("__"):  # how it is copied or pickled is its own affair
             raise AttributeError(name)
         return getattr(self.env, name)
 
@@ -75,15 +85,24 @@ class RewardWrapper(Wrapper):
         return obs, state, self.pay(reward), *rest
 
 
+def check_count(name: str, value: Any, least: int, works: int) -> None:
+    """Raises ConfigError unless a number is whole, and large enough."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(
+            f"{name}={value} must be a whole number, at least {least}, such as {works}"
+        )
+
+
 def box_of(env: Any, params: Any, who: str) -> Box:
     """The space of a single array of numbers, which `who` needs.
 
     Raises:
         ConfigError: the observations are of another kind.
     """
-    space = env.observation_space(params)
-    if parts_of(space) is None:
-        space = space_of(space, "observation")
+    with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
+        space = env.observation_space(params)
+        if parts_of(space) is None:
+            space = space_of(space, "observation")
     if not isinstance(space, Box):
         raise ConfigError(
             f"{who} needs observations of numbers, a Box, not {space}: wrap in FlattenObservation "

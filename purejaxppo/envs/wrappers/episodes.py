@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from purejaxppo.envs.spaces import fields
-from purejaxppo.envs.wrappers.base import Array, Remembered, Wrapper
-from purejaxppo.validation import ConfigError
+from purejaxppo.envs.wrappers.base import Array, Remembered, Wrapper, check_count
 
 
 class TimeLimit(Wrapper):
@@ -20,13 +19,12 @@ class TimeLimit(Wrapper):
         max_steps: steps in an episode at most.
 
     Raises:
-        ConfigError: max_steps is below 1.
+        ConfigError: max_steps is not a whole number from 1.
     """
 
     def __init__(self, env: Any, max_steps: int):
         super().__init__(env)
-        if max_steps < 1:
-            raise ConfigError(f"max_steps={max_steps} must be at least 1, such as 1000")
+        check_count("max_steps", max_steps, 1, 1000)
         self.max_steps = max_steps
 
     def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from purejaxppo.envs.wrappers.base import (
     Remembered,
     RememberingWrapper,
     box_of,
+    check_count,
 )
 from purejaxppo.validation import ConfigError
 
@@ -33,33 +34,36 @@ class HideIndices(ObservationWrapper):
 
     `HideIndices(env, [1, 3])` hides the velocities of CartPole-v1, so that they must be remembered
     from one position to the next.
+
+    Raises:
+        ConfigError: the observation is not a vector, or has no such entries.
     """
 
     def __init__(self, env: Any, indices: Sequence[int]):
         super().__init__(env)
-        self.indices = tuple(indices)
+        shape = box_of(env, env.default_params, "HideIndices").shape
+        if len(shape) != 1 or shape[0] < 2:
+            raise ConfigError(
+                f"HideIndices needs a vector of two numbers or more, not {list(shape)}: wrap in "
+                "FlattenObservation first"
+            )
+        hidden = set(np.ravel(np.asarray(indices, int)).tolist())
+        everything = set(range(shape[0]))
+        if not hidden or not hidden < everything:
+            raise ConfigError(
+                f"indices {tuple(indices)} must be some, not all, of 0 .. {shape[0] - 1}: use (0,)"
+            )
+        self._kept = np.array(sorted(everything - hidden))
+
+    def observe(self, obs: Any, params: Any) -> Any:
+        """The entries of a vector that are left."""
+        return obs[self._kept]
 
     def observation_space(self, params: Any) -> Box:
         """The entries that are left."""
         space = box_of(self.env, params, "HideIndices")
-        low, high = self.observe(space.low, params), self.observe(space.high, params)
+        low, high = (np.broadcast_to(b, space.shape)[self._kept] for b in (space.low, space.high))
         return Box(low, high, low.shape, np.dtype(space.dtype))
-
-    def observe(self, obs: Any, params: Any) -> Any:
-        """The entries of a vector that are left.
-
-        Raises:
-            ConfigError: not a vector, or entries that it does not have.
-        """
-        shape = getattr(obs, "shape", None)
-        if shape is None or len(shape) != 1:
-            raise ConfigError(f"HideIndices needs a vector observation, not {type(obs).__name__}")
-        everything = set(range(shape[0]))
-        if not set(self.indices) < everything:
-            raise ConfigError(
-                f"indices {self.indices} must be some, not all, of 0 .. {shape[0] - 1}: use (0,)"
-            )
-        return obs[np.array(sorted(everything - set(self.indices)))]
 
 
 class FlattenObservation(ObservationWrapper):
@@ -117,42 +121,53 @@ class NormalizeObservation(ObservationWrapper):
 
     Args:
         env: one environment with bounded observations, or with both numbers given.
-        mean: broadcast to an observation; None: the middle of the bounds.
+        mean: broadcast to an observation; None: the middle of the bounds (of `default_params`).
         std: broadcast to an observation; None: half their distance.
+
+    Raises:
+        ConfigError: bounds that are needed are infinite, or numbers that do not fit.
     """
 
     def __init__(self, env: Any, mean: Any = None, std: Any = None):
         super().__init__(env)
-        self.mean, self.std = mean, std
-
-    def observe(self, obs: Any, params: Any) -> Array:
-        """The observation, shifted and scaled."""
-        obs = jnp.asarray(obs, jnp.float32)
-        mean, std = self.mean, self.std
-        if mean is None or std is None:
-            space = self.env.observation_space(params)  # its bounds may be traced
-            low, high = (jnp.asarray(b, jnp.float32) for b in (space.low, space.high))
-            mean = (low + high) / 2 if mean is None else mean
-            std = jnp.where(high > low, (high - low) / 2, 1.0) if std is None else std
-        mean, std = (jnp.broadcast_to(jnp.asarray(x, jnp.float32), obs.shape) for x in (mean, std))
-        return (obs - mean) / std
-
-    def observation_space(self, params: Any) -> Box:
-        """The bounds, shifted and scaled.
-
-        Raises:
-            ConfigError: bounds that are needed are infinite.
-        """
-        space = box_of(self.env, params, "NormalizeObservation")
-        bounded = np.isfinite(space.low).all() and np.isfinite(space.high).all()
-        if not bounded and (self.mean is None or self.std is None):
+        space = box_of(env, env.default_params, "NormalizeObservation")
+        low, high = (np.broadcast_to(b, space.shape).astype(np.float64) for b in _bounds(space))
+        if (mean is None or std is None) and not (np.abs([low, high]) < UNBOUNDED).all():
             raise ConfigError(
                 f"NormalizeObservation needs finite bounds, not those of {space}: give mean and "
                 "std, or train with normalize_observations=True"
             )
-        low, high = (np.broadcast_to(b, space.shape) for b in (space.low, space.high))
-        low, high = (np.asarray(self.observe(b, params)) for b in (low, high))
+        mean = (low + high) / 2 if mean is None else mean
+        std = np.where(high > low, (high - low) / 2, 1.0) if std is None else std
+        try:
+            self._mean, self._std = (
+                np.broadcast_to(np.asarray(x, np.float32), space.shape) for x in (mean, std)
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"mean={mean} and std={std} must be numbers, or arrays of the shape "
+                f"{list(space.shape)}"
+            ) from error
+        if not (self._std > 0).all():
+            raise ConfigError(f"std={std} must be greater than 0: use 1.0")
+
+    def observe(self, obs: Any, params: Any) -> Array:
+        """The observation, shifted and scaled."""
+        return (jnp.asarray(obs, jnp.float32) - self._mean) / self._std
+
+    def observation_space(self, params: Any) -> Box:
+        """The bounds, shifted and scaled."""
+        space = box_of(self.env, params, "NormalizeObservation")
+        bounds = (np.broadcast_to(b, space.shape).astype(np.float64) for b in _bounds(space))
+        low, high = (((b - self._mean) / self._std).astype(np.float32) for b in bounds)
         return Box(low, high, space.shape, np.dtype(np.float32))
+
+
+UNBOUNDED = 1e30  # some declare the largest float32 there is
+
+
+def _bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
+    return space.low, space.high
 
 
 class FrameStack(RememberingWrapper):
@@ -165,13 +180,13 @@ class FrameStack(RememberingWrapper):
         num_frames: n.
 
     Raises:
-        ConfigError: num_frames is below 2.
+        ConfigError: num_frames is not a whole number from 2, or there are several arrays.
     """
 
     def __init__(self, env: Any, num_frames: int):
         super().__init__(env)
-        if num_frames < 2:
-            raise ConfigError(f"num_frames={num_frames} must be at least 2, such as 4")
+        check_count("num_frames", num_frames, 2, 4)
+        box_of(env, env.default_params, "FrameStack")
         self.num_frames = num_frames
 
     def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:

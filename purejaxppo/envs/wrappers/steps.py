@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from purejaxppo.envs.wrappers.base import (
     RememberingWrapper,
     RewardWrapper,
     Wrapper,
+    check_count,
 )
 from purejaxppo.validation import ConfigError
 
@@ -21,7 +23,7 @@ from purejaxppo.validation import ConfigError
 class StickyActions(RememberingWrapper):
     """Repeats the previous action with a probability (Machado et al. 2018, arXiv:1709.06009).
 
-    The first action of an episode is always taken.
+    The first action of an episode is always taken. A mask that has changed since is not asked.
 
     Args:
         env: one environment.
@@ -36,12 +38,13 @@ class StickyActions(RememberingWrapper):
         if not 0 <= probability <= 1:
             raise ConfigError(f"probability={probability} must be within 0 .. 1, such as 0.25")
         self.probability = probability
+        with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
+            self._actions = action_spaces(env.action_space(env.default_params))
 
     def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
         """A new episode: (obs, state), and an info if the environment gives one."""
         obs, state, *info = self.env.reset_env(key, params)
-        nothing = zeros(action_spaces(self.env.action_space(params)))
-        return obs, Remembered(state, (nothing, jnp.bool_(False))), *info
+        return obs, Remembered(state, (zeros(self._actions), jnp.bool_(False))), *info
 
     def step_env(self, key: Array, state: Remembered, action: Any, params: Any) -> tuple[Any, ...]:
         """One step: (obs, state, reward, terminated, info)."""
@@ -56,18 +59,19 @@ class StickyActions(RememberingWrapper):
 class ActionRepeat(Wrapper):
     """Takes every action several times and adds up the rewards; an episode's end cuts it short.
 
+    A mask that changes on the way is not asked.
+
     Args:
         env: one environment.
         times: steps of the environment in one step.
 
     Raises:
-        ConfigError: times is below 1.
+        ConfigError: times is not a whole number from 1.
     """
 
     def __init__(self, env: Any, times: int):
         super().__init__(env)
-        if times < 1:
-            raise ConfigError(f"times={times} must be at least 1, such as 4")
+        check_count("times", times, 1, 4)
         self.times = times
 
     def step_env(self, key: Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
@@ -108,10 +112,16 @@ class ClipReward(RewardWrapper):
 
 
 class ScaleReward(RewardWrapper):
-    """Multiplies rewards by a constant."""
+    """Multiplies rewards by a constant.
+
+    Raises:
+        ConfigError: it is not finite.
+    """
 
     def __init__(self, env: Any, scale: float):
         super().__init__(env)
+        if not math.isfinite(scale):
+            raise ConfigError(f"scale={scale} must be finite, such as 0.1")
         self.scale = scale
 
     def pay(self, reward: Array) -> Array:
