@@ -119,7 +119,7 @@ def find_env(name: str, **options: Any) -> tuple[Any, Any]:
 
 
 def names(*suites: str) -> list[str]:
-    """Every environment that can be made: of these suites, or of all that are installed."""
+    """Every name that these suites register, or all that are installed."""
     found = []
     for suite in suites or SUITES:
         prefix = f"{suite}/" if suite else ""
