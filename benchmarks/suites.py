@@ -6,6 +6,8 @@ Rollout and update together, with each preset where there is one, on all cores o
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ def measure(name: str, total_timesteps: int) -> dict[str, Any]:
     package, limit = SHOWN[name]
     final = float(final_returns(result.metrics, config.num_updates)[0])
     return {
+        "date": datetime.date.today().isoformat(),
         "package": package,
         "version": metadata.version(package),
         "observation": str(jax.tree.map(str, spec.observation)).replace("'", ""),
@@ -60,11 +63,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--envs", nargs="*", choices=SHOWN, default=list(SHOWN))
     parser.add_argument("--total-timesteps", type=int, default=50_000)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write, or to add these results to")
     args = parser.parse_args()
     absent = registry.missing()
     envs = [env for env in args.envs if env.rpartition("/")[0] not in absent]
-    report("suites", {env: measure(env, args.total_timesteps) for env in envs}, args.out)
+    known = args.out is not None and args.out.exists()
+    results = json.loads(args.out.read_text())["results"] if known else {}
+    results |= {env: measure(env, args.total_timesteps) for env in envs}
+    report("suites", results, args.out)
 
 
 if __name__ == "__main__":

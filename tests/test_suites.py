@@ -187,7 +187,13 @@ def roll(env, params, keeps_masks=True):
     return run(jax.random.key(0))
 
 
-@pytest.fixture(scope="module", params=CASES)
+QUICK = ("navix", "pgx")  # to compile
+
+
+@pytest.fixture(
+    scope="module",
+    params=[c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES],
+)
 def played(request):
     """A suite's environment, played at random."""
     case = CASES[request.param]
