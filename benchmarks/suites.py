@@ -67,10 +67,10 @@ def main() -> None:
     args = parser.parse_args()
     absent = registry.missing()
     envs = [env for env in args.envs if env.rpartition("/")[0] not in absent]
-    known = args.out is not None and args.out.exists()
-    results = json.loads(args.out.read_text())["results"] if known else {}
+    out: Path | None = args.out
+    results = json.loads(out.read_text())["results"] if out and out.exists() else {}
     results |= {env: measure(env, args.total_timesteps) for env in envs}
-    report("suites", results, args.out)
+    report("suites", results, out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every suite against its own stepping: final observations, flags, natural ends and limits."""
 
 import importlib.metadata
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -349,6 +350,8 @@ THEIR_FAULTS = {
     "MemoryChain-bsuite": "declare the space",
     "GaussianBandit-misc": "declare the space",
     "MNISTBandit-bsuite": "downloads its data",
+    "brax/fast": "Fast._step_count changed",  # it counts on purpose, for brax's own tests
+    "jumanji/TSP-v1": "observation['position'] with values -1",  # before the first city
     "jumanji/Sokoban-v0": "downloads its data",
     **dict.fromkeys(
         (
@@ -408,8 +411,10 @@ def test_every_environment_keeps_the_contract(suite):
     found = {}
     for name in SAMPLES.get(suite, registry.names(suite)):
         try:
-            env, params = make_env(name)
-            check_env(env, params, num_steps=50)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the suites' own
+                env, params = make_env(name)
+                check_env(env, params, num_steps=50)
         except ConfigError as error:
             found[name] = str(error)
     unexpected = {n: text for n, text in found.items() if THEIR_FAULTS.get(n, "\0") not in text}

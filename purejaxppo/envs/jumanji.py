@@ -142,7 +142,7 @@ def make_env(name: str, *, max_steps: int | None = None, **options: Any) -> tupl
             f"jumanji/{name} pays {raw.reward_spec.shape[0]} agents, one reward each: train on one "
             "with a single reward, such as jumanji/Snake-v1"
         )
-    limit = max_steps or getattr(raw, "time_limit", None)
+    limit = getattr(raw, "time_limit", None) if max_steps is None else max_steps
     env = Jumanji(raw)
     space, mask = env.action_space(()), mask_of(env.observation_space(()))
     if isinstance(space, MultiDiscrete) and mask is not None and mask.shape == space.nvec:
