@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """The Arcade Learning Environment: Atari games by ale-py's vector environment, on the host."""
 
 from __future__ import annotations
