@@ -244,7 +244,7 @@ def test_hyperparameters_that_are_passed_replace_those_of_the_configuration(run,
 @pytest.fixture(scope="module")
 def learner():
     """CONFIG's init and update, compiled."""
-    init, update = make_learner(CONFIG)
+    init, update, _ = make_learner(CONFIG)
     return jax.jit(init), jax.jit(update)
 
 

@@ -47,13 +47,12 @@ class HideIndices(ObservationWrapper):
                 f"HideIndices needs a vector of two numbers or more, not {list(shape)}: wrap in "
                 "FlattenObservation first"
             )
-        hidden = set(np.ravel(np.asarray(indices, int)).tolist())
-        everything = set(range(shape[0]))
-        if not hidden or not hidden < everything:
+        self.indices, everything = tuple(indices), set(range(shape[0]))
+        if not self.indices or not set(self.indices) < everything:
             raise ConfigError(
-                f"indices {tuple(indices)} must be some, not all, of 0 .. {shape[0] - 1}: use (0,)"
+                f"indices {self.indices} must be some, not all, of 0 .. {shape[0] - 1}: use (0,)"
             )
-        self._kept = np.array(sorted(everything - hidden))
+        self._kept = np.array(sorted(everything - set(self.indices)))
 
     def observe(self, obs: Any, params: Any) -> Any:
         """The entries of a vector that are left."""
