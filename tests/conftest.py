@@ -4,6 +4,7 @@ Tests compile hundreds of programs and run each for an instant, so they skip the
 keep what was compiled on disk. Those marked `as_shipped` run in a process of their own, optimized.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import jax
 import pytest
+
+# thousands of traced programs stay alive: looking through them again and again costs minutes
+gc.set_threshold(100_000, 50, 100)
 
 AS_SHIPPED = "PUREJAXPPO_TESTS_AS_SHIPPED"
 if AS_SHIPPED not in os.environ:

@@ -28,7 +28,9 @@ SMOKE = {
 SLOW = {
     "breakdown.py",
     "memory.py",
+    "peers.py",
     "scaling.py",
+    "scores.py",
     "resets.py",
     "shuffle.py",
     "suites.py",

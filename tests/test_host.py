@@ -688,10 +688,16 @@ HYPER = jax.tree.map(lambda x: jnp.full(2, x, jnp.float32), CONFIG.hyperparams()
     [
         lambda train: jax.vmap(train)(KEYS),
         lambda train: jax.jit(jax.vmap(train))(KEYS),
-        lambda train: jax.vmap(jax.jit(train))(KEYS),
+        pytest.param(lambda train: jax.vmap(jax.jit(train))(KEYS), marks=pytest.mark.slow),
         lambda train: jax.vmap(train, (None, 0))(KEYS[0], HYPER),
-        lambda train: jax.jit(jax.vmap(train, (None, 0)))(KEYS[0], HYPER),
-        lambda train: jax.vmap(jax.jit(train), (None, 0))(KEYS[0], HYPER),
+        pytest.param(
+            lambda train: jax.jit(jax.vmap(train, (None, 0)))(KEYS[0], HYPER),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda train: jax.vmap(jax.jit(train), (None, 0))(KEYS[0], HYPER),
+            marks=pytest.mark.slow,
+        ),
         lambda train: jax.vmap(jax.vmap(train, (None, 0)), (0, None))(KEYS, HYPER),
     ],
     ids=["seeds", "jit_vmap", "vmap_jit", "hyper", "jit_vmap_hyper", "vmap_jit_hyper", "both"],

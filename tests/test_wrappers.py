@@ -461,6 +461,7 @@ def taken_by_gymnasium(probability):
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probability", [0.25, 0.6])
 def test_sticky_actions_repeat_as_often_as_said(probability):
     for actions in (taken(probability), taken_by_gymnasium(probability)):
@@ -770,6 +771,7 @@ def traced_bounds(wrap, name="Pendulum-v1"):
     return env, np.asarray(jax.jit(run)(jax.random.key(0), params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [
