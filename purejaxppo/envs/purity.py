@@ -36,12 +36,16 @@ def state_fault(env: Any, params: Any) -> str | None:
 
     def form(state):
         leaves, tree = jax.tree.flatten(state)
-        return f"{tree} with shapes {[list(x.shape) for x in leaves]}"
+        return tree, [list(x.shape) for x in leaves]
 
     reset, step = map(form, jax.eval_shape(states, jax.random.key(0)))
-    if reset != step:
-        return f"the state is {reset} after reset_env, {step} after step_env: give both one form"
-    return None
+    if reset == step:
+        return None
+    (tree, shapes), (other, others) = reset, step
+    return (
+        f"the state is {tree} with shapes {shapes} after reset_env, {other} with shapes {others} "
+        "after step_env: give both one form"
+    )
 
 
 def kept_by(env: Any) -> dict[str, tuple[Any, Any]]:
