@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from purejaxppo.coercion import parse_options
 from purejaxppo.config import Algorithm, PPOConfig
 from purejaxppo.runs.options import RunOptions
 from purejaxppo.validation import ConfigError, HostError
@@ -95,9 +96,8 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, PPOConfig]:
     names = [field.name for field in dataclasses.fields(PPOConfig)]
     values = {name: getattr(args, name) for name in names}
     # one by one over the preset's, as all other options are
-    options = {text.partition("=")[0]: text for text in base.env_options}
-    given = {text.partition("=")[0]: text for text in args.env_options}
-    return args, PPOConfig(**{**values, "env_options": tuple({**options, **given}.values())})
+    options = {**parse_options(base.env_options), **parse_options(args.env_options)}
+    return args, PPOConfig(**{**values, "env_options": options})
 
 
 def train(argv: Sequence[str]) -> int:
@@ -132,7 +132,7 @@ def check_env(argv: Sequence[str]) -> int:
 
     if args.num_steps < 1:
         raise ConfigError(f"num_steps={args.num_steps} is too small: use 200")
-    env, params = registry.find_env(args.env, **registry.parse_options(args.env_options))
+    env, params = registry.find_env(args.env, **parse_options(args.env_options))
     try:
         spec = check.check_env(env, params, num_steps=args.num_steps)
     except ConfigError as faults:

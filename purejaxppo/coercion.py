@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from purejaxppo.validation import ConfigError
@@ -37,7 +37,9 @@ def _options(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         return tuple(f"{key}={_written(v)}" for key, v in value.items())
     if isinstance(value, Sequence) and all(isinstance(v, str) for v in value):
-        return (value,) if isinstance(value, str) else tuple(value)
+        texts = (value,) if isinstance(value, str) else tuple(value)
+        parse_options(texts)
+        return texts
     raise ConfigError(f"{name}={value!r} must be a mapping, such as {{'max_steps': 500}}")
 
 
@@ -62,3 +64,23 @@ def _number(name: str, kind: str, value: Any) -> int | float:
     if kind == "int" and value != int(value):
         raise ConfigError(f"{name}={value} must be a whole number: use {round(value)}")
     return int(value) if kind == "int" else float(value)
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """Options from `name=value` texts, values as Python writes them or else as text.
+
+    Raises:
+        ConfigError: a text without a name, or a name that is given twice.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise ConfigError(f"option {text!r} must be name=value, such as max_steps=500")
+        if name in options:
+            raise ConfigError(f"option {name!r} is given twice: keep one of {list(texts)}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import tomli_w
-
 from purejaxppo import presets, validation
 from purejaxppo.coercion import coerce
 from purejaxppo.keys import known_fields
@@ -231,6 +229,8 @@ class PPOConfig:
 
     def to_toml(self, path: str | Path) -> None:
         """Writes every field to a TOML file; None is written as "none"."""
+        import tomli_w
+
         values = {k: "none" if v is None else v for k, v in self.to_dict().items()}
         Path(path).write_text(tomli_w.dumps(values), encoding="utf-8")
 

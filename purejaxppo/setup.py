@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from purejaxppo.coercion import parse_options
 from purejaxppo.config import PPOConfig, as_config
 from purejaxppo.envs import registry
 from purejaxppo.envs.base import Environment, make_vec_env
@@ -63,7 +64,7 @@ def make_setup(
 
 def _environment(config: PPOConfig, env: Any) -> tuple[Any, Any]:
     """The environment, passed or named, and its default parameters."""
-    options = registry.parse_options(config.env_options)
+    options = parse_options(config.env_options)
     if env is None:
         return registry.make_env(config.env, **options)
     if options:
@@ -82,7 +83,7 @@ def _vectorize(config: PPOConfig, env: Any, env_params: Any) -> VecEnv:
                 f"reset_batch={config.reset_batch} has no effect on environments of the host: "
                 "leave it None"
             )
-        if env_params != ():
+        if jax.tree.leaves(env_params):
             raise ConfigError(
                 f"env_params={env_params} have no effect on environments of the host: leave it None"
             )

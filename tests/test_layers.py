@@ -86,7 +86,7 @@ def test_the_readers_find_what_is_there():
     """The other tests would pass on an empty list."""
     assert {"train.py", "ppo/update.py", "envs/base.py", "policies/networks.py"} <= set(NAMES)
     assert "ppo.rollout.collect" in own("train.py")
-    assert "validation.nearest" in own("envs/gymnax.py")
+    assert "envs.adapter.downloading" in own("envs/gymnax.py")
     assert others("envs/gymnax.py") >= {"gymnax", "jax"}
     assert "flax.linen" in others("policies/networks.py")
     assert own("config.py") >= {"validation", "presets"}  # the second inside a function

@@ -11,6 +11,7 @@ import pytest
 
 from purejaxppo import ConfigError, PPOConfig, check_env, make_env, make_train
 from purejaxppo.check import random_actions
+from purejaxppo.coercion import parse_options
 from purejaxppo.envs import registry
 from purejaxppo.envs.base import make_vec_env
 from purejaxppo.envs.spaces import mask_of
@@ -324,16 +325,16 @@ def test_equal_names_give_one_object():
     ],
 )  # fmt: skip
 def test_options_are_read_as_python_writes_them(texts, options):
-    assert registry.parse_options(texts) == options
+    assert parse_options(texts) == options
     config = PPOConfig(env_options=options)
-    assert registry.parse_options(config.env_options) == options
+    assert parse_options(config.env_options) == options
     assert PPOConfig.from_dict(config.to_dict()) == config
 
 
 @pytest.mark.parametrize("texts", [("a",), ("=1",), ("a=1", "a=2"), ("1a=2",)])
 def test_options_that_make_no_sense(texts):
     with pytest.raises(ConfigError, match=r"name=value|given twice"):
-        registry.parse_options(texts)
+        parse_options(texts)
 
 
 def test_options_are_refused_for_an_environment_of_ones_own():

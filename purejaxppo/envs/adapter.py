@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.envs.spaces import Box
+from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.ppo.records import Array
+from purejaxppo.validation import ConfigError
+
+
+class TracedOnce(Wrapper):
+    """An environment whose steps and resets are traced once, however often they are asked for.
+
+    Spaces, plans and programs each trace them; some suites take seconds every time.
+    """
+
+    def __init__(self, env: Any):
+        super().__init__(env)
+        self.reset_env, self.step_env = jax.jit(env.reset_env), jax.jit(env.step_env)
+
+
+@contextlib.contextmanager
+def downloading(name: str, downloads: bool) -> Iterator[None]:
+    """Says so where an environment cannot be made because its data are not there.
+
+    Args:
+        name: of the environment.
+        downloads: whether it needs data; the errors of others are left alone.
+
+    Raises:
+        ConfigError: in place of whatever was raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not downloads:
+            raise
+        raise ConfigError(
+            f"{name} downloads its data when it is made, and that failed ({error}): "
+            "use it with a network, or another environment"
+        ) from error
 
 
 class Adapter:

@@ -17,19 +17,17 @@ class Brax(Adapter):
     """A raw brax environment, without its wrappers, which replay one cached first state."""
 
     def __init__(self, env: Any):
-        # jitted here, they are traced once, whoever asks
-        self._reset, self._step = jax.jit(env.reset), jax.jit(env.step)
-        first = jax.eval_shape(self._reset, jax.random.key(0))
+        first = jax.eval_shape(env.reset, jax.random.key(0))
         super().__init__(env, anything(first.obs), box(-1.0, 1.0, (env.action_size,)))
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
         """A new episode: (obs, state)."""
-        state = self._reset(key)
+        state = self.env.reset(key)
         return state.obs, state
 
     def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
         """One step: (obs, state, reward, terminated, info)."""
-        state = self._step(state, action)
+        state = self.env.step(state, action)
         return state.obs, state, state.reward, state.done > 0.5, {}
 
 

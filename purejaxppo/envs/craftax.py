@@ -29,10 +29,8 @@ class Craftax(Wrapper):
 
 def names() -> list[str]:
     """The four environments."""
-    return [f"Craftax-{kind}-v1" for kind in ("Symbolic", "Pixels", *_CLASSIC)]
-
-
-_CLASSIC = ("Classic-Symbolic", "Classic-Pixels")
+    kinds = ("Symbolic", "Pixels", "Classic-Symbolic", "Classic-Pixels")
+    return [f"Craftax-{kind}-v1" for kind in kinds]
 
 
 def make_env(name: str, *, max_steps: int | None = None) -> tuple[Any, Any]:

@@ -6,27 +6,21 @@ from typing import Any
 
 import gymnax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.wrappers.base import Wrapper
-from purejaxppo.validation import ConfigError, nearest
+from purejaxppo.envs.adapter import downloading
+from purejaxppo.envs.wrappers.base import ObservationWrapper
 
 _DOWNLOADS = ("MNISTBandit-bsuite",)
 
 
-class _Declared(Wrapper):
+class Gymnax(ObservationWrapper):
     """A gymnax environment whose observations have the dtype that its space declares."""
 
-    def _cast(self, obs: Any, params: Any) -> Any:
-        return jax.numpy.asarray(obs, np.dtype(self.env.observation_space(params).dtype))
-
-    def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
-        obs, state = self.env.reset_env(key, params)
-        return self._cast(obs, params), state
-
-    def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
-        obs, *rest = self.env.step_env(key, state, action, params)
-        return self._cast(obs, params), *rest
+    def observe(self, obs: Any, params: Any) -> jax.Array:
+        """The observation in that dtype."""
+        return jnp.asarray(obs, np.dtype(self.env.observation_space(params).dtype))
 
 
 def names() -> list[str]:
@@ -38,17 +32,8 @@ def make_env(name: str) -> tuple[Any, Any]:
     """One environment and its default parameters.
 
     Raises:
-        ConfigError: no such environment, or its data cannot be downloaded.
+        ConfigError: its data cannot be downloaded.
     """
-    if name not in names():
-        raise ConfigError(f"unknown environment {name!r}: {nearest(name, names())}")
-    try:
+    with downloading(name, name in _DOWNLOADS):
         env, params = gymnax.make(name)
-    except Exception as error:
-        if name not in _DOWNLOADS:
-            raise
-        raise ConfigError(
-            f"{name} downloads its data when it is made, and that failed ({error}): "
-            "use it with a network, or another environment"
-        ) from error
-    return _Declared(env), params
+    return Gymnax(env), params

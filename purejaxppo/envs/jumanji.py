@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jumanji import registration, specs
 
-from purejaxppo.envs.adapter import Adapter, box
+from purejaxppo.envs.adapter import Adapter, anything, box, downloading
 from purejaxppo.envs.spaces import MASKS, Box, Discrete, MultiDiscrete, fields, mask_of
 from purejaxppo.envs.wrappers.base import Remembered, Wrapper
 from purejaxppo.envs.wrappers.episodes import TimeLimit
@@ -33,17 +33,15 @@ class Jumanji(Adapter):
         super().__init__(env, observation, action)
         if hasattr(env, "time_limit"):
             env.time_limit = NEVER
-        # jitted here, they are traced once, whoever asks
-        self._reset, self._step = jax.jit(env.reset), jax.jit(env.step)
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
         """A new episode: (obs, state)."""
-        state, timestep = self._reset(key)
+        state, timestep = self.env.reset(key)
         return self._seen(timestep.observation), Remembered(state, jnp.bool_(False))
 
     def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
         """One step: (obs, state, reward, terminated, info)."""
-        env_state, timestep = self._step(state.env_state, action.astype(self._dtype))
+        env_state, timestep = self.env.step(state.env_state, action.astype(self._dtype))
         terminated = timestep.last() & (timestep.discount == 0)
         state = Remembered(env_state, timestep.last() & ~terminated)
         return self._seen(timestep.observation), state, timestep.reward, terminated, {}
@@ -71,9 +69,8 @@ class JointActions(Wrapper):
 
     def observation_space(self, params: Any) -> Any:
         """The mask as a vector."""
-        return self._flat(
-            self.env.observation_space(params), lambda m: box(0, 1, (_size(m),), bool)
-        )
+        flat = lambda mask: box(0, 1, (math.prod(mask.shape),), bool)  # noqa: E731
+        return self._flat(self.env.observation_space(params), flat)
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, ...]:
         """A new episode: (obs, state)."""
@@ -88,10 +85,6 @@ class JointActions(Wrapper):
 
     def _flat(self, obs: dict[str, Any], ravel: Any) -> dict[str, Any]:
         return {name: ravel(x) if name in MASKS else x for name, x in obs.items()}
-
-
-def _size(space: Any) -> int:
-    return math.prod(space.shape)
 
 
 def _named(observation: Any) -> Any:
@@ -110,10 +103,7 @@ def _space(spec: Any, name: str = "") -> Any:
     if isinstance(spec, specs.BoundedArray):
         return box(spec.minimum, spec.maximum, spec.shape, spec.dtype)
     if isinstance(spec, specs.Array):
-        kind = np.dtype(spec.dtype)
-        bounds = np.iinfo(kind) if np.issubdtype(kind, np.integer) else None
-        low, high = (bounds.min, bounds.max) if bounds else (-np.inf, np.inf)
-        return box(low, high, spec.shape, kind)
+        return anything(spec)
     return {part: _space(inner, part) for part, inner in spec._specs.items()}
 
 
@@ -128,15 +118,8 @@ def make_env(name: str, *, max_steps: int | None = None, **options: Any) -> tupl
     Raises:
         ConfigError: its rewards are those of several agents, or its data cannot be downloaded.
     """
-    try:
+    with downloading(f"jumanji/{name}", name in _DOWNLOADS):
         raw = registration.make(name, **options)
-    except Exception as error:
-        if name not in _DOWNLOADS:
-            raise
-        raise ConfigError(
-            f"jumanji/{name} downloads its data when it is made, and that failed ({error}): "
-            "use it with a network, or another environment"
-        ) from error
     if raw.reward_spec.shape:
         raise ConfigError(
             f"jumanji/{name} pays {raw.reward_spec.shape[0]} agents, one reward each: train on one "

@@ -16,8 +16,7 @@ class Pgx(Adapter):
     """A game for one player."""
 
     def __init__(self, env: Any):
-        self._init, self._step = jax.jit(env.init), jax.jit(env.step)
-        first = jax.eval_shape(self._init, jax.random.key(0))
+        first = jax.eval_shape(env.init, jax.random.key(0))
         (actions,) = first.legal_action_mask.shape
         observation = {
             "observation": anything(first.observation),
@@ -27,12 +26,12 @@ class Pgx(Adapter):
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
         """A new episode: (obs, state)."""
-        state = self._init(key)
+        state = self.env.init(key)
         return _seen(state), state
 
     def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
         """One step: (obs, state, reward, terminated, info)."""
-        state = self._step(state, action, key)
+        state = self.env.step(state, action, key)
         terminated = state.terminated & ~_out_of_time(state)
         return _seen(state), state, state.rewards[0], terminated, {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import io
@@ -12,6 +11,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from purejaxppo.envs.adapter import TracedOnce
+from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.validation import ConfigError, nearest
 
 SUITES = {
@@ -46,9 +47,10 @@ def make_env(name: str, **options: Any) -> tuple[Any, Any]:
     """
     arguments = tuple(sorted(options.items()))
     try:
-        return _make_env(name, arguments)
+        hash(arguments)
     except TypeError:  # a list among them, which cannot be looked up
         return _make_env.__wrapped__(name, arguments)
+    return _make_env(name, arguments)
 
 
 @functools.lru_cache(maxsize=256)
@@ -64,12 +66,13 @@ def _make_env(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Any, Any
     if rest not in known and ":" not in rest:  # gymnasium: module:id imports the module first
         raise ConfigError(f"unknown environment {name!r}: {_nearest(suite, rest, known)}")
     try:
-        return module.make_env(rest, **dict(options))
+        env, params = module.make_env(rest, **dict(options))
     except TypeError as error:
         if not options:
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in options)
         raise ConfigError(f"{name} cannot be made with {given}: {error}") from error
+    return (env if isinstance(env, HostEnvironment) else TracedOnce(env)), params
 
 
 def _nearest(suite: str, rest: str, known: Iterable[str]) -> str:
@@ -137,23 +140,3 @@ def missing(*suites: str) -> dict[str, str]:
         except ConfigError as error:
             found[suite] = str(error)
     return found
-
-
-def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Options from `name=value` texts, values as Python writes them or else as text.
-
-    Raises:
-        ConfigError: a text without a name, or a name that is given twice.
-    """
-    options: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (equals and name.isidentifier()):
-            raise ConfigError(f"option {text!r} must be name=value, such as max_steps=500")
-        if name in options:
-            raise ConfigError(f"option {name!r} is given twice: keep one of {list(texts)}")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
-    return options
