@@ -14,7 +14,7 @@ from timing import report
 
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.config import Algorithm
-from purejaxppo.runs.fit import final_returns
+from purejaxppo.runs.rows import final_returns
 
 RUNS: dict[str, tuple[str, Algorithm, dict[str, Any]]] = {
     "CartPole-v1, ppo": ("CartPole-v1", "ppo", {}),

@@ -17,7 +17,7 @@ from timing import report
 
 from purejaxppo import PPOConfig, fit, presets
 from purejaxppo.envs import registry
-from purejaxppo.runs.fit import final_returns
+from purejaxppo.runs.rows import final_returns
 from purejaxppo.setup import make_setup
 
 # environment: (package, where the time limit comes from)

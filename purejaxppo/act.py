@@ -14,7 +14,7 @@ from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.spaces import to_bounds
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.ppo.records import Array, LearnerState
-from purejaxppo.setup import OwnPolicy, make_setup
+from purejaxppo.setup import OwnPolicy, Setup, make_setup
 from purejaxppo.validation import ConfigError
 
 
@@ -57,7 +57,11 @@ def make_actor(
     Raises:
         ConfigError: see `setup.make_setup`.
     """
-    setup = make_setup(config, env, env_params, policy)
+    return actor_of(make_setup(config, env, env_params, policy), state, deterministic)
+
+
+def actor_of(setup: Setup, state: Any, deterministic: bool) -> Actor:
+    """The actor of a setup that is made already, and of what has params and normalizers."""
     spec = setup.vec_env.spec
 
     def act(key: Array, carry: Any, obs: Any, episode_start: Array) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""The command line: `purejaxppo train ENV`, `purejaxppo envs` and `purejaxppo check-env ENV`.
+"""The command line: `purejaxppo COMMAND ...`.
 
 Heavy imports stand inside the commands, so that help and mistakes are answered at once.
 """
@@ -10,21 +10,39 @@ import dataclasses
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Annotated, Any
 
 import tyro
 
 from purejaxppo.coercion import parse_options
 from purejaxppo.config import Algorithm, PPOConfig
-from purejaxppo.runs.options import RunOptions
+from purejaxppo.runs.options import (
+    EvalOptions,
+    ExportOptions,
+    PlotOptions,
+    RenderOptions,
+    ReportOptions,
+    RunOptions,
+)
+from purejaxppo.runs.problems import RunWarning
 from purejaxppo.validation import ConfigError, HostError
 
 USAGE = """usage: purejaxppo COMMAND ...
 
-  train ENV           train agents on an environment (purejaxppo train --help: every option)
+  train ENV           train agents on an environment; --resume goes on where a run stopped
+  eval RUN            play whole episodes with what a run has trained
+  plot RUN...         draw the learning curves of one run or compare many
+  render RUN          film a trained policy
+  report RUN...       put runs on one page that opens offline
+  export RUN          write a policy that runs without purejaxppo (JAX, ONNX or NumPy)
   envs [SUITE]        list the environments that can be trained
   check-env ENV       hold an environment, by name or as module:object, to what training needs
+
+purejaxppo COMMAND --help tells every option. RUN is a run folder, as train writes it.
 """
 
 
@@ -84,28 +102,51 @@ def base_config(env: str, algorithm: Algorithm, preset: str | None) -> PPOConfig
     return PPOConfig.preset(preset, algorithm, env=env)
 
 
-def parse_train(argv: Sequence[str]) -> tuple[TrainArgs, PPOConfig]:
-    """Arguments of `train`, read twice: first which preset, then over its values."""
+def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:
+    """Arguments of `train`, read twice: first which preset or run, then over its values."""
     first = parse(TrainArgs, argv)
-    for name in ("seeds", "seed"):
-        if getattr(first, name) < (name == "seeds"):
-            raise ConfigError(f"{name}={getattr(first, name)} is too small: use 1")
-    base = base_config(first.env, first.algorithm, first.preset)
-    own = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
-    args = parse(TrainArgs, argv, TrainArgs(**{**own, **base.to_dict()}))
-    names = [field.name for field in dataclasses.fields(PPOConfig)]
-    values = {name: getattr(args, name) for name in names}
+    base, own = base_config(first.env, first.algorithm, first.preset), {}
+    if first.resume:
+        base, own = resumed(first, base)
+    given = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
+    args = parse(TrainArgs, argv, TrainArgs(**{**given, **own, **base.to_dict()}))
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(PPOConfig)}
+    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(RunOptions)}
     # one by one over the preset's, as all other options are
-    options = {**parse_options(base.env_options), **parse_options(args.env_options)}
-    return args, PPOConfig(**{**values, "env_options": options})
+    env_options = {**parse_options(base.env_options), **parse_options(args.env_options)}
+    return RunOptions(**options), PPOConfig(**{**values, "env_options": env_options})
+
+
+def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any]]:
+    """Where a run that is resumed starts from: its own configuration and options.
+
+    A preset or an algorithm that is named is taken as it is: it must be the run's own then.
+    """
+    from purejaxppo.runs import store
+
+    run_dir = first.run_dir or str(store.newest_run(first.env))
+    own: dict[str, Any] = {"run_dir": run_dir}
+    if store.is_run(run_dir):
+        saved, run = store.read_run(run_dir)
+        own |= {name: run[name] for name in ("seeds", "seed", "algorithm") if name in run}
+        if first.preset is None and first.algorithm == TrainArgs.algorithm:
+            base = saved.replace(env=first.env)
+    return base, own
 
 
 def train(argv: Sequence[str]) -> int:
     """`purejaxppo train`: returns the exit code."""
-    args, config = parse_train(argv)
-    from purejaxppo.runs.report import run_and_report
+    options, config = parse_train(argv)
+    from purejaxppo.runs import console
 
-    return run_and_report(config, args)
+    return console.train(config, options)
+
+
+def of_runs(command: str, argv: Sequence[str]) -> int:
+    """A command about run folders: returns the exit code."""
+    kind, room = OF_RUNS[command]
+    options = parse(kind, argv, command=command)
+    return import_module(f"purejaxppo.runs.{room}").main(options)
 
 
 def envs(argv: Sequence[str]) -> int:
@@ -142,8 +183,16 @@ def check_env(argv: Sequence[str]) -> int:
     return 0
 
 
+OF_RUNS: dict[str, tuple[type, str]] = {
+    "eval": (EvalOptions, "evaluate"),
+    "plot": (PlotOptions, "plots"),
+    "render": (RenderOptions, "render"),
+    "report": (ReportOptions, "page"),
+    "export": (ExportOptions, "export"),
+}
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    **{command: partial(of_runs, command) for command in OF_RUNS},
     "envs": envs,
     "check-env": check_env,
 }
@@ -151,6 +200,13 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def main() -> None:
     """Runs the command; bad input gets one line on stderr and exit code 2."""
+    warnings.simplefilter("always", RunWarning)
+    show = warnings.showwarning
+    warnings.showwarning = lambda text, kind, *where: (
+        print(f"purejaxppo: {text}", file=sys.stderr)
+        if issubclass(kind, RunWarning)
+        else show(text, kind, *where)
+    )
     sys.path.append("")  # environments of one's own, in the folder where the user is
     command, *rest = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):

@@ -41,8 +41,16 @@ def make_setup(
     env: Environment | HostEnvironment | None = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
+    num_envs: int | None = None,
 ) -> Setup:
     """Environments and policy of a configuration; those that are passed take precedence.
+
+    Args:
+        config: what to train; as in `make_learner`, as are those that are passed.
+        env: see there.
+        env_params: see there.
+        policy: see there.
+        num_envs: how many environments, if not as many as are trained on.
 
     Raises:
         ConfigError: the environment contradicts itself (`envs.base.make_vec_env`), the policy
@@ -51,7 +59,7 @@ def make_setup(
     config = as_config(config)
     made, default_params = _environment(config, env)
     env_params = default_params if env_params is None else env_params
-    vec_env = _vectorize(config, made, env_params)
+    vec_env = _vectorize(config, made, env_params, num_envs or config.num_envs)
     parts = jax.tree.leaves(without_mask(vec_env.spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
@@ -75,7 +83,7 @@ def _environment(config: PPOConfig, env: Any) -> tuple[Any, Any]:
     return env, env.default_params
 
 
-def _vectorize(config: PPOConfig, env: Any, env_params: Any) -> VecEnv:
+def _vectorize(config: PPOConfig, env: Any, env_params: Any, num_envs: int) -> VecEnv:
     """N environments as one: pure ones vmapped, those of the host behind a callback."""
     if isinstance(env, HostEnvironment):
         if config.reset_batch is not None:
@@ -87,8 +95,8 @@ def _vectorize(config: PPOConfig, env: Any, env_params: Any) -> VecEnv:
             raise ConfigError(
                 f"env_params={env_params} have no effect on environments of the host: leave it None"
             )
-        return make_host_vec_env(env, config.num_envs)
-    return make_vec_env(env, env_params, config.num_envs, config.reset_batch)
+        return make_host_vec_env(env, num_envs)
+    return make_vec_env(env, env_params, num_envs, config.reset_batch)
 
 
 def _check_idle(config: PPOConfig, names: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALL = "--total-timesteps 512"
 SMOKE = {
     "breakdown.py": "--shapes a --rounds 2",
+    "driver.py": f"--rounds 2 --checkpoints 1 {SMALL}",
     "memory.py": "--cores none linear --seeds 2 --total-timesteps 4096",
     "peers.py": f"--shapes a --peers none --rounds 2 {SMALL}",
     "resets.py": "--env CartPole-v1 --num-envs 4 --updates 1 --batches 2 --rounds 2",
@@ -27,6 +28,7 @@ SMOKE = {
 }
 SLOW = {
     "breakdown.py",
+    "driver.py",
     "memory.py",
     "peers.py",
     "scaling.py",

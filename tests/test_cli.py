@@ -14,6 +14,10 @@ import pytest
 from purejaxppo import PPOConfig, cli
 from purejaxppo.runs.cache import keep_compiled_programs
 
+FILES = {
+    "config.toml", "run.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints", "agents.npz",
+    "curve.png", "summary.json",
+}  # fmt: skip
 SMALL = "--total-timesteps 64 --num-envs 4 --num-steps 8 --num-minibatches 2 --hidden-sizes 8"
 
 
@@ -46,7 +50,7 @@ def test_train_writes_the_run_folder_and_one_json_object(purejaxppo, tmp_path):
     assert (summary["env"], summary["seeds"], summary["total_timesteps"]) == ("CartPole-v1", 2, 64)
     assert len(summary["final_returns"]) == 2
     files = {p.name for p in (tmp_path / "r").iterdir()}
-    assert files == {"config.toml", "metrics.jsonl", "agents.npz", "curve.png"}
+    assert files == FILES
     assert len((tmp_path / "r/metrics.jsonl").read_text().splitlines()) == 2 * 2
     saved = PPOConfig.from_toml(tmp_path / "r/config.toml")
     assert (saved.num_envs, saved.total_timesteps, saved.hidden_sizes) == (4, 64, (8,))
@@ -77,7 +81,7 @@ def test_json_is_valid_when_no_episode_ends(purejaxppo):
         ("check-env CartPole-v2", "did you mean CartPole-v1"),
         ("check-env nowhere:Env", "cannot be made: No module named 'nowhere'"),
         ("train", "env"),
-        ("trian CartPole-v1", "use train or envs"),
+        ("trian CartPole-v1", "use train or eval"),
         ("train CartPole-v1 --num-envs 7 --preset none", "must divide"),
         ("train CartPole-v1 --total-timesteps 50001", "must be a multiple"),
         ("train CartPole-v1 --learning-rate 0", "must be greater than 0"),
@@ -198,9 +202,8 @@ def test_ctrl_c_saves_what_was_reached(tmp_path):
     assert process.returncode == 130, err
     summary = json.loads(out.strip().splitlines()[-1])
     assert 0 < summary["timesteps"] < summary["total_timesteps"]
-    assert {p.name for p in (tmp_path / "r").iterdir()} == {
-        "config.toml", "metrics.jsonl", "agents.npz", "curve.png",
-    }  # fmt: skip
+    assert {p.name for p in (tmp_path / "r").iterdir()} == FILES
+    assert "go on with: purejaxppo train CartPole-v1 --resume --run-dir r" in err
     tomllib.loads((tmp_path / "r/config.toml").read_text())
     last = json.loads(metrics.read_text().splitlines()[-1])
     assert last["step"] == summary["timesteps"]
@@ -290,3 +293,75 @@ heavy = {{"jax", "flax", "gymnax", "matplotlib"}} & set(sys.modules)
 assert not heavy, heavy
 """
     process(sys.executable, "-c", code)
+
+
+# -- run folders -------------------------------------------------------------------------------
+
+
+def test_resume_takes_the_newest_run_and_its_own_configuration(purejaxppo, tmp_path):
+    code, out, _ = purejaxppo(f"train CartPole-v1 {SMALL} --seeds 2 --gamma 0.9 --json")
+    assert code == 0
+    folder = json.loads(out.splitlines()[-1])["run_dir"]
+    before = {p: p.read_bytes() for p in (tmp_path / folder).rglob("*") if p.is_file()}
+    code, out, _ = purejaxppo("train CartPole-v1 --resume")
+    assert code == 0
+    assert f"nothing was left to do in {folder}" in out
+    code, out, _ = purejaxppo(f"train CartPole-v1 {SMALL} --seeds 2 --gamma 0.9 --resume")
+    assert code == 0
+    for argv, words in [
+        ("--gamma 0.99", "has gamma=0.9, not 0.99"),
+        ("--seeds 1", "has seeds=2, not 1"),
+        ("--algorithm a2c", "has "),
+        ("--run-dir elsewhere/full", "exists and is not empty"),
+    ]:
+        (tmp_path / "elsewhere/full").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "elsewhere/full/thing").write_text("kept")
+        code, _, err = purejaxppo(f"train CartPole-v1 --resume {argv}")
+        assert code == 2
+        assert words in err
+        assert len(err.splitlines()) == 1
+    assert {p: p.read_bytes() for p in (tmp_path / folder).rglob("*") if p.is_file()} == before
+    code, _, err = purejaxppo("train Acrobot-v1 --resume")
+    assert code == 2
+    assert "no run of Acrobot-v1 in runs/ to go on with" in err
+
+
+def test_resume_begins_what_was_never_begun(purejaxppo, tmp_path):
+    """The same command can be given again and again."""
+    argv = f"train CartPole-v1 {SMALL} --run-dir r --resume --quiet"
+    assert purejaxppo(argv)[0] == 0
+    assert (tmp_path / "r/agents.npz").exists()
+    assert purejaxppo(argv)[0] == 0
+
+
+def test_eval_plays_what_was_trained(purejaxppo, tmp_path):
+    assert purejaxppo(f"train CartPole-v1 {SMALL} --seeds 2 --run-dir r --quiet")[0] == 0
+    code, out, _ = purejaxppo("eval r --episodes 3 --json")
+    assert code == 0
+    found = json.loads(out)
+    assert [row["episodes"] for row in found["seeds"]] == [3, 3]
+    assert found["unfinished"] == 0
+    means = [row["return_mean"] for row in found["seeds"]]
+    assert found["return_mean"] == pytest.approx(sum(means) / 2)
+    code, again, _ = purejaxppo("eval r --episodes 3 --json")
+    assert again == out
+    code, out, _ = purejaxppo("eval r --episodes 3 --sampled")
+    assert "CartPole-v1: mean return" in out
+    for argv, words in [
+        ("eval nowhere", "holds no run"),
+        ("eval r --weights best", "train with --eval-every"),
+        ("eval r --episodes 0", "episodes=0 is too small"),
+    ]:
+        code, _, err = purejaxppo(argv)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert words in err
+
+
+@pytest.mark.parametrize("command", ["train", *cli.OF_RUNS, "check-env"])
+def test_every_commands_help_reads_well(purejaxppo, command):
+    code, out, _ = purejaxppo(f"{command} --help")
+    assert code == 0
+    assert f"usage: purejaxppo {command}" in out
+    _, usage, _ = purejaxppo("--help")
+    assert f"\n  {command} " in usage
+    assert all(len(line) <= 100 for line in usage.splitlines())

@@ -71,10 +71,9 @@ same(sweep, jax.jit(jax.vmap(train, (None, 0)))(keys[0], hyper), rtol=1e-4, atol
 def test_fit_spreads_its_seeds():
     process(
         """
-chunks = []
-result = fit(config, seeds=4, seed=7, on_chunk=lambda first, m: chunks.append(m.episodes.shape))
+result = fit(config, seeds=4, seed=7)
 assert {d for x in jax.tree.leaves(result.state) for d in x.devices()} == set(jax.devices())
-assert len(jax.devices()) == 2 and all(shape[0] == 4 for shape in chunks)
+assert len(jax.devices()) == 2 and len(result.metrics.episodes) == 4
 keys = jax.random.split(jax.random.key(7), 4)
 whole = jax.jit(vmap_over_devices(make_train(config)), compiler_options=compiler_options())(keys)
 same(result.state, whole.state, rtol=1e-4, atol=1e-5)

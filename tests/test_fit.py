@@ -1,6 +1,5 @@
 """The host side: chunks, run folders, curves."""
 
-import json
 import os
 import signal
 import threading
@@ -11,19 +10,16 @@ import numpy as np
 import pytest
 
 from purejaxppo import (
-    ConfigError,
     PPOConfig,
     compiler_options,
     fit,
-    load_agents,
-    make_act,
     make_train,
 )
 from purejaxppo.ppo.records import Metrics
-from purejaxppo.runs import store
-from purejaxppo.runs.fit import compile_run, final_returns
 from purejaxppo.runs.plan import make_plan
 from purejaxppo.runs.plots import binned_returns, plot_curve
+from purejaxppo.runs.programs import compile_run
+from purejaxppo.runs.rows import final_returns
 
 CONFIG = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 12,
@@ -48,32 +44,47 @@ def test_chunks_give_the_bits_of_the_single_program(result):
     jax.tree.map(np.testing.assert_array_equal, result.metrics, whole.metrics)
 
 
-def test_every_chunk_is_reported_once_and_in_order():
+def test_callbacks_get_every_update_of_every_seed_once_and_in_order():
     seen = []
-    fit(CONFIG, on_chunk=lambda first, m: seen.append((first, m.episodes.shape[1])))
-    firsts, lengths = zip(*seen, strict=True)
-    assert list(firsts) == list(np.cumsum([0, *lengths[:-1]]))
-    assert sum(lengths) == CONFIG.num_updates
-    assert len(seen) > 1
+    result = fit(CONFIG, seeds=2, callbacks=[lambda step, row: seen.append((step, row))])
+    assert [(step, row["seed"]) for step, row in seen] == [
+        (32 * (u + 1), s) for u in range(CONFIG.num_updates) for s in range(2)
+    ]
+    for step, row in seen:
+        at = row["seed"], step // 32 - 1
+        assert row["step"] == step
+        assert row["policy_loss"] == float(result.metrics.policy_loss[at])
+        assert row["episodes"] == result.metrics.episodes[at]
+        if row["episodes"]:
+            mean = float(result.metrics.return_sum[at]) / row["episodes"]
+            assert row["episode_return"] == pytest.approx(mean)
+        else:
+            assert np.isnan(row["episode_return"])
 
 
-def test_ctrl_c_ends_after_the_chunk_in_hand():
-    def interrupt(first, metrics):
-        os.kill(os.getpid(), signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_after_the_chunks_in_flight(number):
+    before = signal.getsignal(number)
 
-    stopped = fit(CONFIG, on_chunk=interrupt)
-    assert stopped.interrupted
-    assert stopped.metrics.episodes.shape == (1, 1)
-    assert int(stopped.state.step[0]) == 1
+    def interrupt(step, row):
+        if step == 32:
+            os.kill(os.getpid(), number)
+
+    stopped = fit(CONFIG, callbacks=[interrupt])
+    assert stopped.stopped == number
+    done = stopped.metrics.episodes.shape[1]
+    assert 1 <= done <= 3 < CONFIG.num_updates
+    assert int(stopped.state.step[0]) == done
+    assert signal.getsignal(number) is before
 
 
 def test_second_ctrl_c_raises_at_once():
-    def interrupt(first, metrics):
+    def interrupt(step, row):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(CONFIG, on_chunk=interrupt)
+        fit(CONFIG, callbacks=[interrupt])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -105,10 +116,10 @@ def test_one_program_serves_every_chunk_length(result):
     from purejaxppo import make_learner
 
     keys = jax.random.split(jax.random.key(7), 3)
-    init, run_chunk = compile_run(make_learner(CONFIG), keys, CONFIG)
-    state, buffer = init()
+    programs = compile_run(make_learner(CONFIG), 3, CONFIG)
+    state = programs.init(programs.place(keys))
     for length in (5, 1, 6):
-        state, buffer = run_chunk(state, buffer, length)
+        state, _ = programs.run_chunk(state, length)
     jax.tree.map(np.testing.assert_array_equal, state.params, result.state.params)
 
 
@@ -141,64 +152,3 @@ def test_curve_is_a_picture_also_without_episodes(tmp_path, result):
     plot_curve(tmp_path / "empty.png", none, CONFIG)
     for name in ("curve.png", "empty.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-
-
-def test_metrics_lines(tmp_path, result):
-    path = tmp_path / "metrics.jsonl"
-    with open(path, "w") as file:
-        store.write_metrics(file, 0, result.metrics, CONFIG)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) == 3 * CONFIG.num_updates
-    assert {(r["step"], r["seed"]) for r in rows} == {
-        ((u + 1) * 32, s) for u in range(12) for s in range(3)
-    }
-    for row in rows:
-        u, s = row["step"] // 32 - 1, row["seed"]
-        assert row["policy_loss"] == pytest.approx(float(result.metrics.policy_loss[s, u]))
-        assert row["episodes"] == result.metrics.episodes[s, u]
-
-
-def test_agents_come_back_and_act_alike(tmp_path, result):
-    CONFIG.to_toml(tmp_path / "config.toml")
-    store.save_agents(tmp_path / "agents.npz", result.state)
-    config, agents = load_agents(tmp_path)
-    assert config == CONFIG
-    obs = jax.random.normal(jax.random.key(1), (50, 4))
-    for seed in range(3):
-        before, after = (
-            make_act(config, jax.tree.map(lambda x, i=seed: x[i], tree), deterministic=True)
-            for tree in (result.state, agents)
-        )
-        key = jax.random.key(0)
-        np.testing.assert_array_equal(before(key, obs), after(key, obs))
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_agents_of_another_network_are_refused(tmp_path, result):
-    CONFIG.replace(hidden_sizes=(9,)).to_toml(tmp_path / "config.toml")
-    store.save_agents(tmp_path / "agents.npz", result.state)
-    with pytest.raises(ConfigError, match="does not fit this policy"):
-        load_agents(tmp_path)
-    with pytest.raises(ConfigError, match=r"holds no agents.npz"):
-        load_agents(tmp_path / "nowhere")
-
-
-def test_run_folders_are_never_reused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first = store.create_run_dir(None, "brax/ant")
-    second = store.create_run_dir(None, "brax/ant")
-    assert first.parent == second.parent
-    assert first.name.startswith("brax-ant-")
-    assert first.name.endswith("-1")
-    assert second.name.endswith("-2")
-    (first / "config.toml").write_text("")
-    with pytest.raises(ConfigError, match="exists and is not empty"):
-        store.create_run_dir(first, "x")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="exists and is not empty"):
-        store.create_run_dir(tmp_path / "file", "x")
-    with pytest.raises(ConfigError, match="cannot be made"):
-        store.create_run_dir(tmp_path / "file" / "under", "x")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert store.create_run_dir(empty, "x") == empty

@@ -60,6 +60,23 @@ def side_by_side(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
+def spread_seeds(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`side_by_side(function)`, each device with an equal share of the seeds.
+
+    Args:
+        function: of one pytree.
+    """
+
+    def run(tree: Any) -> Any:
+        mesh = seed_mesh(jax.tree.leaves(tree)[0].shape[0])
+        return jax.shard_map(
+            side_by_side(function), mesh=mesh, in_specs=P(SEEDS), out_specs=P(SEEDS),
+            check_vma=False,
+        )(tree)  # fmt: skip
+
+    return run
+
+
 def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] = 0):
     """`jax.vmap(function, in_axes)`, its leading axis cut into equal parts, one for each device.
 

@@ -1,0 +1,156 @@
+"""Playing whole episodes with what was trained: `purejaxppo eval`, and `fit` on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from rich.console import Console
+from rich.table import Table
+
+from purejaxppo.act import actor_of
+from purejaxppo.config import PPOConfig
+from purejaxppo.ppo.records import Array
+from purejaxppo.runs.devices import spread_seeds
+from purejaxppo.runs.options import EvalOptions, FitOptions
+from purejaxppo.runs.programs import Programs
+from purejaxppo.runs.rows import evaluation_rows
+from purejaxppo.runs.store import Agents, load_agents
+from purejaxppo.setup import OwnPolicy, make_setup
+from purejaxppo.validation import ConfigError
+
+LONGEST = 30_000  # steps; an episode that does not end by itself counts as it then stands
+
+
+class Evaluation(struct.PyTreeNode):
+    """Whole episodes, one from each of E first states."""
+
+    returns: Array  # [E] float32, undiscounted
+    lengths: Array  # [E] int32
+    ended: Array  # [E] bool, False: cut off after LONGEST steps
+
+
+def make_evaluate(
+    config: PPOConfig,
+    episodes: int,
+    sampled: bool = False,
+    *,
+    env: Any = None,
+    env_params: Any = None,
+    policy: OwnPolicy = None,
+) -> tuple[Callable[[Agents, Array], Evaluation], Callable[[], None] | None]:
+    """Evaluation as a pure function: statistics frozen, episodes begun alike for equal keys.
+
+    Args:
+        config: what was trained.
+        episodes: E, played side by side, one from each first state: short ones weigh no more.
+        sampled: sampled actions rather than the most probable ones.
+        env: as in `make_learner`, as are the others.
+        env_params: see there.
+        policy: see there.
+
+    Returns:
+        `evaluate(agents of one seed, key) -> Evaluation` (the key is consumed), and what closes
+        environments that run on the host (None without).
+
+    Raises:
+        ConfigError: see `setup.make_setup`.
+    """
+    setup = make_setup(config, env, env_params, policy, num_envs=episodes)
+    vec_env, params = setup.vec_env, setup.env_params
+
+    def evaluate(agents: Agents, key: Array) -> Evaluation:
+        actor = actor_of(setup, agents, deterministic=not sampled)
+        key_reset, key = jax.random.split(key)
+        env_state, obs = vec_env.reset(key_reset, params)
+        result = Evaluation(
+            jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool)
+        )
+        start = jnp.ones(episodes, bool)
+
+        def step(loop):
+            t, env_state, obs, start, carry, result = loop
+            key_act, key_draw = jax.random.split(jax.random.fold_in(key, t))
+            carry, action = actor.act(key_act, carry, obs, start)
+            draws = vec_env.draw(key_draw, params)
+            env_state, after = vec_env.step(draws, env_state, action, params)
+            done, playing = after.terminated | after.truncated, ~result.ended
+            result = Evaluation(
+                jnp.where(playing, after.episode_return, result.returns),
+                jnp.where(playing, after.episode_length, result.lengths),
+                result.ended | done,
+            )
+            return t + 1, env_state, after.obs, done, carry, result
+
+        def going_on(loop):
+            return (loop[0] < LONGEST) & ~loop[-1].ended.all()
+
+        carry = actor.initial_carry((episodes,))
+        loop = 0, env_state, obs, start, carry, result
+        return jax.lax.while_loop(going_on, step, loop)[-1]
+
+    return evaluate, vec_env.close
+
+
+@contextlib.contextmanager
+def compile_evaluate(
+    config: PPOConfig, options: FitOptions, programs: Programs, **own: Any
+) -> Iterator[Callable[[Agents], Evaluation] | None]:
+    """Evaluation of all agents of a run, compiled ahead of time; None if none is wanted.
+
+    Args:
+        config: what is trained.
+        options: how often, how many episodes, sampled or not.
+        programs: of the run.
+        **own: env, env_params and policy as in `make_evaluate`.
+    """
+    if options.eval_every is None:
+        yield None
+        return
+    evaluate, close = make_evaluate(config, options.eval_episodes, options.eval_sampled, **own)
+    # no key that an agent is trained with, and the same one in every run
+    key = jax.random.fold_in(jax.random.key(0), 2**31)
+    try:
+        yield programs.compile(
+            spread_seeds(lambda agents: evaluate(agents, key)), Agents.of(programs.template)
+        )
+    finally:
+        if close is not None:
+            close()
+
+
+def main(options: EvalOptions) -> int:
+    """`purejaxppo eval`: returns the exit code."""
+    if options.episodes < 1:
+        raise ConfigError(f"episodes={options.episodes} is too small: use 100")
+    config, agents = load_agents(options.run, options.weights)
+    evaluate, close = make_evaluate(config, options.episodes, options.sampled)
+    key = jax.random.key(options.seed)
+    try:
+        evaluation = jax.jit(spread_seeds(lambda one: evaluate(one, key)))(agents)
+        evaluation = jax.tree.map(np.asarray, evaluation)
+    finally:
+        if close is not None:
+            close()
+    rows, unfinished = evaluation_rows(evaluation), int((~evaluation.ended).sum())
+    means = [row["return_mean"] for row in rows]
+    if options.json:
+        about = {"run": options.run, "env": config.env, "weights": options.weights}
+        about |= {"return_mean": float(np.mean(means)), "unfinished": unfinished}
+        print(json.dumps(about | {"seeds": rows}))
+        return 0
+    table = Table("seed", "return", "± std", "length", "episodes", box=None)
+    for i, row in enumerate(rows):
+        numbers = row["return_mean"], row["return_std"], row["length_mean"]
+        table.add_row(str(i), *(f"{x:.1f}" for x in numbers), str(row["episodes"]))
+    Console().print(table)
+    print(f"{config.env}: mean return {np.mean(means):.1f} over {len(rows)} seeds")
+    if unfinished:
+        print(f"{unfinished} episodes did not end within {LONGEST:,} steps: counted as they stood")
+    return 0

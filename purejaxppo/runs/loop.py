@@ -1,0 +1,191 @@
+"""A run between its compilation and its end: chunks of updates, one in flight ahead of the host."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from purejaxppo.config import PPOConfig
+from purejaxppo.ppo.records import Array, Learner, LearnerState, Metrics
+from purejaxppo.runs import store
+from purejaxppo.runs.evaluate import Evaluation
+from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.programs import UPDATES_PER_CHUNK, Programs
+from purejaxppo.runs.record import Record
+from purejaxppo.runs.rows import evaluation_rows, metrics_rows
+from purejaxppo.runs.store import Agents
+
+SECONDS_PER_CHUNK = 0.5
+
+
+class Best(struct.PyTreeNode):
+    """For each seed the agent that an evaluation scored highest: the very one that was scored."""
+
+    agents: Agents  # leading axis [S]
+    returns: Array  # [S] float32, mean of its evaluation; -inf before the first
+
+
+class Chunk(NamedTuple):
+    """Updates in flight, and what is to be done once they are there."""
+
+    first: int  # updates before it
+    length: int
+    metrics: Metrics  # on the device
+    dispatched: float  # seconds
+
+
+class Run:
+    """A run between its compilation and its end.
+
+    Attributes:
+        begun: updates that were done before.
+        done: updates, those in flight included.
+        best: the best agents so far.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        options: FitOptions,
+        programs: Programs,
+        evaluate: Any,
+        record: Record,
+    ):
+        self._config, self._options, self._programs = config, options, programs
+        self._evaluate, self._record = evaluate, record
+        self._eval_every, self._save_every = (
+            None if steps is None else -(-steps // config.batch_size)
+            for steps in (options.eval_every, options.checkpoint_every)
+        )
+        self._length, self._ready = 1, 0.0
+        self._parts: list[Metrics] = []
+        self._evaluation: list[float] | None = None
+        self.begun = self.done = 0
+        self.best: Best = jax.eval_shape(_unscored, programs.template)
+
+    def begin(self, learner: Learner) -> None:
+        """From the last checkpoint, or from the start."""
+        template = {"state": self._programs.template, "best": self.best}
+        tree, about = self._record.restore(template)
+        keys = jax.random.split(jax.random.key(self._options.seed), self._options.seeds)
+        if tree is None or learner.close is not None:
+            self._state = self._programs.init(self._programs.place(keys))
+            self.best = _unscored(self._state)
+        if tree is not None:
+            tree = self._programs.place(tree)
+            self.begun = self.done = about["updates"]
+            self._evaluation = about["evaluation"]
+            self.best = tree["best"]
+            if learner.close is not None:
+                self._record.problems.report("environments on the host begin new episodes")
+                fresh = ("env_state", "obs", "episode_start", "carry")
+                new = {name: getattr(self._state, name) for name in fresh}
+                tree["state"] = tree["state"].replace(**new)
+            self._state = tree["state"]
+        self._record.open(self.done * self._config.batch_size)
+        if self.done:
+            self._parts.append(store.read_metrics(self._record.folder))
+
+    @property
+    def going_on(self) -> bool:
+        """Whether updates are left, and the target is not reached."""
+        target, last = self._options.target_return, self._evaluation
+        reached = target is not None and last is not None and min(last) >= target
+        return self.done < self._config.num_updates and not reached
+
+    def train(self, stop: list[int]) -> LearnerState:
+        """Updates until the end, the target, or a signal; then saves."""
+        waiting: Chunk | None = None
+        rows: list[dict[str, Any]] = []
+        saved = None
+        while True:
+            chunk = self._dispatch() if self.going_on and not stop else None
+            if waiting is not None:  # the host works while the device does
+                self._finish(waiting, rows, saved)
+            if chunk is None:
+                break
+            waiting, rows, saved = chunk, [], None
+            if self._due(self._eval_every) or (self._eval_every and not self.going_on):
+                rows = self._score()
+            if self._due(self._save_every):
+                saved = self._snapshot()
+        if self.done > self.begun or not self.done:
+            self._save(self._snapshot(), self.done)
+        return self._state
+
+    def metrics(self) -> Metrics:
+        """Of all updates: every field [seeds, updates]."""
+        return jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *self._parts)
+
+    def _dispatch(self) -> Chunk:
+        """The next updates, as many as fit before something is due."""
+        marks = [self._config.num_updates]
+        marks += [self.done - self.done % n + n for n in (self._eval_every, self._save_every) if n]
+        length = min(self._length, UPDATES_PER_CHUNK, min(marks) - self.done)
+        first, self.done = self.done, self.done + length
+        self._state, metrics = self._programs.run_chunk(self._state, length)
+        return Chunk(first, length, metrics, time.perf_counter())
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.done % every == 0
+
+    def _score(self) -> list[dict[str, Any]]:
+        """Evaluates the agents as they are now, and keeps those that are better than before."""
+        agents = Agents.of(self._state)
+        evaluation: Evaluation = self._evaluate(agents)
+        self.best = _better(self.best, agents, evaluation.returns.mean(1))
+        rows = evaluation_rows(evaluation, self.done * self._config.batch_size)
+        self._evaluation = [row["return_mean"] for row in rows]
+        return rows
+
+    def _snapshot(self) -> Any:
+        """The whole run on the host, in memory of its own: the device's is donated."""
+        if self._record.folder is None:
+            return None
+        return jax.tree.map(_copy, {"state": self._state, "best": self.best})
+
+    def _finish(self, chunk: Chunk, rows: list[dict[str, Any]], saved: Any) -> None:
+        """Logs and saves a chunk, and learns from it how long the next ones may be."""
+        # sliced on the host: on the device, each length would be compiled
+        part = jax.tree.map(lambda x: np.array(np.asarray(x)[: chunk.length]).T, chunk.metrics)
+        now = time.perf_counter()
+        seconds, self._ready = now - max(chunk.dispatched, self._ready), now
+        # at most doubling: the first updates can be slower than the rest
+        wanted = max(1, round(SECONDS_PER_CHUNK * chunk.length / seconds))
+        self._length = min(2 * chunk.length, wanted)
+        self._parts.append(part)
+        self._record.log("metrics.jsonl", metrics_rows(part, chunk.first, self._config))
+        self._record.log("evaluations.jsonl", rows, prefix="eval_")
+        if saved is not None:
+            self._save(saved, chunk.first + chunk.length)
+
+    def _save(self, tree: Any, updates: int) -> None:
+        if tree is not None:
+            self._record.save(tree, updates, evaluation=self._evaluation)
+
+
+def _unscored(state: LearnerState) -> Best:
+    """No evaluation yet."""
+    agents = jax.tree.map(jnp.copy, Agents.of(state))  # the state's own are donated
+    return Best(agents, jnp.full(state.step.shape, -jnp.inf))
+
+
+@jax.jit
+def _better(best: Best, agents: Agents, returns: Array) -> Best:
+    """Seed by seed, the one that scored higher."""
+    higher = returns > best.returns
+
+    def choose(new, old):
+        return jax.vmap(jnp.where)(higher, new, old)
+
+    return Best(jax.tree.map(choose, agents, best.agents), choose(returns, best.returns))
+
+
+def _copy(x: Array) -> Any:
+    """On the host; keys as they are."""
+    return jnp.copy(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.array(x)

@@ -1,0 +1,29 @@
+"""What goes wrong around a run: reported, kept, and no reason to stop training."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+
+class RunWarning(UserWarning):
+    """Something around a run went wrong; the run goes on."""
+
+
+class Problems(list[str]):
+    """What went wrong, a line each."""
+
+    def report(self, problem: str) -> None:
+        """Warns of it, once."""
+        if problem not in self:
+            self.append(problem)
+            warnings.warn(problem, RunWarning, stacklevel=2)
+
+    @contextlib.contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """A failure to write is reported, and no more."""
+        try:
+            yield
+        except OSError as error:
+            self.report(f"{what} could not be written: {error.strerror or error}")

@@ -1,0 +1,188 @@
+"""What a run leaves behind while it goes on: rows, checkpoints, agents; and what went wrong."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purejaxppo.config import PPOConfig
+from purejaxppo.runs import checkpoint, store
+from purejaxppo.runs.journal import Journal, Row
+from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.problems import Problems
+from purejaxppo.validation import ConfigError
+
+Callback = Callable[[int, Row], Any]
+
+
+class Record:
+    """The folder of a run, if it has one, and its callbacks. Whatever fails here, training goes on.
+
+    Args:
+        config: what is trained.
+        options: where, and how often.
+        callbacks: `(step, row)`, called with every row that is logged.
+        about: what else to say in `run.json`.
+
+    Attributes:
+        problems: what went wrong, a line each.
+
+    Raises:
+        ConfigError: the folder holds a run already, or with `resume` another one than this.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        options: FitOptions,
+        callbacks: Sequence[Callback],
+        about: Mapping[str, Any],
+    ):
+        self.problems = Problems()
+        self._callbacks, self._keep = list(callbacks), options.keep_checkpoints
+        self._about = {
+            "config": _plain(config),
+            "seeds": options.seeds,
+            "seed": options.seed,
+            "versions": versions(),
+            "device": device(),
+        }
+        self._journals: dict[str, Journal] = {}
+        self.folder = None if options.run_dir is None else Path(options.run_dir)
+        self._resume = options.resume and store.is_run(self.folder)
+        if self.folder is None:
+            return
+        if self._resume:
+            saved, run = store.read_run(self.folder)
+            self._compare({**run, "config": _plain(saved)})
+        else:
+            store.create_run_dir(self.folder, config.env, options.resume)
+            created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            with self.problems.attempt("run.json"):
+                store.write_run(self.folder, config, {**about, **self._about, "created": created})
+
+    def restore(self, template: Any) -> tuple[Any, dict[str, Any]]:
+        """The last whole checkpoint and what was said of it, or (None, {}) to begin from the start.
+
+        Args:
+            template: its shapes and dtypes.
+
+        Raises:
+            ConfigError: it is of another run, or there are some and none is whole.
+        """
+        found = self._checkpoints() if self._resume else []
+        for path in reversed(found):
+            try:
+                tree, about = checkpoint.load(path, template)
+            except checkpoint.Damaged as error:
+                self.problems.report(f"{error}: the one before it is used")
+                continue
+            self._compare(about)
+            return tree, about
+        if found:
+            raise ConfigError(f"no checkpoint in {str(self.folder)!r} is whole: train anew")
+        return None, {}
+
+    def open(self, step: int) -> None:
+        """Begins to log after a step; rows of later ones, which will come again, are taken out."""
+        if self.folder is not None:
+            for name in ("metrics.jsonl", "evaluations.jsonl"):
+                with self.problems.attempt(name):
+                    self._journals[name] = Journal(self.folder / name, step)
+
+    def log(self, name: str, rows: Sequence[Row], prefix: str = "") -> None:
+        """Appends rows to a file, and passes them to the callbacks, their names with a prefix."""
+        if name in self._journals:
+            with self.problems.attempt(name):
+                self._journals[name].write(rows)
+        for callback in list(self._callbacks):
+            try:
+                for row in rows:
+                    named = {prefix + k if k not in ("step", "seed") else k: row[k] for k in row}
+                    callback(row["step"], named)
+            except Exception as error:
+                self._callbacks.remove(callback)
+                name = getattr(callback, "__name__", type(callback).__name__)
+                self.problems.report(
+                    f"callback {name} is not called again: {type(error).__name__}: {error}"
+                )
+
+    def save(self, tree: Any, updates: int, **about: Any) -> None:
+        """Writes a checkpoint, and the agents in it; the oldest that are too many are removed.
+
+        Args:
+            tree: what `restore` gives back, with `state` and `best`.
+            updates: done so far.
+            **about: what to say of it.
+        """
+        if self.folder is None:
+            return
+        with self.problems.attempt("checkpoints"):
+            for journal in self._journals.values():
+                journal.sync()  # rows first: resuming must find all that came before
+            folder = self.folder / "checkpoints"
+            folder.mkdir(exist_ok=True)
+            path = folder / f"{updates:010d}.npz"
+            checkpoint.save(path, tree, {**self._about, "updates": updates, **about})
+            for old in self._checkpoints()[: -self._keep]:
+                old.unlink()
+            store.save_agents(self.folder / store.FILES["final"], store.Agents.of(tree["state"]))
+            if about.get("evaluation") is not None:
+                store.save_agents(self.folder / store.FILES["best"], tree["best"].agents)
+
+    def close(self) -> None:
+        """Writes what was kept back, and closes files and callbacks."""
+        for name, journal in self._journals.items():
+            with self.problems.attempt(name):
+                journal.sync()
+            journal.close()
+        for callback in self._callbacks:
+            if hasattr(callback, "close"):
+                callback.close()  # pyright: ignore[reportFunctionMemberAccess]
+
+    def _checkpoints(self) -> list[Path]:
+        """From the oldest to the newest."""
+        return sorted(self.folder.glob("checkpoints/*.npz")) if self.folder else []
+
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        """Refuses to go on with another run; warns where the next bits may differ."""
+        ours = self._about
+        for name, now in {**ours["config"], "seeds": ours["seeds"], "seed": ours["seed"]}.items():
+            then = {**saved["config"], **saved}.get(name)
+            if then != now:
+                raise ConfigError(
+                    f"the run in {str(self.folder)!r} has {name}={then!r}, not {now!r}: go on with "
+                    "its own, or train into another folder"
+                )
+        for name in ("versions", "device"):
+            for part, then in saved[name].items():
+                now = ours[name].get(part)
+                if then != now:
+                    self.problems.report(
+                        f"the run was begun with {part} {then} and goes on with {now}: from here "
+                        "on it may differ in the last digits"
+                    )
+
+
+def _plain(config: PPOConfig) -> dict[str, Any]:
+    """The fields as JSON gives them back."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a figure depends on."""
+    names = ("purejaxppo", "jax", "flax", "optax", "gymnax", "numpy")
+    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
+
+
+def device() -> dict[str, Any]:
+    """What trains."""
+    first = jax.devices()[0]
+    return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count()}

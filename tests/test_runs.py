@@ -1,0 +1,676 @@
+"""Runs that are stopped, killed, resumed and disturbed: the folder always tells the whole truth."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
+from purejaxppo.runs import checkpoint, store
+from purejaxppo.runs.journal import Journal
+from purejaxppo.runs.problems import RunWarning
+
+CONFIG = PPOConfig(
+    num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 40,
+    hidden_sizes=(8,), normalize_observations=True, normalize_rewards=True,
+    objective="adaptive_kl", learning_rate_final_scale=0.0,
+)  # fmt: skip
+OPTIONS = {"seeds": 2, "checkpoint_every": 32 * 3, "eval_every": 32 * 10, "eval_episodes": 2}
+
+
+def numbers(tree):
+    """Arrays of a pytree, keys as their data."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]
+
+
+def assert_same(a, b):
+    for x, y in zip(numbers(a), numbers(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def assert_same_run(one, other, folder, other_folder):
+    """Everything that two runs gave and left, but for times."""
+    assert_same(one.state, other.state)
+    assert_same(one.best, other.best)
+    for name in ("metrics.jsonl", "evaluations.jsonl", "config.toml"):
+        assert (folder / name).read_bytes() == (other_folder / name).read_bytes(), name
+    for name in ("agents.npz", "best.npz"):
+        with np.load(folder / name) as a, np.load(other_folder / name) as b:
+            assert all(np.array_equal(a[key], b[key]) for key in {*a.files, *b.files}), name
+
+
+def stop_at(step):
+    """Raises a signal, once, when a run has come so far."""
+    raised = []
+
+    def callback(at, row):
+        if at >= step and not raised:
+            raised.append(at)
+            signal.raise_signal(signal.SIGTERM)
+
+    return callback
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happened to, and its folder."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return fit(CONFIG, **OPTIONS, run_dir=folder), folder
+
+
+# -- resuming -----------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_says(whole):
+    result, folder = whole
+    names = {p.name for p in folder.iterdir()}
+    assert names == {
+        "config.toml", "run.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints",
+        "agents.npz", "best.npz",
+    }  # fmt: skip
+    updates = [int(p.stem) for p in sorted((folder / "checkpoints").iterdir())]
+    assert updates == [36, 39, 40]
+    rows = list(store.read_rows(folder / "metrics.jsonl"))
+    assert [(r["step"], r["seed"]) for r in rows] == [
+        (32 * (u + 1), s) for u in range(40) for s in range(2)
+    ]
+    assert_same(store.read_metrics(folder), result.metrics)
+    rows = list(store.read_rows(folder / "evaluations.jsonl"))
+    assert [r["step"] for r in rows] == [320, 320, 640, 640, 960, 960, 1280, 1280]
+    assert result.problems == []
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, whole):
+    monkeypatch.chdir(tmp_path)
+    options = {k: v for k, v in OPTIONS.items() if k != "checkpoint_every"}
+    result = fit(CONFIG, **options)
+    assert not list(tmp_path.iterdir())
+    assert_same(result.state, whole[0].state)
+    assert_same(result.metrics, whole[0].metrics)
+    assert_same(result.best, whole[0].best)
+
+
+@pytest.mark.parametrize("stops", [[1], [320, 640, 641, 1000]])
+def test_stopped_and_resumed_is_the_whole_run_to_the_bit(tmp_path, whole, stops):
+    for step in stops:
+        part = fit(
+            CONFIG, **OPTIONS, run_dir=tmp_path / "run", resume=True, callbacks=[stop_at(step)]
+        )
+        assert part.stopped == signal.SIGTERM
+        assert not part.problems
+    result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run", resume=True)
+    assert result.stopped is None
+    assert result.resumed_at == part.metrics.episodes.shape[1]
+    assert_same(result.metrics, whole[0].metrics)
+    assert_same_run(result, whole[0], tmp_path / "run", whole[1])
+
+
+def test_resuming_what_is_finished_changes_nothing(tmp_path):
+    small = CONFIG.replace(total_timesteps=64)
+    first = fit(small, run_dir=tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npz")}
+    again = fit(small, run_dir=tmp_path / "run", resume=True)
+    assert again.resumed_at == 2
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npz")} == before
+    assert_same(first.state, again.state)
+    assert_same(first.metrics, again.metrics)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3] ^= 16
+    path.write_bytes(raw)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that was stopped on its way."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    fit(CONFIG, **OPTIONS, run_dir=folder, callbacks=[stop_at(700)])
+    return folder
+
+
+def copy(folder, to):
+    import shutil
+
+    return shutil.copytree(folder, to / "run")
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, whole, stopped, damage):
+    folder = copy(stopped, tmp_path)
+    *_, before, last = sorted((folder / "checkpoints").iterdir())
+    damage(last)
+    with pytest.warns(RunWarning, match="damaged.*the one before it is used"):
+        result = fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+    assert result.resumed_at == int(before.stem)
+    assert len(result.problems) == 1
+    assert_same_run(result, whole[0], folder, whole[1])
+
+
+def test_no_whole_checkpoint_is_an_error_and_nothing_is_touched(tmp_path, stopped):
+    folder = copy(stopped, tmp_path)
+    for path in (folder / "checkpoints").iterdir():
+        cut(path)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with (
+        pytest.warns(RunWarning, match="damaged"),
+        pytest.raises(ConfigError, match=r"no checkpoint in .* is whole"),
+    ):
+        fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path, whole, stopped):
+    folder = copy(stopped, tmp_path)
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    result = fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+    assert result.resumed_at == 0
+    assert_same_run(result, whole[0], folder, whole[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({"gamma": 0.9}, {}, "has gamma=0.99, not 0.9"),
+        ({"hidden_sizes": (9,)}, {}, r"has hidden_sizes=\[8\], not \[9\]"),
+        ({"total_timesteps": 32 * 50}, {}, "has total_timesteps=1280, not 1600"),
+        ({}, {"seeds": 3}, "has seeds=2, not 3"),
+        ({}, {"seed": 1}, "has seed=0, not 1"),
+    ],
+)
+def test_another_run_is_refused(stopped, changes, options, words):
+    with pytest.raises(ConfigError, match=words):
+        fit(CONFIG.replace(**changes), **{**OPTIONS, **options}, run_dir=stopped, resume=True)
+
+
+def test_a_folder_in_use_is_refused_without_resume(stopped):
+    with pytest.raises(ConfigError, match=r"exists and is not empty.*--resume"):
+        fit(CONFIG, run_dir=stopped)
+
+
+def test_other_versions_and_devices_are_named(tmp_path, whole, stopped):
+    folder = copy(stopped, tmp_path)
+    run = json.loads((folder / "run.json").read_text())
+    run["versions"]["jax"], run["device"]["count"] = "0.9.0", 8
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.warns(RunWarning) as warned:
+        result = fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+    texts = " ".join(str(w.message) for w in warned)
+    assert "begun with jax 0.9.0 and goes on with" in texts
+    assert "begun with count 8 and goes on with 1" in texts
+    assert_same(result.state, whole[0].state)
+
+
+def test_options_without_effect_are_refused(tmp_path):
+    for options, words in [
+        ({"resume": True}, "no effect without run_dir"),
+        ({"checkpoint_every": 100}, "no effect without run_dir"),
+        ({"target_return": 1.0}, "no effect without eval_every"),
+        ({"eval_sampled": True}, "no effect without eval_every"),
+        ({"eval_every": 0}, "eval_every=0 is too small"),
+        ({"seedz": 1}, "did you mean seed"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            fit(CONFIG, **options)
+
+
+# -- kill -9 ------------------------------------------------------------------------------------
+
+RUN = """
+import sys
+from purejaxppo.cli import main
+sys.argv = ["purejaxppo", "train", "CartPole-v1", "--preset", "none", *sys.argv[1:]]
+main()
+"""
+KILLED = [
+    "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2", "--num-epochs", "1",
+    "--hidden-sizes", "8", "--normalize-observations", "--seeds", "2", "--quiet",
+    "--checkpoint-every", "96", "--eval-every", "3200", "--eval-episodes", "2",
+]  # fmt: skip
+
+
+def train(folder, updates, *more, **how):
+    argv = [*KILLED, "--total-timesteps", str(32 * updates), "--run-dir", "run", *more]
+    command = [sys.executable, "-c", RUN, *argv]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
+    )
+
+
+def size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(tmp_path):
+    """Final parameters and metrics are those of a run that nobody disturbed."""
+    chance, updates, kills = random.Random(5), 4000, 0
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "whole").mkdir()
+    metrics = tmp_path / "killed/run/metrics.jsonl"
+    while kills < 20:
+        process = train(tmp_path / "killed", updates, "--resume")
+        seen = size(metrics)
+        while kills and process.poll() is None and size(metrics) == seen:  # the first at its start
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.4 if kills else 4.0))
+        process.kill()
+        _, err = process.communicate()
+        assert process.returncode == -signal.SIGKILL, err
+        kills += 1
+    last = json.loads(metrics.read_text().splitlines()[-2])
+    assert 32 * 100 < last["step"] < 32 * updates  # it got somewhere, and not to the end
+    for name, more in (("killed", ["--resume"]), ("whole", [])):
+        process = train(tmp_path / name, updates, *more)
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+        assert err == ""
+    one, other = tmp_path / "killed/run", tmp_path / "whole/run"
+    for name in ("metrics.jsonl", "evaluations.jsonl", "config.toml"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    last, same = (sorted((run / "checkpoints").iterdir())[-1] for run in (one, other))
+    with np.load(last) as a, np.load(same) as b:
+        names = {*a.files, *b.files}
+        assert len(names) > 30
+        assert all(np.array_equal(a[name], b[name]) for name in names)
+    assert not list(one.rglob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_tells_how_to_go_on(tmp_path, number):
+    process = train(tmp_path, 100_000)
+    while process.poll() is None and not size(tmp_path / "run/metrics.jsonl"):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "go on with: purejaxppo train CartPole-v1 --resume --run-dir run" in err
+    done = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["step"]
+    last = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
+    assert int(last.stem) * 32 == done
+
+
+# -- disks --------------------------------------------------------------------------------------
+
+SMALL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 20_000])
+def test_a_full_disk_does_not_stop_the_run(tmp_path, limit):
+    """No file may grow beyond a limit: the run goes on, says so, and ends with another code."""
+    argv = [*KILLED, "--total-timesteps", str(32 * 200), "--run-dir", "run", "--json"]
+    code = SMALL_DISK.format(limit=limit) + RUN
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv, "--no-compilation-cache"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("purejaxppo: ")]
+    assert any("metrics.jsonl could not be written: File too large" in line for line in lines)
+    assert "Traceback" not in done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["timesteps"] == 32 * 200
+    assert summary["problems"]
+    rows = (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert len(rows) <= limit
+    for i, line in enumerate(rows.splitlines()[:-1]):  # whole rows, in order, up to the limit
+        assert json.loads(line)["step"] == 32 * (i // 2 + 1)
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_what_could_not_be_written_is_written_later(tmp_path, monkeypatch, whole):
+    """A disk that is full for a while: nothing is missing in the end, nothing twice."""
+    full = {"yes": False}
+
+    class Disk:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            if full["yes"] and len(data) > 10:
+                return self.file.write(data[:10])
+            if full["yes"]:
+                raise OSError(28, "No space left on device")
+            return self.file.write(data)
+
+    original = Journal.__init__
+
+    def init(self, path, step):
+        original(self, path, step)
+        self._file = Disk(self._file)
+
+    monkeypatch.setattr(Journal, "__init__", init)
+
+    def switch(step, row):
+        full["yes"] = 320 <= step < 960
+
+    with pytest.warns(RunWarning, match="could not be written: No space left"):
+        result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run", callbacks=[switch])
+    assert {problem.split()[0] for problem in result.problems} >= {"metrics.jsonl", "checkpoints"}
+    assert_same_run(result, whole[0], tmp_path / "run", whole[1])
+
+
+def test_a_folder_where_nothing_can_be_written(tmp_path, monkeypatch, whole):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "write_whole", refuse)
+    with pytest.warns(RunWarning, match="could not be written: Permission denied"):
+        result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run")
+    assert_same(result.state, whole[0].state)
+    assert {problem.split()[0] for problem in result.problems} == {"run.json", "checkpoints"}
+
+
+# -- callbacks ----------------------------------------------------------------------------------
+
+
+def test_a_callback_that_fails_is_reported_and_left_out(whole):
+    calls, others = [], []
+
+    def broken(step, row):
+        calls.append(step)
+        raise RuntimeError("no more paper")
+
+    with pytest.warns(RunWarning, match="callback broken is not called again: RuntimeError: no"):
+        result = fit(CONFIG, seeds=2, callbacks=[broken, lambda step, row: others.append(step)])
+    assert calls == [32]
+    assert len(others) == 80
+    assert len(result.problems) == 1
+    assert_same(result.state, whole[0].state)
+
+
+def test_a_callback_is_closed_when_the_run_ends():
+    class Logger:
+        closed = False
+
+        def __call__(self, step, row):
+            assert not self.closed
+
+        def close(self):
+            self.closed = True
+
+    logger = Logger()
+    fit(CONFIG.replace(total_timesteps=64), callbacks=[logger])
+    assert logger.closed
+
+
+def test_tensorboard_has_every_row(tmp_path):
+    tensorboardX = pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    from purejaxppo.runs.loggers import TensorBoard
+
+    assert tensorboardX
+    result = fit(
+        CONFIG.replace(total_timesteps=96), seeds=2, eval_every=96, eval_episodes=2,
+        callbacks=[TensorBoard(tmp_path)],
+    )  # fmt: skip
+    for seed in range(2):
+        (path,) = (tmp_path / f"tensorboard/seed_{seed}").iterdir()
+        raw, found = path.read_bytes(), {}
+        while raw:  # length, its checksum, the event, its checksum
+            size = int.from_bytes(raw[:8], "little")
+            event = Event.FromString(raw[12 : 12 + size])
+            for value in event.summary.value:
+                found[value.tag, event.step] = value.simple_value
+            raw = raw[16 + size :]
+        for u in range(3):
+            losses = result.metrics.policy_loss
+            assert found["policy_loss", 32 * (u + 1)] == losses[seed, u]
+        assert ("eval_return_mean", 96) in found
+
+
+@pytest.mark.slow
+def test_weights_and_biases_offline(tmp_path):
+    pytest.importorskip("wandb")
+    process = train(tmp_path, 6, "--wandb", "test", env={**os.environ, "WANDB_MODE": "offline"})
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    (file,) = (tmp_path / "run/wandb").glob("offline-run-*/run-*.wandb")
+    raw = file.read_bytes()
+    assert b"seed_1/policy_loss" in raw
+    assert file.stem.removeprefix("run-") in (tmp_path / "run/wandb.json").read_text()
+
+
+# -- evaluation ---------------------------------------------------------------------------------
+
+
+def test_the_best_agents_are_those_that_were_scored(whole):
+    """Played again, with the same episodes, they score what is written."""
+    from purejaxppo.runs.evaluate import make_evaluate
+
+    result, folder = whole
+    rows = list(store.read_rows(folder / "evaluations.jsonl"))
+    best = [max(r["return_mean"] for r in rows if r["seed"] == s) for s in range(2)]
+    np.testing.assert_allclose(result.best.returns, best, rtol=1e-6)
+    _, agents = load_agents(folder, "best")
+    assert_same(agents, result.best.agents)
+    evaluate, _ = make_evaluate(CONFIG, 2)
+    key = jax.random.fold_in(jax.random.key(0), 2**31)
+    again = jax.jit(jax.vmap(evaluate, (0, None)))(agents, key)
+    np.testing.assert_allclose(again.returns.mean(1), best, rtol=1e-6)
+
+
+def test_an_evaluation_is_the_episodes_step_by_step():
+    """Against a loop over gymnax's own CartPole."""
+    import gymnax
+
+    from purejaxppo.runs.evaluate import make_evaluate
+
+    result = fit(CONFIG, seeds=1)
+    agents = jax.tree.map(lambda x: x[0], store.Agents.of(result.state))
+    evaluate, _ = make_evaluate(CONFIG, 5)
+    key = jax.random.key(3)
+    evaluation = jax.jit(evaluate)(agents, key)
+    act = make_act(CONFIG, agents, deterministic=True)
+    env, params = gymnax.make("CartPole-v1")
+    take = jax.jit(lambda state, obs: env.step_env(key, state, act(key, obs), params))
+    for i, reset in enumerate(jax.random.split(jax.random.split(key)[0], 5)):
+        obs, state = env.reset_env(reset, params)
+        total, steps, over = 0.0, 0, False
+        while not over:
+            obs, state, reward, terminated, _ = take(state, obs)
+            over = bool(terminated | env.is_truncated(state, params))
+            total, steps = total + float(reward), steps + 1
+        assert (float(evaluation.returns[i]), int(evaluation.lengths[i])) == (total, steps)
+    assert evaluation.ended.all()
+
+
+def test_target_return_ends_the_run_and_stays_ended(tmp_path):
+    options = {**OPTIONS, "run_dir": tmp_path / "run", "target_return": 1.0}
+    result = fit(CONFIG, **options)
+    assert result.metrics.episodes.shape[1] == 10
+    assert result.stopped is None
+    again = fit(CONFIG, **options, resume=True)
+    assert again.resumed_at == again.metrics.episodes.shape[1] == 10
+    on = fit(CONFIG, **{**options, "target_return": None}, resume=True)
+    assert on.metrics.episodes.shape[1] == CONFIG.num_updates
+
+
+def test_environments_on_the_host_go_on_with_new_episodes(tmp_path):
+    pytest.importorskip("gymnasium")
+    config = CONFIG.replace(env="gymnasium/CartPole-v1", total_timesteps=32 * 6)
+    options = {"run_dir": tmp_path / "run", "eval_every": 96, "eval_episodes": 2}
+    part = fit(config, **options, callbacks=[stop_at(1)])
+    assert part.stopped
+    with pytest.warns(RunWarning, match="environments on the host begin new episodes"):
+        result = fit(config, **options, resume=True)
+    assert result.metrics.episodes.shape[1] == 6
+    assert int(result.state.step[0]) == 6
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def tree():
+    return {
+        "key": jax.random.split(jax.random.key(1, impl="rbg"), 2),
+        "old": jax.random.key(3),
+        "half": jnp.arange(5, dtype=jnp.bfloat16) / 3,
+        "tiny": jnp.arange(3, dtype=jnp.float8_e4m3fn),
+        "none": jnp.zeros((0, 4)),
+        "scalar": jnp.int32(-7),
+        "flag": jnp.array([True, False]),
+        "nan": jnp.array([jnp.nan, -jnp.inf]),
+        "deep": ({"a": jnp.uint8(255)}, None, ()),
+    }
+
+
+def test_any_tree_comes_back_to_the_bit(tmp_path):
+    path = tmp_path / "tree.npz"
+    checkpoint.save(path, tree(), {"updates": 3, "x": [None, 1.5, "ü"]})
+    back, about = checkpoint.load(path, jax.eval_shape(tree))
+    assert about == {"updates": 3, "x": [None, 1.5, "ü"]}
+    assert jax.tree.structure(back) == jax.tree.structure(tree())
+    assert_same(back, tree())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_flipped_bit_goes_unseen(tmp_path):
+    path, flipped = tmp_path / "tree.npz", tmp_path / "flipped.npz"
+    small = {"x": jnp.arange(3.0), "key": jax.random.key(1)}
+    checkpoint.save(path, small, {"updates": 3})
+    raw = bytearray(path.read_bytes())
+    damaged = 0
+    for bit in range(0, 8 * len(raw), 3):
+        raw[bit // 8] ^= 1 << bit % 8
+        flipped.write_bytes(raw)
+        raw[bit // 8] ^= 1 << bit % 8
+        try:
+            back, about = checkpoint.load(flipped, small)
+        except checkpoint.Damaged:
+            damaged += 1
+        else:  # a date, say, that nothing depends on
+            assert about == {"updates": 3}
+            assert_same(back, small)
+    assert damaged > len(raw)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"x": jnp.zeros(3)}, r"has key<fry>\[\] at \['key'\], and this run has nothing"),
+        ({"x": jnp.zeros(4), "key": jax.random.key(1)}, r"float32\[3\] at \['x'\].*float32\[4\]"),
+        ({"x": jnp.zeros(3, int), "key": jax.random.key(1)}, r"float32\[3\].*int32\[3\]"),
+        (
+            {"x": jnp.zeros(3), "key": jax.random.key(1), "y": jnp.zeros(())},
+            r"has nothing at \['y'\], and this run has float32\[\]",
+        ),
+    ],
+)
+def test_another_tree_is_refused_by_the_name_of_the_difference(tmp_path, other, words):
+    path = tmp_path / "tree.npz"
+    checkpoint.save(path, {"x": jnp.zeros(3), "key": jax.random.key(1)}, {})
+    with pytest.raises(ConfigError, match=words):
+        checkpoint.load(path, other)
+
+
+def test_another_format_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "tree.npz"
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    checkpoint.save(path, {"x": jnp.zeros(3)}, {})
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="has format 99, this version reads 1"):
+        checkpoint.load(path, {"x": jnp.zeros(3)})
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_whole(path, fail)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_journal_begins_after_a_step(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"step": step, "x": step / 3}) + "\n" for step in (1, 1, 2, 3)]
+    path.write_text("".join(lines) + '{"step": 4, "x"')
+    journal = Journal(path, 2)
+    journal.write([{"step": 3, "x": float("nan")}, {"step": 4, "x": float("inf"), "y": None}])
+    journal.write([])
+    journal.close()
+    added = ['{"step": 3, "x": null}\n', '{"step": 4, "x": null, "y": null}\n']
+    assert path.read_text() == "".join(lines[:3] + added)
+
+
+def test_agents_come_back_and_act_alike(whole):
+    result, folder = whole
+    config, agents = load_agents(folder)
+    assert config == CONFIG
+    obs = jax.random.normal(jax.random.key(1), (50, 4))
+    for seed in range(2):
+        before, after = (
+            make_act(config, jax.tree.map(lambda x, i=seed: x[i], tree), deterministic=True)
+            for tree in (result.state, agents)
+        )
+        key = jax.random.key(0)
+        np.testing.assert_array_equal(before(key, obs), after(key, obs))
+
+
+def test_agents_of_another_network_are_refused(tmp_path, whole):
+    folder = copy(whole[1], tmp_path)
+    CONFIG.replace(hidden_sizes=(9,)).to_toml(folder / "config.toml")
+    with pytest.raises(ConfigError, match=r"does not fit: it has float32\[2,4,8\]|does not fit"):
+        load_agents(folder)
+    with pytest.raises(ConfigError, match=r"holds no run"):
+        load_agents(tmp_path / "nowhere")
+    (folder / "best.npz").unlink()
+    with pytest.raises(ConfigError, match=r"holds no best.npz: train with --eval-every"):
+        load_agents(folder, "best")
+
+
+def test_run_folders_are_never_reused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = store.create_run_dir(None, "brax/ant")
+    second = store.create_run_dir(None, "brax/ant")
+    assert first.parent == second.parent
+    assert first.name.startswith("brax-ant-")
+    assert first.name.endswith("-1")
+    assert second.name.endswith("-2")
+    (first / "config.toml").write_text("")
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        store.create_run_dir(first, "x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        store.create_run_dir(tmp_path / "file", "x")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        store.create_run_dir(tmp_path / "file" / "under", "x")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert store.create_run_dir(empty, "x") == empty
