@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from purejaxppo.ppo.objectives import OBJECTIVES
     from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy, TrainOutput
     from purejaxppo.runs.devices import use_cores, vmap_over_devices
+    from purejaxppo.runs.evaluate import make_evaluate
     from purejaxppo.runs.fit import FitResult, fit
-    from purejaxppo.runs.store import load_agents
+    from purejaxppo.runs.store import load_agents, load_policy
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.validation import ConfigError, HostError
 
@@ -40,9 +41,11 @@ __all__ = [
     "compiler_options",
     "fit",
     "load_agents",
+    "load_policy",
     "make_act",
     "make_actor",
     "make_env",
+    "make_evaluate",
     "make_learner",
     "make_train",
     "use_cores",
@@ -62,7 +65,8 @@ _ROOMS = {
     "ppo.records": ["Learner", "LearnerState", "Metrics", "Policy", "TrainOutput"],
     "runs.devices": ["use_cores", "vmap_over_devices"],
     "runs.fit": ["FitResult", "fit"],
-    "runs.store": ["load_agents"],
+    "runs.evaluate": ["make_evaluate"],
+    "runs.store": ["load_agents", "load_policy"],
     "train": ["make_learner", "make_train"],
     "validation": ["ConfigError", "HostError"],
 }

@@ -1,0 +1,76 @@
+"""Run folders from numbers made by hand."""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from purejaxppo import PPOConfig
+from purejaxppo.ppo.records import Metrics
+
+NAMES = [field.name for field in dataclasses.fields(Metrics)]
+VERSIONS = {"python": "3.11.2", "purejaxppo": "0.1.0", "jax": "0.10.2"}
+
+
+def tiny_config(updates, env="CartPole-v1", algorithm="ppo", **changes):
+    """Updates of 10 steps each."""
+    sizes = dict(num_envs=2, num_steps=5, num_minibatches=1, total_timesteps=10 * updates)
+    return getattr(PPOConfig, algorithm)(env=env, **sizes | changes)
+
+
+def metrics_of(returns):
+    """Metrics of one episode for each return [seeds, updates], none where it is NaN."""
+    returns = np.asarray(returns, float)
+    fields = dict.fromkeys(NAMES, np.zeros_like(returns))
+    fields["episodes"] = (~np.isnan(returns)).astype(int)
+    fields["return_sum"] = np.nan_to_num(returns)
+    return Metrics(**fields)
+
+
+def write_run(
+    folder, config, returns, *, algorithm="ppo", evaluations=None, finished=True, torn=False, seed=0
+):
+    """Writes what a run leaves.
+
+    Args:
+        folder: a new one.
+        config: its `batch_size` gives the steps.
+        returns: [seeds, updates], NaN where no episode ended.
+        algorithm: a name; None: the run does not say.
+        evaluations: returns [seeds] by step, or None.
+        finished: the summary is there.
+        torn: the last line was cut short.
+        seed: of the key.
+    """
+    folder.mkdir(parents=True)
+    config.to_toml(folder / "config.toml")
+    returns = np.asarray(returns, float)
+    seeds, updates = returns.shape
+    device = {"platform": "cpu", "kind": "cpu", "count": 1}
+    about = {"seeds": seeds, "seed": seed, "algorithm": algorithm, "versions": VERSIONS}
+    about |= {"device": device, "created": "2026-11-21T15:00:00+00:00"}
+    about = {name: value for name, value in about.items() if value is not None}
+    (folder / "run.json").write_text(json.dumps(about))
+    metrics = metrics_of(returns)
+    rows = [
+        {"step": (u + 1) * config.batch_size, "seed": s}
+        | {name: float(getattr(metrics, name)[s, u]) for name in NAMES}
+        for u in range(updates)
+        for s in range(seeds)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(text + '{"step": 9' * torn)
+    if evaluations is not None:
+        rows = [
+            {"step": step, "seed": s, "return_mean": x, "return_std": 1.0, "episodes": 16}
+            for step, scores in evaluations.items()
+            for s, x in enumerate(scores)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "evaluations.jsonl").write_text(text + '{"step"' * torn)
+    if finished:
+        last = [None if np.isnan(x) else float(x) for x in returns[:, -1]]
+        summary = {"timesteps": updates * config.batch_size, "final_returns": last}
+        summary |= {"steps_per_second": 12345.6, "compile_seconds": 3.21, "run_seconds": 0.5}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return str(folder)
