@@ -24,12 +24,11 @@ from purejaxppo.envs.purity import (
 from purejaxppo.envs.spaces import (
     Box,
     EnvSpec,
-    MultiBinary,
     Space,
     mask_of,
     to_bounds,
 )
-from purejaxppo.policies.heads import distribution, logit_count
+from purejaxppo.policies.heads import distribution, logit_shape
 from purejaxppo.ppo.records import Array, EnvStep, VecEnv
 from purejaxppo.validation import ConfigError, HostError
 
@@ -146,8 +145,7 @@ def random_actions(key: Array, spec: EnvSpec, obs: Any, num_envs: int) -> Any:
             )
             low, high = low.astype(jnp.float32), high.astype(jnp.float32)
             return (low + high) / 2, jnp.log(jnp.maximum((high - low) / 2, 1e-6))
-        shape = space.shape if isinstance(space, MultiBinary) else (logit_count(space),)
-        return jnp.zeros((num_envs, *shape))
+        return jnp.zeros((num_envs, *logit_shape(space)))
 
     dist = distribution(spec.action, jax.tree.map(parameters, spec.action), mask_of(obs), False)
     return to_bounds(spec.action, dist.sample(key))

@@ -22,7 +22,7 @@ from purejaxppo.envs.spaces import (
     to_bounds,
     zeros,
 )
-from purejaxppo.envs.wrappers.episodes import EpisodeStatistics
+from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
 from purejaxppo.ppo.records import Array, EnvStep, VecEnv
 from purejaxppo.validation import ConfigError
 
@@ -81,7 +81,7 @@ def make_vec_env(
     env = mask_in_observation(env, env_params)
     spec = check_spec(env, env_params)
     shapes = _shapes(env, env_params, spec.action)
-    if not {"episode_return", "episode_length"} <= fields(shapes.info).keys():
+    if not (counts(env) and {"episode_return", "episode_length"} <= fields(shapes.info).keys()):
         env = cast(Any, EpisodeStatistics(env))
         shapes = _shapes(env, env_params, spec.action)
 

@@ -80,6 +80,14 @@ class Box:
 Space = Discrete | MultiDiscrete | MultiBinary | Box
 
 
+def one_hot(space: Discrete | MultiDiscrete, x: Any) -> Any:
+    """Integers [...] or [..., D] in float32, ones at what they are: [..., number of choices]."""
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(x, space.n)
+    parts = [jax.nn.one_hot(x[..., i], n) for i, n in enumerate(space.nvec)]
+    return jnp.concatenate(parts, -1)
+
+
 class EnvSpec(NamedTuple):
     """What one environment sees and does: pytrees with a `Space` at each leaf."""
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.envs.spaces import (
+    Box,
     Discrete,
     EnvSpec,
     MultiBinary,
@@ -44,11 +45,10 @@ class ActionHead(nn.Module):
     def __call__(self, x: Array) -> Any:
         """[B, F] to what `distribution` reads."""
         space = self.space
-        if isinstance(space, Discrete | MultiDiscrete):
-            return self._dense("logits", logit_count(space))(x)
+        if not isinstance(space, Box):
+            shape = logit_shape(space)
+            return self._dense("logits", math.prod(shape))(x).reshape(-1, *shape)
         size, shape = math.prod(space.shape), (-1, *space.shape)
-        if isinstance(space, MultiBinary):
-            return self._dense("logits", size)(x).reshape(shape)
         mean = self._dense("mean", size)(x).reshape(shape)
         if self.state_dependent_std:
             return mean, self._dense("log_std", size)(x).reshape(shape)
@@ -59,9 +59,11 @@ class ActionHead(nn.Module):
         return nn.Dense(size, kernel_init=orthogonal(0.01), dot_general=narrow_dot, name=name)
 
 
-def logit_count(space: Discrete | MultiDiscrete) -> int:
-    """Logits of all choices, side by side."""
-    return space.n if isinstance(space, Discrete) else sum(space.nvec)
+def logit_shape(space: Discrete | MultiDiscrete | MultiBinary) -> tuple[int, ...]:
+    """Of one action: [*A] for MultiBinary, else the logits of all choices side by side."""
+    if isinstance(space, MultiBinary):
+        return space.shape
+    return (space.n if isinstance(space, Discrete) else sum(space.nvec),)
 
 
 def distribution(spaces: Any, parameters: Any, mask: Any, squash: bool) -> Any:
@@ -164,7 +166,7 @@ def check_mask(spec: EnvSpec) -> None:
         found += 1
         if not isinstance(space, Discrete | MultiDiscrete):
             raise ConfigError(f"an action mask cannot forbid part of {space}: leave it out")
-        fitting: list[tuple[int, ...]] = [(logit_count(space),)]
+        fitting = [logit_shape(space)]
         if isinstance(space, MultiDiscrete) and len(set(space.nvec)) == 1 < len(space.nvec):
             fitting.append((len(space.nvec), space.nvec[0]))
         if getattr(part, "shape", None) not in fitting:

@@ -13,9 +13,9 @@ import numpy as np
 from flax.errors import FlaxError
 
 from purejaxppo.config import PPOConfig
-from purejaxppo.envs.spaces import Box, EnvSpec, MultiBinary, Space, mask_of, without_mask, zeros
+from purejaxppo.envs.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
 from purejaxppo.policies.cores import CORES, initial_carry
-from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_count
+from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.torsos import Torso, check_torso
 from purejaxppo.ppo.records import Policy
@@ -208,5 +208,4 @@ def _fits(space: Space, parameters: Any) -> bool:
             return False
         mean, log_std = (part.shape for part in parameters)
         return mean == (2, *space.shape) == np.broadcast_shapes(mean, log_std)
-    size = space.shape if isinstance(space, MultiBinary) else (logit_count(space),)
-    return getattr(parameters, "shape", None) == (2, *size)
+    return getattr(parameters, "shape", None) == (2, *logit_shape(space))

@@ -14,7 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.envs.spaces import PIXELS, Box, Discrete, MultiDiscrete, Space, without_mask
+from purejaxppo.envs.spaces import (
+    PIXELS,
+    Box,
+    Discrete,
+    MultiDiscrete,
+    Space,
+    one_hot,
+    without_mask,
+)
 from purejaxppo.policies.layers import convolve, orthogonal
 from purejaxppo.validation import ConfigError
 
@@ -110,11 +118,8 @@ class Torso(nn.Module):
 
     def _read(self, space: Space, x: Array) -> Array:
         """[B, *O] to [B, F]."""
-        if isinstance(space, Discrete):
-            return jax.nn.one_hot(x, space.n)
-        if isinstance(space, MultiDiscrete):
-            columns = enumerate(space.nvec)
-            return jnp.concatenate([jax.nn.one_hot(x[:, i], n) for i, n in columns], -1)
+        if isinstance(space, Discrete | MultiDiscrete):
+            return one_hot(space, x)
         name = torso_for(self.kind, space)
         x = x.astype(jnp.float32)
         if isinstance(space, Box) and space.dtype == jnp.uint8 and space.is_grid:

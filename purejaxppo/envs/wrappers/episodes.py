@@ -8,10 +8,16 @@ import jax.numpy as jnp
 from flax import struct
 
 from purejaxppo.envs.spaces import fields
-from purejaxppo.envs.wrappers.base import Array, Remembered, Wrapper, check_count
+from purejaxppo.envs.wrappers.base import (
+    Array,
+    Remembered,
+    RememberingWrapper,
+    Wrapper,
+    check_count,
+)
 
 
-class TimeLimit(Wrapper):
+class TimeLimit(RememberingWrapper):
     """Cuts episodes off after a number of steps: truncated, not terminated.
 
     Args:
@@ -41,6 +47,11 @@ class TimeLimit(Wrapper):
         """Whether this limit, or the environment's own, is reached."""
         own = jnp.asarray(self.env.is_truncated(state.env_state, params), bool)
         return own | (state.memory >= self.max_steps)
+
+
+def counts(env: Any) -> bool:
+    """Whether an environment is wrapped in `EpisodeStatistics`, at any depth."""
+    return isinstance(env, EpisodeStatistics) or (isinstance(env, Wrapper) and counts(env.env))
 
 
 class EpisodeState(struct.PyTreeNode):
@@ -81,3 +92,7 @@ class EpisodeStatistics(Wrapper):
     def is_truncated(self, state: EpisodeState, params: Any) -> Array:
         """Whether the environment's own limit is reached."""
         return self.env.is_truncated(state.env_state, params)
+
+    def inner_state(self, state: EpisodeState) -> Any:
+        """The state of the environment inside."""
+        return state.env_state

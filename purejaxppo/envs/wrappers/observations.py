@@ -16,7 +16,9 @@ from purejaxppo.envs.spaces import (
     Space,
     mask_of,
     observation_spaces,
+    one_hot,
     without_mask,
+    zeros,
 )
 from purejaxppo.envs.wrappers.base import (
     Array,
@@ -96,19 +98,15 @@ class FlattenObservation(ObservationWrapper):
 
 
 def _flat(space: Space, x: Any) -> Array:
-    if isinstance(space, Discrete):
-        return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
-    if isinstance(space, MultiDiscrete):
-        hot = [jax.nn.one_hot(x[i], n, dtype=jnp.float32) for i, n in enumerate(space.nvec)]
-        return jnp.concatenate(hot)
+    if isinstance(space, Discrete | MultiDiscrete):
+        return one_hot(space, x)
     return jnp.ravel(x).astype(jnp.float32)
 
 
 def _flat_bounds(space: Space) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(space, Box):
         return np.ravel(space.low), np.ravel(space.high)
-    size = {Discrete: lambda s: s.n, MultiDiscrete: lambda s: sum(s.nvec)}.get(type(space))
-    n = size(space) if size else int(np.prod(space.shape))
+    n = _flat(space, zeros(space)).size
     return np.zeros(n), np.ones(n)
 
 
@@ -130,7 +128,7 @@ class NormalizeObservation(ObservationWrapper):
     def __init__(self, env: Any, mean: Any = None, std: Any = None):
         super().__init__(env)
         space = box_of(env, env.default_params, "NormalizeObservation")
-        low, high = (np.broadcast_to(b, space.shape).astype(np.float64) for b in _bounds(space))
+        low, high = (np.asarray(b, np.float64) for b in (space.low, space.high))
         if (mean is None or std is None) and not (np.abs([low, high]) < UNBOUNDED).all():
             raise ConfigError(
                 f"NormalizeObservation needs finite bounds, not those of {space}: give mean and "
@@ -157,16 +155,12 @@ class NormalizeObservation(ObservationWrapper):
     def observation_space(self, params: Any) -> Box:
         """The bounds, shifted and scaled."""
         space = box_of(self.env, params, "NormalizeObservation")
-        bounds = (np.broadcast_to(b, space.shape).astype(np.float64) for b in _bounds(space))
+        bounds = (np.asarray(b, np.float64) for b in (space.low, space.high))
         low, high = (((b - self._mean) / self._std).astype(np.float32) for b in bounds)
         return Box(low, high, space.shape, np.dtype(np.float32))
 
 
 UNBOUNDED = 1e30  # some declare the largest float32 there is
-
-
-def _bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
-    return space.low, space.high
 
 
 class FrameStack(RememberingWrapper):
