@@ -34,7 +34,7 @@ class Actor(NamedTuple):
 
 def make_actor(
     config: PPOConfig | Mapping[str, Any],
-    state: LearnerState,
+    state: LearnerState | Any,
     deterministic: bool = False,
     *,
     env: Environment | HostEnvironment | None = None,
@@ -45,7 +45,8 @@ def make_actor(
 
     Args:
         config: the configuration that was trained.
-        state: the learner after training (of one seed: index the leaves of vmapped ones).
+        state: the learner after training, or its agents (`load_agents`); of one seed: index the
+            leaves of vmapped ones.
         deterministic: the most probable action rather than a sampled one.
         env: the environment, if one was passed to training.
         env_params: its parameters; None: its defaults.
@@ -76,7 +77,7 @@ def actor_of(setup: Setup, state: Any, deterministic: bool) -> Actor:
 
 def make_act(
     config: PPOConfig | Mapping[str, Any],
-    state: LearnerState,
+    state: LearnerState | Any,
     deterministic: bool = False,
     *,
     env: Environment | HostEnvironment | None = None,

@@ -674,3 +674,47 @@ def test_run_folders_are_never_reused(tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert store.create_run_dir(empty, "x") == empty
+
+
+def test_stopped_before_its_first_update(tmp_path, whole, monkeypatch):
+    """A signal while programs are compiled: saved as it is, and gone on with."""
+    from purejaxppo.runs import fit as module
+
+    original = module.compile_run
+
+    def compile_run(*args):
+        signal.raise_signal(signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(module, "compile_run", compile_run)
+    part = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run")
+    monkeypatch.undo()
+    assert part.stopped == signal.SIGINT
+    assert part.metrics.episodes.shape == (2, 0)
+    result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run", resume=True)
+    assert_same(result.metrics, whole[0].metrics)
+    assert_same_run(result, whole[0], tmp_path / "run", whole[1])
+
+
+def test_a_damaged_row_is_named_and_nothing_is_touched(tmp_path, stopped):
+    folder = copy(stopped, tmp_path)
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[4] = lines[4][10:]
+    path.write_text("".join(lines))
+    with pytest.raises(ConfigError, match=r"line 5 of .*metrics.jsonl' is damaged"):
+        fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+    assert path.read_text() == "".join(lines)
+
+
+def test_a_logger_that_cannot_be_closed_is_reported():
+    class Logger:
+        def __call__(self, step, row):
+            pass
+
+        def close(self):
+            raise OSError("gone")
+
+    with pytest.warns(RunWarning, match="callback Logger is not called again: OSError: gone"):
+        result = fit(CONFIG.replace(total_timesteps=64), callbacks=[Logger()])
+    assert len(result.problems) == 1

@@ -43,6 +43,9 @@ def train(config: PPOConfig, options: RunOptions) -> int:
         keep_compiled_programs()
     else:  # not in a folder that JAX was told of either
         jax.config.update("jax_enable_compilation_cache", False)
+    for extra, wanted in {"tensorboard": options.tensorboard, "wandb": options.wandb}.items():
+        if wanted:
+            loggers.module(extra)
     plan = make_plan(config, options.seeds)
     run_dir = Path(options.run_dir or store.create_run_dir(None, config.env))
     say = (lambda *args: None) if options.quiet else print
@@ -50,7 +53,9 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     sys.stdout.flush()
 
     names = [field.name for field in dataclasses.fields(FitOptions)]
-    given = {name: getattr(options, name) for name in names} | {"run_dir": str(run_dir)}
+    given: dict[str, Any] = {name: getattr(options, name) for name in names} | {
+        "run_dir": str(run_dir)
+    }
     with contextlib.ExitStack() as stack:
         callbacks = extra_loggers(config, options, run_dir)
         if not options.quiet:
@@ -76,11 +81,7 @@ def train(config: PPOConfig, options: RunOptions) -> int:
 
 
 def extra_loggers(config: PPOConfig, options: RunOptions, run_dir: Path) -> list[Callback]:
-    """Those that were asked for.
-
-    Raises:
-        ConfigError: one is not installed.
-    """
+    """Those that were asked for."""
     found: list[Callback] = []
     if options.tensorboard:
         found.append(loggers.TensorBoard(run_dir))

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from purejaxppo.validation import ConfigError
+
 Row = Mapping[str, Any]
 
 
@@ -23,12 +25,13 @@ class Journal:
 
     Raises:
         OSError: it cannot be opened.
+        ConfigError: a row in it cannot be read.
     """
 
     def __init__(self, path: Path, step: int):
         self._pending = b""
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
-        self._end = _end_of(path, step)
+        self._end = _end_of(path, step) if path.exists() else 0
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, rows: Iterable[Row]) -> None:
         """Appends rows.
@@ -74,8 +77,15 @@ def _end_of(path: Path, step: int) -> int:
     """Where the rows up to a step end, in bytes."""
     end = 0
     with open(path, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
                 break
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"line {number} of {str(path)!r} is damaged: mend it, or train anew"
+                ) from error
             end += len(line)
     return end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,8 @@ class TensorBoard:
     """
 
     def __init__(self, run_dir: str | Path):
-        try:
-            import tensorboardX
-        except ImportError as error:
-            raise _absent("tensorboard", error) from error
         self._folder, self._writers = Path(run_dir) / "tensorboard", {}
-        self._make = tensorboardX.SummaryWriter
+        self._make = module("tensorboard").SummaryWriter
 
     def __call__(self, step: int, row: Row) -> None:
         """Writes a row."""
@@ -58,11 +55,7 @@ class WandB:
     """
 
     def __init__(self, run_dir: str | Path, project: str, config: dict[str, Any]):
-        try:
-            import wandb
-        except ImportError as error:
-            raise _absent("wandb", error) from error
-        self._wandb, self._run_dir, self._run = wandb, Path(run_dir), None
+        self._wandb, self._run_dir, self._run = module("wandb"), Path(run_dir), None
         self._about = {"project": project, "config": config}
 
     def __call__(self, step: int, row: Row) -> None:
@@ -91,5 +84,16 @@ def _scalars(row: Row) -> Iterator[tuple[str, float]]:
             yield name, value
 
 
-def _absent(extra: str, error: ImportError) -> ConfigError:
-    return ConfigError(f"{error}: pip install 'purejaxppo[{extra}]'")
+def module(extra: str) -> Any:
+    """The package of an extra.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return import_module(_PACKAGES[extra])
+    except ImportError as error:
+        raise ConfigError(f"{error}: pip install 'purejaxppo[{extra}]'") from error
+
+
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}

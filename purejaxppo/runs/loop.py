@@ -63,7 +63,8 @@ class Run:
             for steps in (options.eval_every, options.checkpoint_every)
         )
         self._length, self._ready = 1, 0.0
-        self._parts: list[Metrics] = []
+        empty = jax.tree.map(lambda x: np.empty((options.seeds, 0), x.dtype), programs.metrics)
+        self._parts: list[Metrics] = [empty]
         self._evaluation: list[float] | None = None
         self.begun = self.done = 0
         self.best: Best = jax.eval_shape(_unscored, programs.template)
@@ -72,7 +73,10 @@ class Run:
         """From the last checkpoint, or from the start."""
         template = {"state": self._programs.template, "best": self.best}
         tree, about = self._record.restore(template)
-        keys = jax.random.split(jax.random.key(self._options.seed), self._options.seeds)
+        key = jax.random.key(self._options.seed)
+        if tree is not None:  # other episodes than those it began with
+            key = jax.random.fold_in(key, about["updates"])
+        keys = jax.random.split(key, self._options.seeds)
         if tree is None or learner.close is not None:
             self._state = self._programs.init(self._programs.place(keys))
             self.best = _unscored(self._state)
@@ -88,7 +92,7 @@ class Run:
                 tree["state"] = tree["state"].replace(**new)
             self._state = tree["state"]
         self._record.open(self.done * self._config.batch_size)
-        if self.done:
+        if self.done and self._record.folder is not None:
             self._parts.append(store.read_metrics(self._record.folder))
 
     @property
@@ -112,7 +116,7 @@ class Run:
             waiting, rows, saved = chunk, [], None
             if self._due(self._eval_every) or (self._eval_every and not self.going_on):
                 rows = self._score()
-            if self._due(self._save_every):
+            if self._due(self._save_every) and self.going_on:
                 saved = self._snapshot()
         if self.done > self.begun or not self.done:
             self._save(self._snapshot(), self.done)

@@ -26,12 +26,14 @@ class Programs(NamedTuple):
         run_chunk: `(state, n) -> (state, metrics)`, n updates, whose metrics are the first n rows
             of [UPDATES_PER_CHUNK, S]. The state is donated; n may differ from call to call.
         template: the state in shapes and dtypes.
+        metrics: those of a chunk in shapes and dtypes.
         mesh: the devices that the seeds are spread over.
     """
 
     init: Callable[[jax.Array], LearnerState]
     run_chunk: Callable[[LearnerState, int], tuple[LearnerState, Metrics]]
     template: Any
+    metrics: Any
     mesh: Mesh
 
     def place(self, tree: Any) -> Any:
@@ -83,4 +85,4 @@ def compile_run(learner: Learner, seeds: int, config: PPOConfig) -> Programs:
     chunk = jax.jit(
         run_chunk, donate_argnums=0, in_shardings=(spread, None), compiler_options=options
     ).lower(init.out_info, 1)
-    return Programs(init.compile(), chunk.compile(), init.out_info, mesh)
+    return Programs(init.compile(), chunk.compile(), init.out_info, chunk.out_info[1], mesh)

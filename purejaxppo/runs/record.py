@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,10 @@ class Record:
             with self.problems.attempt(name):
                 self._journals[name].write(rows)
         for callback in list(self._callbacks):
-            try:
+            with self._guarded(callback):
                 for row in rows:
                     named = {prefix + k if k not in ("step", "seed") else k: row[k] for k in row}
                     callback(row["step"], named)
-            except Exception as error:
-                self._callbacks.remove(callback)
-                name = getattr(callback, "__name__", type(callback).__name__)
-                self.problems.report(
-                    f"callback {name} is not called again: {type(error).__name__}: {error}"
-                )
 
     def save(self, tree: Any, updates: int, **about: Any) -> None:
         """Writes a checkpoint, and the agents in it; the oldest that are too many are removed.
@@ -143,9 +138,21 @@ class Record:
             with self.problems.attempt(name):
                 journal.sync()
             journal.close()
-        for callback in self._callbacks:
-            if hasattr(callback, "close"):
-                callback.close()  # pyright: ignore[reportFunctionMemberAccess]
+        for callback in list(self._callbacks):
+            with self._guarded(callback):
+                getattr(callback, "close", lambda: None)()
+
+    @contextlib.contextmanager
+    def _guarded(self, callback: Callback) -> Iterator[None]:
+        """One that raises is reported and left out."""
+        try:
+            yield
+        except Exception as error:
+            self._callbacks.remove(callback)
+            who = getattr(callback, "__name__", type(callback).__name__)
+            self.problems.report(
+                f"callback {who} is not called again: {type(error).__name__}: {error}"
+            )
 
     def _checkpoints(self) -> list[Path]:
         """From the oldest to the newest."""
