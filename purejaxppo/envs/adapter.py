@@ -26,6 +26,10 @@ class TracedOnce(Wrapper):
         super().__init__(env)
         self.reset_env, self.step_env = jax.jit(env.reset_env), jax.jit(env.step_env)
 
+    def __reduce__(self) -> tuple[type, tuple[Any]]:
+        """Copied and pickled without what was compiled."""
+        return TracedOnce, (self.env,)
+
 
 @contextlib.contextmanager
 def downloading(name: str, downloads: bool) -> Iterator[None]:
@@ -86,3 +90,22 @@ def anything(x: Any) -> Box:
     if np.issubdtype(dtype, np.integer):
         return box(np.iinfo(dtype).min, np.iinfo(dtype).max, x.shape, dtype)
     return box(-np.inf, np.inf, x.shape, dtype)
+
+
+def paint(channels: Any) -> np.ndarray:
+    """A picture of what is where: a colour for each channel, the last on top.
+
+    Args:
+        channels: [H, W, C], not zero where something is.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    import matplotlib
+
+    present = np.asarray(channels) != 0
+    number = present.shape[-1]
+    colours = matplotlib.colormaps["turbo"](np.linspace(0.1, 0.9, number))[:, :3]
+    palette = np.concatenate([np.zeros((1, 3)), colours])  # black where nothing is
+    top = (present * np.arange(1, number + 1)).max(-1)
+    return np.round(palette[top] * 255).astype(np.uint8)

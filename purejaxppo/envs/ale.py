@@ -29,12 +29,13 @@ class Atari(VectorWrapper):
         frames, height, width, *colours = shape
         shape = (height, width, frames * math.prod(colours))
         self._single_observation_space = Box(0, 255, shape, np.uint8)
-        self._first = np.empty(0)
+        self._first = self._shown = np.empty(0)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict]:
         """New games; with options, those of the environments whose episode has ended."""
         if options is None:
             self._first = self.env.reset(seed=seed)[0]
+        self._shown = self._first
         return self._out(self._first), {}
 
     def step(self, actions: Any) -> tuple[Any, ...]:
@@ -44,7 +45,13 @@ class Atari(VectorWrapper):
         if done.any():
             obs = obs.copy()
             obs[done] = info["final_obs"][done]
+        self._shown = obs
         return self._out(obs), reward, terminated, truncated, {}
+
+    def render(self) -> Any:
+        """The newest frame of each, as the agent sees it: [N, H, W, 3] uint8."""
+        newest = self._shown[:, -1]
+        return newest if newest.ndim == 4 else np.stack([newest] * 3, -1)
 
     def _out(self, obs: np.ndarray) -> np.ndarray:
         shape: Any = self.single_observation_space.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,13 @@ class Brax(Adapter):
         """One step: (obs, state, reward, terminated, info)."""
         state = self.env.step(state, action)
         return state.obs, state, state.reward, state.done > 0.5, {}
+
+    def page(self, states: Sequence[Any], fps: float) -> str:
+        """An HTML page that plays states; its viewer is fetched from the net when it is opened."""
+        from brax.io import html
+
+        system = self.env.sys.tree_replace({"opt.timestep": 1 / fps})  # how long each is shown
+        return html.render(system, [state.pipeline_state for state in states], colab=False)
 
 
 def names() -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 import jax
+import numpy as np
 from craftax.craftax_env import make_craftax_env_from_name
 
 from purejaxppo.envs.wrappers.base import Wrapper
@@ -25,6 +28,13 @@ class Craftax(Wrapper):
     def is_truncated(self, state: Any, params: Any) -> Any:
         """Whether the time limit is reached."""
         return state.timestep >= params.max_timesteps
+
+    def frames(self, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
+        """Pictures of states, [H, W, 3] uint8; the first ones ever take Craftax a minute."""
+        package = type(self.env).__module__.rpartition(".envs.")[0]
+        renderer = import_module(f"{package}.renderer")
+        draw = jax.jit(renderer.make_craftax_pixel_renderer(16))
+        return (np.asarray(draw(state)).astype(np.uint8) for state in states)
 
 
 def names() -> list[str]:

@@ -13,6 +13,8 @@ from gymnasium.spaces import Box
 
 from purejaxppo.envs.host import HostEnvironment
 
+DRAWN = {"render_mode": "rgb_array"}  # options of environments that are to be filmed
+
 
 class Pool:
     """A pool as a vector environment that waits to be reset; made when its seed is known."""
@@ -53,6 +55,10 @@ class Pool:
         obs, *rest = self._pool.step(actions)
         self._obs = self._out(obs)
         return self._obs, *rest
+
+    def render(self) -> np.ndarray:
+        """Pictures of the environments as they are, [N, H, W, 3] uint8."""
+        return self._pool.render()
 
     def close(self) -> None:
         """Ends the pool's threads."""

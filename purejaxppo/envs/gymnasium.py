@@ -9,6 +9,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from purejaxppo.envs.host import HostEnvironment
 
+DRAWN = {"render_mode": "rgb_array"}  # options of environments that are to be filmed
+
 
 def names() -> list[str]:
     """The environments that Gymnasium registers."""

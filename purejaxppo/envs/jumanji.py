@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +51,19 @@ class Jumanji(Adapter):
     def is_truncated(self, state: Any, params: Any) -> jax.Array:
         """Whether Jumanji cut the episode off; its time limit is left to `TimeLimit`."""
         return state.memory
+
+    def frames(self, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
+        """Pictures of states, [H, W, 3] uint8, drawn by Jumanji with matplotlib."""
+        import matplotlib.pyplot as plt
+
+        for state in states:
+            with plt.rc_context({"figure.dpi": 40}), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that there is no window to show
+                self.env.render(jax.device_put(state.env_state))
+            canvas: Any = plt.gcf().canvas
+            canvas.draw()
+            yield np.array(canvas.buffer_rgba())[..., :3]
+        plt.close()
 
     def _seen(self, observation: Any) -> Any:
         """With the names of its parts, and the dtypes that were declared."""

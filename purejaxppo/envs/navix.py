@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import navix
 import numpy as np
 from navix import observations
+from navix.rendering.cache import RenderingCache
 
 from purejaxppo.envs.adapter import Adapter, box
 from purejaxppo.envs.spaces import Discrete
@@ -38,6 +40,15 @@ class Navix(Adapter):
     def is_truncated(self, state: Any, params: Any) -> jax.Array:
         """Whether NAVIX says that the time limit is reached."""
         return state.is_truncation()
+
+    def frames(self, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
+        """Pictures of states, [H, W, 3] uint8."""
+
+        @jax.jit
+        def draw(state):
+            return observations.rgb(state.replace(cache=RenderingCache.init(state.grid)))
+
+        return (np.asarray(draw(timestep.state)) for timestep in states)
 
     def _out(self, timestep: Any) -> tuple[Any, Any]:
         if not self._draws:  # pictures that nobody looks at would be carried along

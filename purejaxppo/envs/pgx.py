@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pgx
 
-from purejaxppo.envs.adapter import Adapter, anything, box
+from purejaxppo.envs.adapter import Adapter, anything, box, paint
 from purejaxppo.envs.spaces import Discrete
 
 
@@ -38,6 +40,10 @@ class Pgx(Adapter):
     def is_truncated(self, state: Any, params: Any) -> jax.Array:
         """Whether pgx says so, or Freeway's clock, its only end, has run out."""
         return state.truncated | _out_of_time(state)
+
+    def frames(self, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
+        """Pictures of states, [H, W, 3] uint8."""
+        return (paint(state.observation) for state in states)
 
 
 def _out_of_time(state: Any) -> jax.Array:

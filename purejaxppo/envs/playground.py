@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from mujoco_playground import dm_control_suite, registry
 
 from purejaxppo.envs.adapter import Adapter, anything, box
@@ -29,6 +30,10 @@ class Playground(Adapter):
         """One step: (obs, state, reward, terminated, info)."""
         state = self.env.step(state, action)
         return _seen(state), state, state.reward, state.done > 0.5, {}
+
+    def frames(self, states: Sequence[Any], params: Any) -> Sequence[np.ndarray]:
+        """Pictures of states, [H, W, 3] uint8, drawn by MuJoCo."""
+        return self.env.render(list(states), height=300, width=400)
 
 
 def _seen(state: Any) -> Any:

@@ -99,6 +99,12 @@ def _adapter(suite: str) -> ModuleType:
         ) from error
 
 
+def drawn(name: str) -> dict[str, Any]:
+    """Options with which `make_env` makes an environment that gives pictures of itself."""
+    suite = name.partition("/")[0] if "/" in name else ""
+    return getattr(_adapter(suite), "DRAWN", {}) if suite in SUITES else {}
+
+
 def find_env(name: str, **options: Any) -> tuple[Any, Any]:
     """An environment by name, or by module:object, and its default parameters.
 

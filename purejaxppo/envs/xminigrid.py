@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +39,10 @@ class XMiniGrid(Adapter):
     def is_truncated(self, state: Any, params: Any) -> jax.Array:
         """Whether the suite says that the time limit is reached."""
         return state.last() & (state.discount == 1)
+
+    def frames(self, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
+        """Pictures of states, [H, W, 3] uint8."""
+        return (self.env.render(params, timestep) for timestep in states)
 
 
 def _seen(timestep: Any) -> Any:

@@ -34,6 +34,10 @@ class Wrapper:
             raise AttributeError(name)
         return getattr(self.env, name)
 
+    def inner_state(self, state: Any) -> Any:
+        """The state of the environment inside, for those who draw it."""
+        return state
+
 
 class Remembered(struct.PyTreeNode):
     """The state of a wrapped environment, and what a wrapper keeps beside it."""
@@ -48,6 +52,10 @@ class RememberingWrapper(Wrapper):
     def is_truncated(self, state: Remembered, params: Any) -> Array:
         """Whether the environment's own limit is reached."""
         return self.env.is_truncated(state.env_state, params)
+
+    def inner_state(self, state: Remembered) -> Any:
+        """The state of the environment inside."""
+        return state.env_state
 
 
 class ObservationWrapper(Wrapper):
