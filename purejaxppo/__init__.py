@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy, TrainOutput
     from purejaxppo.runs.devices import use_cores, vmap_over_devices
     from purejaxppo.runs.evaluate import make_evaluate
+    from purejaxppo.runs.export import export_policy
     from purejaxppo.runs.fit import FitResult, fit
+    from purejaxppo.runs.render import render
     from purejaxppo.runs.store import load_agents, load_policy
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.validation import ConfigError, HostError
@@ -39,6 +41,7 @@ __all__ = [
     "TrainOutput",
     "check_env",
     "compiler_options",
+    "export_policy",
     "fit",
     "load_agents",
     "load_policy",
@@ -48,6 +51,7 @@ __all__ = [
     "make_evaluate",
     "make_learner",
     "make_train",
+    "render",
     "use_cores",
     "vmap_over_devices",
 ]
@@ -66,6 +70,8 @@ _ROOMS = {
     "runs.devices": ["use_cores", "vmap_over_devices"],
     "runs.fit": ["FitResult", "fit"],
     "runs.evaluate": ["make_evaluate"],
+    "runs.export": ["export_policy"],
+    "runs.render": ["render"],
     "runs.store": ["load_agents", "load_policy"],
     "train": ["make_learner", "make_train"],
     "validation": ["ConfigError", "HostError"],

@@ -156,7 +156,7 @@ class Run:
     def _finish(self, chunk: Chunk, rows: list[dict[str, Any]], saved: Any) -> None:
         """Logs and saves a chunk, and learns from it how long the next ones may be."""
         # sliced on the host: on the device, each length would be compiled
-        part = jax.tree.map(lambda x: np.array(np.asarray(x)[: chunk.length]).T, chunk.metrics)
+        part = jax.tree.map(lambda x: np.array(np.asarray(x)[:, : chunk.length]), chunk.metrics)
         now = time.perf_counter()
         seconds, self._ready = now - max(chunk.dispatched, self._ready), now
         # at most doubling: the first updates can be slower than the rest

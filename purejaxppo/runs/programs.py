@@ -23,8 +23,8 @@ class Programs(NamedTuple):
 
     Attributes:
         init: `(keys [S]) -> state`.
-        run_chunk: `(state, n) -> (state, metrics)`, n updates, whose metrics are the first n rows
-            of [UPDATES_PER_CHUNK, S]. The state is donated; n may differ from call to call.
+        run_chunk: `(state, n) -> (state, metrics)`, n updates, whose metrics are the first n of
+            [S, UPDATES_PER_CHUNK]. The state is donated; n may differ from call to call.
         template: the state in shapes and dtypes.
         metrics: those of a chunk in shapes and dtypes.
         mesh: the devices that the seeds are spread over.
@@ -58,17 +58,19 @@ def compile_run(learner: Learner, seeds: int, config: PPOConfig) -> Programs:
         seeds: S.
         config: its sizes.
     """
-    update = side_by_side(lambda state: learner.update(state))
-    rows = min(config.num_updates, UPDATES_PER_CHUNK)
+    most = min(config.num_updates, UPDATES_PER_CHUNK)
 
-    def run_chunk(state, length):
+    def updates(state, length):
         def one(i, loop):
-            state, metrics = update(loop[0])
+            state, metrics = learner.update(loop[0])
             return state, jax.tree.map(lambda b, m: b.at[i].set(m), loop[1], metrics)
 
-        row = jax.eval_shape(update, state)[1]
-        empty = jax.tree.map(lambda m: jnp.zeros((rows, *m.shape), m.dtype), row)
+        metrics = jax.eval_shape(learner.update, state)[1]
+        empty = jax.tree.map(lambda m: jnp.zeros(most, m.dtype), metrics)
         return jax.lax.fori_loop(0, length, one, (state, empty))
+
+    def run_chunk(state, length):
+        return side_by_side(lambda one: updates(one, length))(state)
 
     mesh, options = seed_mesh(seeds), compiler_options()
     start = jax.shard_map(
@@ -77,7 +79,7 @@ def compile_run(learner: Learner, seeds: int, config: PPOConfig) -> Programs:
     )  # fmt: skip
     run_chunk = jax.shard_map(
         run_chunk,
-        mesh=mesh, in_specs=(P(SEEDS), P()), out_specs=(P(SEEDS), P(None, SEEDS)), check_vma=False,
+        mesh=mesh, in_specs=(P(SEEDS), P()), out_specs=P(SEEDS), check_vma=False,
     )  # fmt: skip
     spread = NamedSharding(mesh, P(SEEDS))
     keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=spread)
