@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES
     from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy, TrainOutput
+    from purejaxppo.runs.agents import load_agents, load_policy
     from purejaxppo.runs.devices import use_cores, vmap_over_devices
     from purejaxppo.runs.evaluate import make_evaluate
     from purejaxppo.runs.export import export_policy
     from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.runs.render import render
-    from purejaxppo.runs.store import load_agents, load_policy
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.validation import ConfigError, HostError
 
@@ -67,12 +67,12 @@ _ROOMS = {
     "ppo.advantages": ["ADVANTAGES"],
     "ppo.objectives": ["OBJECTIVES"],
     "ppo.records": ["Learner", "LearnerState", "Metrics", "Policy", "TrainOutput"],
+    "runs.agents": ["load_agents", "load_policy"],
     "runs.devices": ["use_cores", "vmap_over_devices"],
-    "runs.fit": ["FitResult", "fit"],
     "runs.evaluate": ["make_evaluate"],
     "runs.export": ["export_policy"],
+    "runs.fit": ["FitResult", "fit"],
     "runs.render": ["render"],
-    "runs.store": ["load_agents", "load_policy"],
     "train": ["make_learner", "make_train"],
     "validation": ["ConfigError", "HostError"],
 }

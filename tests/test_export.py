@@ -26,7 +26,8 @@ from purejaxppo import (
     make_train,
 )
 from purejaxppo.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, zeros
-from purejaxppo.runs import as_numpy, reader, store
+from purejaxppo.runs import as_numpy, reader
+from purejaxppo.runs.agents import Agents, load_agents, save_agents
 from purejaxppo.runs.export import export_policy, main
 from purejaxppo.runs.options import ExportOptions
 from purejaxppo.setup import make_setup
@@ -150,7 +151,7 @@ def write_run(folder, config, agents):
     config.to_toml(folder / "config.toml")
     seeds = len(jax.tree.leaves(agents)[0])
     (folder / "run.json").write_text(json.dumps({"seeds": seeds, "seed": 0}))
-    store.save_agents(folder / "agents.npz", agents)
+    save_agents(folder / "agents.npz", agents)
     return folder
 
 
@@ -164,7 +165,7 @@ def random_agents(rng, config, **own):
         return jnp.asarray(np.exp(x) if about_one else x, leaf.dtype)
 
     state = jax.eval_shape(make_learner(config, **own).init, jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(draw, store.Agents.of(state))
+    return jax.tree_util.tree_map_with_path(draw, Agents.of(state))
 
 
 def random_obs(rng, space, lead):
@@ -366,7 +367,7 @@ def test_a_trained_policy_solves_gymnasiums_cartpole(tmp_path):
     config = PPOConfig.preset("CartPole-v1")
     train = jax.jit(jax.vmap(make_train(config)), compiler_options=compiler_options())
     state = train(jax.random.split(jax.random.key(0), 1)).state
-    write_run(tmp_path, config, store.Agents.of(state))
+    write_run(tmp_path, config, Agents.of(state))
     for format in ("npz", "onnx") if HAS_ONNX else ("npz",):
         export_policy(tmp_path, format)
         assert float(fresh(BLOCK + ACT[format] + SCORE, ABSENT[format], tmp_path)) >= 490
@@ -384,10 +385,10 @@ def play_here(path, folder):
 
 def test_the_agent_and_the_weights_that_are_asked_for(run_of, tmp_path):
     folder, actions, _ = run_of("clipped")
-    config, agents = store.load_agents(folder)
+    config, agents = load_agents(folder)
     write_run(tmp_path, config, jax.tree.map(lambda x: 0 * x, agents))
     swapped = jax.tree.map(lambda x: x[::-1], agents)
-    store.save_agents(tmp_path / "best.npz", swapped)
+    save_agents(tmp_path / "best.npz", swapped)
     best = export_policy(tmp_path, "npz", weights="best", agent=0)
     assert_alike("best", actions, play_here(best, folder))
     final = export_policy(tmp_path, "npz", out=tmp_path / "final.npz", agent=1)
@@ -435,7 +436,7 @@ def test_a_file_that_exists_stays_unless_told(run_of, tmp_path):
 def test_what_cannot_be_is_refused(run_of, tmp_path, monkeypatch, changes, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    write_run(tmp_path, *store.load_agents(run_of("discrete")[0]))
+    write_run(tmp_path, *load_agents(run_of("discrete")[0]))
     with pytest.raises(ConfigError, match=words):
         export_policy(**dict(run_dir=tmp_path) | changes)
     assert not [*tmp_path.glob("*policy*")]

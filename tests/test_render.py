@@ -22,7 +22,7 @@ from purejaxppo import ConfigError, HostEnvironment, PPOConfig, make_env, make_l
 from purejaxppo.act import make_actor
 from purejaxppo.envs.adapter import paint
 from purejaxppo.envs.wrappers import ClipReward, EpisodeStatistics, FrameStack, TimeLimit
-from purejaxppo.runs import store
+from purejaxppo.runs.agents import Agents, load_agents, save_agents
 from purejaxppo.runs.gif import CAPTION, HOLD, write_gif
 from purejaxppo.runs.options import RenderOptions
 from purejaxppo.runs.render import film, find_artist, main, render
@@ -37,8 +37,8 @@ def make_run(folder, name="CartPole-v1", env=None, seeds=2, **changes):
     """A run folder with agents that have learned nothing yet."""
     config = PPOConfig(env=name, **SMALL | changes)
     init = make_learner(config, env=env).init
-    agents = [store.Agents.of(init(jax.random.key(i))) for i in range(seeds)]
-    store.save_agents(folder / "agents.npz", jax.tree.map(lambda *x: jnp.stack(x), *agents))
+    agents = [Agents.of(init(jax.random.key(i))) for i in range(seeds)]
+    save_agents(folder / "agents.npz", jax.tree.map(lambda *x: jnp.stack(x), *agents))
     config.to_toml(folder / "config.toml")
     (folder / "run.json").write_text(json.dumps({"seeds": seeds, "seed": 0, "algorithm": "ppo"}))
     return folder
@@ -67,7 +67,7 @@ def by_hand(run, step, reset, agent=0, env=None, limit=1000):
         env: as passed to training.
         limit: steps at most.
     """
-    config, agents = store.load_agents(run, env=env)
+    config, agents = load_agents(run, env=env)
     actor = make_actor(config, jax.tree.map(lambda x: x[agent], agents), True, env=env)
     act, step = jax.jit(actor.act), jax.jit(step)
     key_reset, key = jax.random.split(jax.random.key(0))
@@ -170,7 +170,7 @@ def test_gymnasium_is_filmed_as_it_draws_itself(tmp_path):
     run = make_run(tmp_path, "gymnasium/CartPole-v1", seeds=1)
     options = RenderOptions(run=str(run), seed=3)
     path, episode = film(options)
-    config, agents = store.load_agents(run)
+    config, agents = load_agents(run)
     actor = make_actor(config, jax.tree.map(lambda x: x[0], agents), True)
     raw = gymnasium.make("CartPole-v1", render_mode="rgb_array")
     obs, _ = raw.reset(seed=3)

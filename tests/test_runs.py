@@ -15,6 +15,7 @@ import pytest
 
 from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
 from purejaxppo.runs import checkpoint, store
+from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.journal import Journal
 from purejaxppo.runs.problems import RunWarning
 
@@ -487,7 +488,7 @@ def test_an_evaluation_is_the_episodes_step_by_step():
     from purejaxppo.runs.evaluate import make_evaluate
 
     result = fit(CONFIG, seeds=1)
-    agents = jax.tree.map(lambda x: x[0], store.Agents.of(result.state))
+    agents = jax.tree.map(lambda x: x[0], Agents.of(result.state))
     evaluate, _ = make_evaluate(CONFIG, 5)
     key = jax.random.key(3)
     evaluation = jax.jit(evaluate)(agents, key)

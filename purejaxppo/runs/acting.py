@@ -60,7 +60,7 @@ def make_acting(
 
     Args:
         config: what was trained.
-        agent: parameters and statistics (`store.Agents`), of one seed.
+        agent: parameters and statistics (`agents.Agents`), of one seed.
         env: the environment, if one was passed to training.
         policy: the policy or linen module, if one was passed to training.
 

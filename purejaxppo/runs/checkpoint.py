@@ -138,7 +138,7 @@ def _as_numpy(leaf: Any) -> tuple[str, np.ndarray]:
 
 def _from_numpy(kind: str, array: np.ndarray) -> Any:
     if kind.startswith("key "):
-        return jax.random.wrap_key_data(array, impl=kind.removeprefix("key "))
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=kind.removeprefix("key "))
     return array.view(jnp.dtype(kind))
 
 

@@ -17,11 +17,11 @@ from rich.table import Table
 from purejaxppo.act import actor_of
 from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.records import Array
+from purejaxppo.runs.agents import Agents, load_agents
 from purejaxppo.runs.devices import spread_seeds
 from purejaxppo.runs.options import EvalOptions, FitOptions
 from purejaxppo.runs.programs import Programs
 from purejaxppo.runs.rows import evaluation_rows
-from purejaxppo.runs.store import Agents, load_agents
 from purejaxppo.setup import OwnPolicy, make_setup
 from purejaxppo.validation import ConfigError
 

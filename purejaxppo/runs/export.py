@@ -22,11 +22,12 @@ from purejaxppo.envs.base import Environment
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.runs import reader
 from purejaxppo.runs.acting import Acting, make_acting
+from purejaxppo.runs.agents import agent_of, load_agents
 from purejaxppo.runs.as_numpy import as_numpy
 from purejaxppo.runs.checkpoint import write_whole
 from purejaxppo.runs.flatten import evaluate, flatten
 from purejaxppo.runs.options import ExportOptions, Format, Weights
-from purejaxppo.runs.store import agent_of, load_agents, read_run
+from purejaxppo.runs.store import read_run
 from purejaxppo.setup import OwnPolicy
 from purejaxppo.validation import ConfigError, nearest
 
@@ -144,7 +145,7 @@ def write_onnx(acting: Acting) -> list[bytes]:
             return_mode="proto", model_name="policy", input_names=names,
             output_names=acting.output_names(),
         ).SerializeToString()  # fmt: skip
-        session = onnxruntime.InferenceSession(model, options)
+        session: Any = onnxruntime.InferenceSession(model, options)
         check(acting, lambda leaves: session.run(None, dict(zip(names, leaves, strict=True))))
     return [model]
 

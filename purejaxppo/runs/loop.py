@@ -13,12 +13,12 @@ from flax import struct
 from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.records import Array, Learner, LearnerState, Metrics
 from purejaxppo.runs import store
+from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.evaluate import Evaluation
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.programs import UPDATES_PER_CHUNK, Programs
 from purejaxppo.runs.record import Record
 from purejaxppo.runs.rows import evaluation_rows, metrics_rows
-from purejaxppo.runs.store import Agents
 
 SECONDS_PER_CHUNK = 0.5
 

@@ -15,6 +15,7 @@ import jax
 
 from purejaxppo.config import PPOConfig
 from purejaxppo.runs import checkpoint, store
+from purejaxppo.runs.agents import FILES, Agents, save_agents
 from purejaxppo.runs.journal import Journal, Row
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.problems import Problems
@@ -128,9 +129,9 @@ class Record:
             checkpoint.save(path, tree, {**self._about, "updates": updates, **about})
             for old in self._checkpoints()[: -self._keep]:
                 old.unlink()
-            store.save_agents(self.folder / store.FILES["final"], store.Agents.of(tree["state"]))
+            save_agents(self.folder / FILES["final"], Agents.of(tree["state"]))
             if about.get("evaluation") is not None:
-                store.save_agents(self.folder / store.FILES["best"], tree["best"].agents)
+                save_agents(self.folder / FILES["best"], tree["best"].agents)
 
     def close(self) -> None:
         """Writes what was kept back, and closes files and callbacks."""

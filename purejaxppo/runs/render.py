@@ -19,6 +19,7 @@ from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.runs import store
+from purejaxppo.runs.agents import agent_of, load_agents
 from purejaxppo.runs.checkpoint import write_whole
 from purejaxppo.runs.episode import Episode, play, play_on_host
 from purejaxppo.runs.gif import FASTEST, write_gif
@@ -89,8 +90,8 @@ def film(options: RenderOptions, env: Any = None, policy: OwnPolicy = None) -> t
     made, params = _to_film(config) if env is None else (env, env.default_params)
     artist, inside = find_artist(made, name)
     path = _destination(options, ".html" if hasattr(artist, "page") else ".gif", name)
-    config, agents = store.load_agents(options.run, options.weights, env=env, policy=policy)
-    one = jax.tree.map(lambda x: x[options.agent], agents)
+    config, agents = load_agents(options.run, options.weights, env=env, policy=policy)
+    one = agent_of(agents, options.agent)
     actor = make_actor(config, one, deterministic=True, env=env, policy=policy)
     with _drawing(name):
         if isinstance(made, HostEnvironment):

@@ -1,0 +1,124 @@
+"""Trained agents in files, and back as policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import struct
+
+from purejaxppo.act import make_act
+from purejaxppo.config import PPOConfig
+from purejaxppo.ppo.records import LearnerState, Normalizers
+from purejaxppo.runs import checkpoint
+from purejaxppo.runs.options import Weights
+from purejaxppo.runs.store import read_run
+from purejaxppo.setup import OwnPolicy
+from purejaxppo.train import make_learner
+from purejaxppo.validation import ConfigError
+
+FILES = {"final": "agents.npz", "best": "best.npz"}
+
+
+class Agents(struct.PyTreeNode):
+    """What acting needs of a learner; every leaf has a leading axis of seeds."""
+
+    params: Any
+    normalizers: Normalizers
+
+    @classmethod
+    def of(cls, state: LearnerState) -> Agents:
+        """Of learners."""
+        return cls(params=state.params, normalizers=state.normalizers)
+
+
+def save_agents(path: Path, agents: Agents) -> None:
+    """Writes parameters and statistics, whole or not at all.
+
+    Args:
+        path: the file.
+        agents: of all seeds.
+    """
+    checkpoint.save(path, agents, {})
+
+
+def with_seeds(tree: Any, seeds: int) -> Any:
+    """Shapes and dtypes with a leading axis of seeds."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), tree)
+
+
+def load_agents(
+    run_dir: str | Path, weights: Weights = "final", *, env: Any = None, policy: OwnPolicy = None
+) -> tuple[PPOConfig, Agents]:
+    """The configuration and the trained agents of a run folder, for `make_act`.
+
+    Args:
+        run_dir: a folder that `purejaxppo train` or `fit` wrote.
+        weights: "final", at the end of the run; or "best", by evaluation.
+        env: the environment, if one was passed to training.
+        policy: the policy, if one was passed to training.
+
+    Returns:
+        The configuration, and agents with a leading axis of seeds: take one with
+        `jax.tree.map(lambda x: x[i], agents)`.
+
+    Raises:
+        ConfigError: the folder holds no such agents, or those of another network.
+    """
+    config, run = read_run(run_dir)
+    path = Path(run_dir) / FILES[weights]
+    if not path.exists():
+        how = "train with --eval-every" if weights == "best" else "finish it with --resume"
+        raise ConfigError(f"{str(run_dir)!r} holds no {path.name}: {how}")
+    learner = make_learner(config, env=env, policy=policy)
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    try:
+        agents, _ = checkpoint.load(path, with_seeds(Agents.of(state), run["seeds"]))
+    except checkpoint.Damaged as error:
+        raise ConfigError(f"{error}: train again, or use a copy of it") from error
+    return config, jax.tree.map(jax.numpy.asarray, agents)
+
+
+def load_policy(
+    run_dir: str | Path,
+    agent: int = 0,
+    weights: Weights = "final",
+    deterministic: bool = True,
+    *,
+    env: Any = None,
+    policy: OwnPolicy = None,
+) -> Callable[[jax.Array, Any], Any]:
+    """A trained policy of a run folder as one compiled function, statistics frozen.
+
+    Args:
+        run_dir: see `load_agents`.
+        agent: which of the run's seeds, counted from 0.
+        weights: see `load_agents`.
+        deterministic: the most probable action rather than a sampled one.
+        env: see `load_agents`.
+        policy: see there.
+
+    Returns:
+        `act(key, obs [..., *O]) -> action [..., *A]`, as of `make_act`.
+
+    Raises:
+        ConfigError: see `load_agents`; no such agent; or the policy has a memory: `make_actor`
+            passes it in and out.
+    """
+    config, agents = load_agents(run_dir, weights, env=env, policy=policy)
+    one = agent_of(agents, agent)
+    return jax.jit(make_act(config, one, deterministic, env=env, policy=policy))
+
+
+def agent_of(agents: Agents, agent: int) -> Agents:
+    """One of the agents of a run.
+
+    Raises:
+        ConfigError: there is no such one.
+    """
+    seeds = len(jax.tree.leaves(agents)[0])
+    if not 0 <= agent < seeds:
+        raise ConfigError(f"agent={agent} must be one of the run's {seeds}: use {seeds - 1}")
+    return jax.tree.map(lambda x: x[agent], agents)
