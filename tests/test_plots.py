@@ -370,3 +370,25 @@ def test_a_damaged_run_is_named(name, text, tmp_path):
     (tmp_path / "run" / name).write_text(text)
     with pytest.raises(ConfigError, match="is damaged"):
         read_results(folder)
+
+
+def test_the_longest_run_is_shown_to_its_end(tmp_path, monkeypatch):
+    """Also when a shorter one is drawn first."""
+    limits = []
+    finish = plots._finish
+
+    def spy(axes, *args, **more):
+        finish(axes, *args, **more)
+        limits.append((axes.get_xlim(), axes.get_ylim()))
+
+    monkeypatch.setattr(plots, "_finish", spy)
+    for name, updates in (("short", 20), ("long", 200)):
+        returns = np.linspace(0, 100, updates)[None]
+        write_run(tmp_path / name, tiny_config(updates), returns)
+    plots.plot_runs(
+        tmp_path / "c.png", [read_results(tmp_path / name) for name in ("short", "long")]
+    )
+    (steps, _), (_, needed) = limits
+    assert steps[0] == needed[0] == 0
+    assert steps[1] >= 2000
+    assert needed[1] >= 1990

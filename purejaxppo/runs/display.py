@@ -27,7 +27,9 @@ class Display:
 
     def __init__(self, config: PPOConfig, seeds: int):
         self._total, self._seeds = config.total_timesteps, seeds
-        self._console = Console(stderr=True)
+        console = Console(stderr=True)
+        self._terminal = console.is_terminal
+        self._wait = SECONDS_BETWEEN_FRAMES if self._terminal else SECONDS_BETWEEN_LINES
         self._first: tuple[int, float] | None = None  # steps and time of the first row
         self._shown = 0.0
         self._episodes, self._returns = np.zeros(seeds), np.zeros(seeds)  # since the last time
@@ -37,8 +39,8 @@ class Display:
             BarColumn(bar_width=24),
             TextColumn("{task.completed:,.0f} steps  {task.fields[text]}"),
             TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
+            console=console,
+            disable=not self._terminal,
             transient=True,
         )
         names = [f"seed {i}" for i in range(seeds)] if seeds <= MOST_BARS else [f"{seeds} seeds"]
@@ -60,10 +62,8 @@ class Display:
         now = time.perf_counter()
         if self._first is None:
             self._first, self._shown = (step, now), now
-        terminal = self._console.is_terminal
-        wait = SECONDS_BETWEEN_FRAMES if terminal else SECONDS_BETWEEN_LINES
         last = row["seed"] == self._seeds - 1
-        if last and step > self._first[0] and now - self._shown > wait:
+        if last and step > self._first[0] and now - self._shown > self._wait:
             self._shown = now
             self._show(step, (step - self._first[0]) / (now - self._first[1]))
 
@@ -78,7 +78,7 @@ class Display:
         self._means[ended] = self._returns[ended] / self._episodes[ended]
         self._episodes[:], self._returns[:] = 0, 0
         rate = f"{speed * self._seeds:,.0f} steps/s"
-        if self._console.is_terminal:
+        if self._terminal:
             alone = len(self._tasks) == self._seeds
             texts = map(_number, self._means) if alone else [self._summary()]
             for task, text in zip(self._tasks, texts, strict=True):

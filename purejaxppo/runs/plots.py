@@ -159,7 +159,7 @@ def _draw_env(row: Figure | SubFigure, runs: Sequence[Results]) -> None:
     many = any(run.seeds > 1 for run in runs)
     left.set_title("Learning curve" + ": interquartile mean, 95% interval" * many)
     right.set_title("Sample efficiency" + ": median seed, quartiles" * many)
-    right.set(xlabel="episode return", ylabel="environment steps to reach it", ylim=(0, None))
+    right.set(xlabel="episode return", ylabel="environment steps to reach it")
     _finish(left, left.xaxis, empty=not levels.size)
     _finish(right, right.yaxis, empty=not levels.size)
     row.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
@@ -169,7 +169,7 @@ def _draw_curve(axes: Axes, curve: Curve, **look: Any) -> Line2D:
     """Interquartile mean and interval; gives the line."""
     low, high = bootstrap_interval(curve.returns)
     axes.fill_between(curve.steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
-    axes.set(xlabel="environment steps", ylabel="episode return", xlim=(0, None))
+    axes.set(xlabel="environment steps", ylabel="episode return")
     return _line(axes, curve.steps, curve.mean, **look)
 
 
@@ -190,6 +190,10 @@ def _line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> Line2D:
 def _finish(axes: Axes, steps: Axis, empty: bool) -> None:
     """Steps in thousands and millions; nothing to read off where there is nothing."""
     steps.set_major_formatter(EngFormatter(sep=""))
+    if steps is axes.xaxis:  # only once all is drawn: a limit that is set stays
+        axes.set_xlim(left=0)
+    else:
+        axes.set_ylim(bottom=0)
     if empty:
         axes.set(xticks=[], yticks=[])
         axes.annotate("no episode has ended yet", (0.5, 0.5), xycoords="axes fraction", ha="center")

@@ -104,11 +104,12 @@ class Record:
         if name in self._journals:
             with self.problems.attempt(name):
                 self._journals[name].write(rows)
+        if prefix:
+            rows = [_prefixed(row, prefix) for row in rows]
         for callback in list(self._callbacks):
             with self._guarded(callback):
                 for row in rows:
-                    named = {prefix + k if k not in ("step", "seed") else k: row[k] for k in row}
-                    callback(row["step"], named)
+                    callback(row["step"], row)
 
     def save(self, tree: Any, updates: int, **about: Any) -> None:
         """Writes a checkpoint, and the agents in it; the oldest that are too many are removed.
@@ -177,6 +178,11 @@ class Record:
                         f"the run was begun with {part} {then} and goes on with {now}: from here "
                         "on it may differ in the last digits"
                     )
+
+
+def _prefixed(row: Row, prefix: str) -> Row:
+    """The row, its values named with a prefix."""
+    return {name if name in ("step", "seed") else prefix + name: row[name] for name in row}
 
 
 def _plain(config: PPOConfig) -> dict[str, Any]:
