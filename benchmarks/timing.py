@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from purejaxppo.runs.record import versions
+from purejaxppo.runs.about import versions
 
 
 def paired_seconds(first: Callable, second: Callable, pairs: int) -> list[tuple[float, float]]:

@@ -50,7 +50,7 @@ purejaxppo COMMAND --help tells every option. RUN is a run folder, as train writ
 class TrainArgs(PPOConfig, RunOptions):
     """Train PPO and its relatives, all seeds in one compiled program."""
 
-    env: Annotated[str, tyro.conf.Positional] = dataclasses.field()
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = dataclasses.field()
     """What to train on; `purejaxppo envs` lists the names."""
     preset: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
     """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
@@ -63,7 +63,7 @@ class TrainArgs(PPOConfig, RunOptions):
 class CheckArgs:
     """Step an environment at random and hold what it does against what training needs."""
 
-    env: Annotated[str, tyro.conf.Positional] = dataclasses.field()
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = dataclasses.field()
     """A name that `purejaxppo envs` lists, or module:object, an environment or what makes one."""
     env_options: tuple[str, ...] = ()
     """What it is made with, as name=value."""
@@ -129,6 +129,7 @@ def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any
     if store.is_run(run_dir):
         saved, run = store.read_run(run_dir)
         own |= {name: run[name] for name in ("seeds", "seed", "algorithm") if name in run}
+        own |= run.get("options", {})
         if first.preset is None and first.algorithm == TrainArgs.algorithm:
             base = saved.replace(env=first.env)
     return base, own
@@ -154,6 +155,9 @@ def envs(argv: Sequence[str]) -> int:
     from purejaxppo import presets
     from purejaxppo.envs import registry
 
+    if argv in (["-h"], ["--help"]):
+        print("usage: purejaxppo envs [SUITE]\n\nList the environments that can be trained.")
+        return 0
     if len(argv) > 1 or set(argv) - set(registry.SUITES):
         suites = ", ".join(filter(None, registry.SUITES))
         raise ConfigError(f"envs takes one suite or none, not {' '.join(argv)!r}: use {suites}")

@@ -43,6 +43,7 @@ def assert_same_run(one, other, folder, other_folder):
     """Everything that two runs gave and left, but for times."""
     assert_same(one.state, other.state)
     assert_same(one.best, other.best)
+    assert_same(one.metrics, other.metrics)
     for name in ("metrics.jsonl", "evaluations.jsonl", "config.toml"):
         assert (folder / name).read_bytes() == (other_folder / name).read_bytes(), name
     for name in ("agents.npz", "best.npz"):
@@ -119,10 +120,11 @@ def test_stopped_and_resumed_is_the_whole_run_to_the_bit(tmp_path, whole, stops)
 def test_resuming_what_is_finished_changes_nothing(tmp_path):
     small = CONFIG.replace(total_timesteps=64)
     first = fit(small, run_dir=tmp_path / "run")
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npz")}
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.npz")}
+    (tmp_path / "run/agents.npz").unlink()  # as if killed before it was written
     again = fit(small, run_dir=tmp_path / "run", resume=True)
     assert again.resumed_at == 2
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npz")} == before
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.npz")} == before
     assert_same(first.state, again.state)
     assert_same(first.metrics, again.metrics)
 
@@ -160,10 +162,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, whole, stopped, damage):
     folder = copy(stopped, tmp_path)
     *_, before, last = sorted((folder / "checkpoints").iterdir())
     damage(last)
-    with pytest.warns(RunWarning, match="damaged.*the one before it is used"):
+    with pytest.warns(RunWarning, match="damaged.*passed over for the one before it"):
         result = fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
     assert result.resumed_at == int(before.stem)
-    assert len(result.problems) == 1
+    assert result.problems == []
     assert_same_run(result, whole[0], folder, whole[1])
 
 
@@ -174,7 +176,7 @@ def test_no_whole_checkpoint_is_an_error_and_nothing_is_touched(tmp_path, stoppe
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     with (
         pytest.warns(RunWarning, match="damaged"),
-        pytest.raises(ConfigError, match=r"no checkpoint in .* is whole"),
+        pytest.raises(ConfigError, match="holds no whole checkpoint"),
     ):
         fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
@@ -184,6 +186,10 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path,
     folder = copy(stopped, tmp_path)
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
+    with pytest.raises(ConfigError, match="holds no whole checkpoint"):  # it had one, by its agents
+        fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+    for name in ("agents.npz", "best.npz"):
+        (folder / name).unlink()
     result = fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
     assert result.resumed_at == 0
     assert_same_run(result, whole[0], folder, whole[1])
@@ -230,6 +236,11 @@ def test_options_without_effect_are_refused(tmp_path):
         ({"eval_sampled": True}, "no effect without eval_every"),
         ({"eval_every": 0}, "eval_every=0 is too small"),
         ({"seedz": 1}, "did you mean seed"),
+        ({"seeds": 1.5}, "seeds=1.5 must be a whole number"),
+        ({"seeds": True}, "must be a number"),
+        ({"seed": 2**64}, "seed=18446744073709551616 is too large"),
+        ({"eval_every": 100, "target_return": float("nan")}, "must be finite"),
+        ({"about": {"x": object()}}, "must be plain values"),
     ]:
         with pytest.raises(ConfigError, match=words):
             fit(CONFIG, **options)
@@ -388,7 +399,8 @@ def test_a_folder_where_nothing_can_be_written(tmp_path, monkeypatch, whole):
     with pytest.warns(RunWarning, match="could not be written: Permission denied"):
         result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run")
     assert_same(result.state, whole[0].state)
-    assert {problem.split()[0] for problem in result.problems} == {"run.json", "checkpoints"}
+    files = {problem.split()[0] for problem in result.problems}
+    assert files == {"run.json", "checkpoints", "agents.npz", "best.npz"}
 
 
 # -- callbacks ----------------------------------------------------------------------------------
@@ -647,7 +659,7 @@ def test_agents_come_back_and_act_alike(whole):
 def test_agents_of_another_network_are_refused(tmp_path, whole):
     folder = copy(whole[1], tmp_path)
     CONFIG.replace(hidden_sizes=(9,)).to_toml(folder / "config.toml")
-    with pytest.raises(ConfigError, match=r"does not fit: it has float32\[2,4,8\]|does not fit"):
+    with pytest.raises(ConfigError, match=r"does not fit: it has float32\[2, 8, 2\] at"):
         load_agents(folder)
     with pytest.raises(ConfigError, match=r"holds no run"):
         load_agents(tmp_path / "nowhere")
@@ -719,3 +731,184 @@ def test_a_logger_that_cannot_be_closed_is_reported():
     with pytest.warns(RunWarning, match="callback Logger is not called again: OSError: gone"):
         result = fit(CONFIG.replace(total_timesteps=64), callbacks=[Logger()])
     assert len(result.problems) == 1
+
+
+def interrupt_at(step):
+    """As a kill: the run ends on the spot, and its rows are ahead of its last checkpoint."""
+
+    def callback(at, row):
+        if at >= step:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+@pytest.mark.parametrize("step", [32 * 2, 32 * 14])
+def test_killed_and_resumed_gives_every_update_once(tmp_path, whole, step):
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run", callbacks=interrupt_at(step))
+    rows = len((tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run", resume=True)
+    assert 2 * result.resumed_at <= rows
+    assert_same_run(result, whole[0], tmp_path / "run", whole[1])
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_rows_that_are_missing_are_told(tmp_path, stopped):
+    folder = copy(stopped, tmp_path)
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:4] + lines[8:]))
+    with pytest.raises(ConfigError, match=r"metrics.jsonl in .* has \d+ of \d+ updates"):
+        fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+
+
+def test_one_process_at_a_time(tmp_path):
+    tried = []
+
+    def callback(step, row):
+        if not tried:
+            tried.append(step)
+            with pytest.raises(ConfigError, match="another process trains in"):
+                fit(CONFIG, run_dir=tmp_path / "run", resume=True)
+
+    result = fit(CONFIG, run_dir=tmp_path / "run", callbacks=callback)
+    assert tried and not result.problems
+
+
+def test_what_was_passed_must_be_passed_again(tmp_path):
+    from purejaxppo import make_env
+
+    class Mine:
+        def __init__(self, env):
+            self.env = env
+
+        def __getattr__(self, name):
+            if name.startswith("__") or name == "env":
+                raise AttributeError(name)
+            return getattr(self.env, name)
+
+    env, params = make_env("CartPole-v1")
+    small = CONFIG.replace(total_timesteps=64)
+    fit(small, env=Mine(env), env_params=params, run_dir=tmp_path / "run")
+    for given, words in [
+        ({}, "has own env=.*Mine"),
+        ({"env": Mine(env)}, "has env_params="),
+        ({"env": Mine(env), "env_params": params.replace(gravity=1.0)}, "has env_params="),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            fit(small, **given, run_dir=tmp_path / "run", resume=True)
+    fit(small, env=Mine(env), env_params=params, run_dir=tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match=r"was trained with env=.*Mine"):
+        load_agents(tmp_path / "run")
+    config, _ = load_agents(tmp_path / "run", env=Mine(env))
+    assert config == small
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path, stopped):
+    folder = copy(stopped, tmp_path)
+    last = sorted((folder / "checkpoints").iterdir())[-1]
+    cut(last)
+    options = {**OPTIONS, "keep_checkpoints": 1, "checkpoint_every": 32}
+    with pytest.warns(RunWarning, match="passed over"):
+        part = fit(CONFIG, **options, run_dir=folder, resume=True, callbacks=[stop_at(1)])
+    done = part.metrics.episodes.shape[1]
+    assert [int(p.stem) for p in (folder / "checkpoints").iterdir()] == [done]
+    assert fit(CONFIG, **options, run_dir=folder, resume=True).resumed_at == done
+
+
+def test_the_best_of_other_evaluations_does_not_count(tmp_path):
+    options = {"run_dir": tmp_path / "run", "eval_every": 320}
+    part = fit(CONFIG, **options, eval_episodes=1, eval_sampled=True, callbacks=[stop_at(640)])
+    assert part.stopped
+    with pytest.warns(RunWarning, match="best begins anew"):
+        result = fit(CONFIG, **options, eval_episodes=8, resume=True)
+    rows = list(store.read_rows(tmp_path / "run/evaluations.jsonl"))
+    best = max(row["return_mean"] for row in rows if row["episodes"] == 8)
+    np.testing.assert_allclose(result.best.returns, [best], rtol=1e-6)
+
+
+def test_a_disk_that_was_full_at_the_start(tmp_path, monkeypatch):
+    original, calls = checkpoint.write_whole, []
+
+    def write_whole(path, write):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        original(path, write)
+
+    monkeypatch.setattr(checkpoint, "write_whole", write_whole)
+    small = CONFIG.replace(total_timesteps=64)
+    with pytest.warns(RunWarning, match="run.json could not be written"):
+        fit(small, run_dir=tmp_path / "run")
+    monkeypatch.undo()
+    assert fit(small, run_dir=tmp_path / "run", resume=True).resumed_at == 2
+    load_agents(tmp_path / "run")
+
+
+def test_agents_are_saved_where_a_checkpoint_cannot_be(tmp_path, monkeypatch):
+    original = checkpoint.write_whole
+
+    def write_whole(path, write):
+        if path.parent.name == "checkpoints":
+            raise OSError(28, "No space left on device")
+        original(path, write)
+
+    monkeypatch.setattr(checkpoint, "write_whole", write_whole)
+    with pytest.warns(RunWarning, match="checkpoints could not be written"):
+        result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run")
+    assert_same(load_agents(tmp_path / "run")[1].params, result.state.params)
+    assert_same(load_agents(tmp_path / "run", "best")[1], result.best.agents)
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_an_evaluation_at_once(tmp_path):
+    """Which is one long call of the device, that Python's own handlers wait for."""
+    argv = ["MountainCar-v0", *KILLED[:-4], "--eval-every", "32", "--eval-episodes", "200000"]
+    code = RUN.replace('"CartPole-v1", ', "")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *argv, "--total-timesteps", "3200", "--run-dir", "run"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    run = tmp_path / "run/metrics.jsonl"
+    while process.poll() is None and not run.exists():
+        time.sleep(0.05)
+    time.sleep(3)  # within the first evaluation, which takes minutes
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "stopping after the updates in flight; again: at once" in err
+    assert "interrupted" in err
+
+
+@pytest.mark.slow
+def test_resumed_by_the_very_command_that_is_told(tmp_path):
+    """Evaluations, checkpoints and retention go on as they were asked for."""
+    options = ["--keep-checkpoints", "9", "--num-epochs", "1"]
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    first = train(tmp_path / "stopped", 3000, *options)
+    while first.poll() is None and size(tmp_path / "stopped/run/metrics.jsonl") < 20_000:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGTERM)
+    _, err = first.communicate()
+    assert first.returncode == 143, err
+    command = err.split("go on with: ")[1].strip().split()
+    assert command[:2] == ["purejaxppo", "train"]
+    code = "import sys; from purejaxppo.cli import main; sys.argv = sys.argv[1:]; main()"
+    again = subprocess.run(
+        [sys.executable, "-c", code, *command, "--quiet"], cwd=tmp_path / "stopped",
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    other = train(tmp_path / "whole", 3000, *options)
+    _, err = other.communicate()
+    assert other.returncode == 0, err
+    one, other = tmp_path / "stopped/run", tmp_path / "whole/run"
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    kept = [sorted(p.name for p in (run / "checkpoints").iterdir()) for run in (one, other)]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 9

@@ -67,7 +67,16 @@ def load_agents(
     Raises:
         ConfigError: the folder holds no such agents, or those of another network.
     """
+    if weights not in FILES:
+        raise ConfigError(f"weights={weights!r} must be one of {', '.join(FILES)}: use final")
     config, run = read_run(run_dir)
+    for kind, passed in (("env", env), ("policy", policy)):
+        name = run.get("own", {}).get(f"own {kind}")
+        if name is not None and passed is None:
+            raise ConfigError(
+                f"{str(run_dir)!r} was trained with {kind}={name} in place of what its "
+                f"configuration describes: pass it as {kind}=..., from Python"
+            )
     path = Path(run_dir) / FILES[weights]
     if not path.exists():
         how = "train with --eval-every" if weights == "best" else "finish it with --resume"

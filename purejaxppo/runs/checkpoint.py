@@ -123,7 +123,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (FileNotFoundError, PermissionError, ConfigError, Damaged):
         raise
     except Exception as error:  # zip, zlib and JSON have their own, by the dozen
-        raise Damaged(f"{str(path)!r} is damaged ({type(error).__name__}: {error})") from error
+        raise Damaged(f"{str(path)!r} is damaged ({type(error).__name__})") from error
 
 
 def _as_numpy(leaf: Any) -> tuple[str, np.ndarray]:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from purejaxppo.config import PPOConfig
 from purejaxppo.runs import loggers, store
+from purejaxppo.runs.about import versions
 from purejaxppo.runs.cache import keep_compiled_programs
 from purejaxppo.runs.checkpoint import write_json
 from purejaxppo.runs.devices import use_cores
@@ -26,8 +27,9 @@ from purejaxppo.runs.options import FitOptions, RunOptions
 from purejaxppo.runs.plan import Plan, make_plan
 from purejaxppo.runs.plots import plot_curve
 from purejaxppo.runs.problems import Problems
-from purejaxppo.runs.record import Callback, versions
+from purejaxppo.runs.record import Callback
 from purejaxppo.runs.rows import final_returns
+from purejaxppo.runs.signals import at_once
 
 
 def train(config: PPOConfig, options: RunOptions) -> int:
@@ -53,20 +55,20 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     sys.stdout.flush()
 
     names = [field.name for field in dataclasses.fields(FitOptions)]
-    given: dict[str, Any] = {name: getattr(options, name) for name in names} | {
-        "run_dir": str(run_dir)
-    }
+    given: dict[str, Any] = {name: getattr(options, name) for name in names}
+    given["run_dir"] = str(run_dir)
+    about = {"algorithm": options.algorithm, "options": {n: getattr(options, n) for n in KEPT}}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(at_once())
         callbacks = extra_loggers(config, options, run_dir)
         if not options.quiet:
             callbacks.append(stack.enter_context(Display(config, options.seeds)))
-        result = fit(config, callbacks=callbacks, about={"algorithm": options.algorithm}, **given)
+        result = fit(config, callbacks=callbacks, about=about, **given)
 
     summary = summarize(config, options, plan, result, str(run_dir))
-    if result.resumed_at == result.metrics.episodes.shape[1]:
-        say(f"nothing was left to do in {run_dir}")
-        return 0
     problems = leave(run_dir, config, result, summary)
+    if result.resumed_at == result.metrics.episodes.shape[1] and result.stopped is None:
+        say(f"nothing was left to do in {run_dir}")
     if not options.quiet:
         Console().print(table(summary))
     if result.stopped is not None:
@@ -78,6 +80,13 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     if result.stopped is not None:
         return 128 + result.stopped
     return 1 if problems else 0
+
+
+KEPT = [
+    "checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "eval_sampled",
+    "target_return", "tensorboard", "wandb",
+]  # fmt: skip
+"""Options that a resumed run takes from the one that it goes on with."""
 
 
 def extra_loggers(config: PPOConfig, options: RunOptions, run_dir: Path) -> list[Callback]:
@@ -93,12 +102,22 @@ def extra_loggers(config: PPOConfig, options: RunOptions, run_dir: Path) -> list
 def leave(
     run_dir: Path, config: PPOConfig, result: FitResult, summary: dict[str, Any]
 ) -> list[str]:
-    """Leaves the curve and the results in the folder; returns all problems of the run."""
-    problems = Problems(result.problems)
-    with problems.attempt("curve.png"):
+    """Leaves the curve and the results in the folder; returns all problems of the run.
+
+    Of a run that was finished before, the results stay, and `summary` becomes them.
+    """
+    problems, path = Problems(result.problems), run_dir / "summary.json"
+    nothing_done = result.resumed_at == summary["timesteps"] // config.batch_size
+    if nothing_done and path.exists():
+        summary |= json.loads(path.read_text(encoding="utf-8"))
+        return problems
+    try:
         plot_curve(run_dir / "curve.png", result.metrics, config)
+    except Exception as error:
+        problems.report(f"curve.png could not be drawn: {type(error).__name__}: {error}")
+    summary["problems"] = [*problems]
     with problems.attempt("summary.json"):
-        write_json(run_dir / "summary.json", summary)
+        write_json(path, summary)
     return problems
 
 

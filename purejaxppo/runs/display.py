@@ -33,7 +33,7 @@ class Display:
         self._first: tuple[int, float] | None = None  # steps and time of the first row
         self._shown = 0.0
         self._episodes, self._returns = np.zeros(seeds), np.zeros(seeds)  # since the last time
-        self._means = np.full(seeds, np.nan)
+        self._means, self._evaluated = np.full(seeds, np.nan), np.full(seeds, np.nan)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -55,7 +55,8 @@ class Display:
 
     def __call__(self, step: int, row: Row) -> None:
         """Takes in a row, and shows where the run is if it is time to."""
-        if "episodes" not in row:  # of an evaluation
+        if "eval_return_mean" in row:
+            self._evaluated[row["seed"]] = row["eval_return_mean"]
             return
         self._episodes[row["seed"]] += row["episodes"]
         self._returns[row["seed"]] += row["return_sum"]
@@ -80,7 +81,8 @@ class Display:
         rate = f"{speed * self._seeds:,.0f} steps/s"
         if self._terminal:
             alone = len(self._tasks) == self._seeds
-            texts = map(_number, self._means) if alone else [self._summary()]
+            each = zip(self._means, self._evaluated, strict=True)
+            texts = (_numbers(*pair) for pair in each) if alone else [self._summary()]
             for task, text in zip(self._tasks, texts, strict=True):
                 self._bars.update(task, completed=step, text=f"return {text}  {rate}")
         else:
@@ -92,10 +94,16 @@ class Display:
         """The mean over seeds, and each of them if they are few."""
         known = self._means[np.isfinite(self._means)]
         if self._seeds == 1 or not known.size:
-            return _number(self._means[0])
+            return _numbers(self._means[0], self._evaluated[0])
+        mean = _numbers(known.mean(), self._evaluated.mean())
         if self._seeds > MOST_BARS:
-            return f"{known.mean():.1f} ({known.min():.1f} to {known.max():.1f})"
-        return f"{known.mean():.1f} ({' '.join(map(_number, self._means))})"
+            return f"{mean} ({known.min():.1f} to {known.max():.1f})"
+        return f"{mean} ({' '.join(map(_number, self._means))})"
+
+
+def _numbers(mean: float, evaluated: float) -> str:
+    """A return, and that of the last evaluation if there was one."""
+    return _number(mean) + (f"  evaluated {evaluated:.1f}" if np.isfinite(evaluated) else "")
 
 
 def _number(x: float) -> str:

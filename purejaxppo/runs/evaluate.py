@@ -25,6 +25,7 @@ from purejaxppo.runs.rows import evaluation_rows
 from purejaxppo.setup import OwnPolicy, make_setup
 from purejaxppo.validation import ConfigError
 
+NOT_FOR_TRAINING = 2**31  # folded into keys, which are then not those that agents are trained with
 LONGEST = 30_000  # steps; an episode that does not end by itself counts as it then stands
 
 
@@ -114,8 +115,7 @@ def compile_evaluate(
         yield None
         return
     evaluate, close = make_evaluate(config, options.eval_episodes, options.eval_sampled, **own)
-    # no key that an agent is trained with, and the same one in every run
-    key = jax.random.fold_in(jax.random.key(0), 2**31)
+    key = jax.random.fold_in(jax.random.key(0), NOT_FOR_TRAINING)  # the same in every run
     try:
         yield programs.compile(
             spread_seeds(lambda agents: evaluate(agents, key)), Agents.of(programs.template)
@@ -129,9 +129,11 @@ def main(options: EvalOptions) -> int:
     """`purejaxppo eval`: returns the exit code."""
     if options.episodes < 1:
         raise ConfigError(f"episodes={options.episodes} is too small: use 100")
+    if options.seed < 0:
+        raise ConfigError(f"seed={options.seed} is too small: use 0")
     config, agents = load_agents(options.run, options.weights)
     evaluate, close = make_evaluate(config, options.episodes, options.sampled)
-    key = jax.random.key(options.seed)
+    key = jax.random.fold_in(jax.random.key(options.seed), NOT_FOR_TRAINING)
     try:
         evaluation = jax.jit(spread_seeds(lambda one: evaluate(one, key)))(agents)
         evaluation = jax.tree.map(np.asarray, evaluation)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from purejaxppo.config import PPOConfig, as_config
 from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.ppo.records import Learner, LearnerState, Metrics
+from purejaxppo.runs.about import as_json, names_of
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.loop import Best, Run
 from purejaxppo.runs.options import fit_options
@@ -52,7 +53,7 @@ class FitResult(NamedTuple):
 def fit(
     config: PPOConfig | Mapping[str, Any],
     *,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] = (),
     about: Mapping[str, Any] | None = None,
     env: Any = None,
     env_params: Any = None,
@@ -69,7 +70,8 @@ def fit(
         config: what to train.
         callbacks: `(step, row)`, each called with every row that is logged, of every update and
             seed: {"step": environment steps, "seed": which, name: number}; those of evaluations
-            are named eval_*. One that raises is not called again, and the run goes on.
+            are named eval_*. One that raises is not called again, and the run goes on; `close`,
+            where it has one, is called at the end.
         about: plain values to keep in the folder's `run.json`.
         env: as in `make_learner`.
         env_params: as in `make_learner`.
@@ -87,11 +89,15 @@ def fit(
         HostError: such an environment failed; its own message.
     """
     config, given = as_config(config), fit_options(options)
-    learner = make_learner(config, env=env, env_params=env_params, policy=policy)
-    check_seeds(learner, given.seeds)
+    callbacks = [callbacks] if callable(callbacks) else callbacks
     own = {"env": env, "env_params": env_params, "policy": policy}
-    record = Record(config, given, callbacks, about or {})
-    with stop_requests() as stop, contextlib.closing(record), closing(learner):
+    learner = make_learner(config, **own)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_requests())
+        stack.enter_context(closing(learner))
+        check_seeds(learner, given.seeds)
+        record = Record(config, given, callbacks, as_json(about or {}), names_of(own))
+        stack.callback(record.close)
         started = time.perf_counter()
         programs = compile_run(learner, given.seeds, config)
         with compile_evaluate(config, given, programs, **own) as evaluate:

@@ -32,6 +32,7 @@ class Journal:
         self._pending = b""
         self._end = _end_of(path, step) if path.exists() else 0
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._file.truncate(self._end)
 
     def write(self, rows: Iterable[Row]) -> None:
         """Appends rows.

@@ -12,7 +12,6 @@ from flax import struct
 
 from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.records import Array, Learner, LearnerState, Metrics
-from purejaxppo.runs import store
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.evaluate import Evaluation
 from purejaxppo.runs.options import FitOptions
@@ -21,6 +20,7 @@ from purejaxppo.runs.record import Record
 from purejaxppo.runs.rows import evaluation_rows, metrics_rows
 
 SECONDS_PER_CHUNK = 0.5
+SECONDS_PER_CHECKPOINT = 60.0
 
 
 class Best(struct.PyTreeNode):
@@ -62,7 +62,8 @@ class Run:
             None if steps is None else -(-steps // config.batch_size)
             for steps in (options.eval_every, options.checkpoint_every)
         )
-        self._length, self._ready = 1, 0.0
+        self._how = [options.eval_episodes, options.eval_sampled]
+        self._length, self._ready, self._saved = 1, 0.0, 0.0
         empty = jax.tree.map(lambda x: np.empty((options.seeds, 0), x.dtype), programs.metrics)
         self._parts: list[Metrics] = [empty]
         self._evaluation: list[float] | None = None
@@ -83,17 +84,20 @@ class Run:
         if tree is not None:
             tree = self._programs.place(tree)
             self.begun = self.done = about["updates"]
-            self._evaluation = about["evaluation"]
-            self.best = tree["best"]
+            self.best, self._evaluation = tree["best"], about["evaluation"]
+            if about["evaluated"] != self._how and self._evaluation is not None:
+                self._record.problems.note("evaluations are others than before: best begins anew")
+                self.best, self._evaluation = _unscored(tree["state"]), None
             if learner.close is not None:
-                self._record.problems.report("environments on the host begin new episodes")
+                self._record.problems.note("environments on the host begin new episodes")
                 fresh = ("env_state", "obs", "episode_start", "carry")
                 new = {name: getattr(self._state, name) for name in fresh}
                 tree["state"] = tree["state"].replace(**new)
             self._state = tree["state"]
         self._record.open(self.done * self._config.batch_size)
         if self.done and self._record.folder is not None:
-            self._parts.append(store.read_metrics(self._record.folder))
+            self._parts.append(self._record.metrics(self.done))
+        self._saved = time.perf_counter()
 
     @property
     def going_on(self) -> bool:
@@ -116,10 +120,13 @@ class Run:
             waiting, rows, saved = chunk, [], None
             if self._due(self._eval_every) or (self._eval_every and not self.going_on):
                 rows = self._score()
-            if self._due(self._save_every) and self.going_on:
+            if self._to_save() and self.going_on:
                 saved = self._snapshot()
+        last = self._snapshot()
         if self.done > self.begun or not self.done:
-            self._save(self._snapshot(), self.done)
+            self._save(last, self.done)
+        elif last is not None:  # those of a run that was killed before it had written them
+            self._record.save_agents(last)
         return self._state
 
     def metrics(self) -> Metrics:
@@ -134,6 +141,12 @@ class Run:
         first, self.done = self.done, self.done + length
         self._state, metrics = self._programs.run_chunk(self._state, length)
         return Chunk(first, length, metrics, time.perf_counter())
+
+    def _to_save(self) -> bool:
+        """Whether a checkpoint is due: by steps, or by time where no steps are given."""
+        if self._save_every is None:
+            return time.perf_counter() - self._saved > SECONDS_PER_CHECKPOINT
+        return self._due(self._save_every)
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.done % every == 0
@@ -151,6 +164,7 @@ class Run:
         """The whole run on the host, in memory of its own: the device's is donated."""
         if self._record.folder is None:
             return None
+        self._saved = time.perf_counter()
         return jax.tree.map(_copy, {"state": self._state, "best": self.best})
 
     def _finish(self, chunk: Chunk, rows: list[dict[str, Any]], saved: Any) -> None:
@@ -170,7 +184,8 @@ class Run:
 
     def _save(self, tree: Any, updates: int) -> None:
         if tree is not None:
-            self._record.save(tree, updates, evaluation=self._evaluation)
+            said = {"evaluation": self._evaluation, "evaluated": self._how}
+            self._record.save(tree, updates, **said)
 
 
 def _unscored(state: LearnerState) -> Best:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from purejaxppo.coercion import coerce
 from purejaxppo.config import Algorithm
 from purejaxppo.validation import ConfigError, nearest
 
 Weights = Literal["final", "best"]
 Format = Literal["stablehlo", "onnx", "npz"]
+RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+RunFolders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,11 +28,11 @@ class FitOptions:
     seed: int = 0
     """Of the random key that every agent's is split from."""
     run_dir: str | None = None
-    """Folder for the results; default: runs/<env>-<date>-<n>."""
+    """Folder for the results; on the command line None is runs/<env>-<date>-<n>."""
     resume: bool = False
-    """Go on with the run in run_dir (default: the newest) from its last checkpoint."""
+    """Go on with the run in run_dir (None: the newest) from its last checkpoint."""
     checkpoint_every: int | None = None
-    """Steps of each agent between checkpoints, rounded up to whole updates; None: at the end."""
+    """Steps of each agent between checkpoints, rounded up to whole updates; None: once a minute."""
     keep_checkpoints: int = 3
     """How many of the last checkpoints stay."""
     eval_every: int | None = None
@@ -41,11 +45,18 @@ class FitOptions:
     """Stop once the evaluations of all agents reach this mean return."""
 
     def __post_init__(self) -> None:
-        """Checks every rule.
+        """Brings values to their declared types, then checks every rule.
 
         Raises:
-            ConfigError: a number is too small, or an option has no effect without another.
+            ConfigError: a value of another type, a number that is too small, or an option that has
+                no effect without another.
         """
+        for field in dataclasses.fields(FitOptions):
+            value = getattr(self, field.name)
+            value = str(value) if isinstance(value, PurePath) else value
+            object.__setattr__(self, field.name, coerce(field.name, field.type, value))
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed={self.seed} is too large: use a number below 2**63")
         least = {"seeds": 1, "seed": 0, "keep_checkpoints": 1, "eval_episodes": 1}
         for name, bound in {**least, "checkpoint_every": 1, "eval_every": 1}.items():
             value = getattr(self, name)
@@ -98,7 +109,7 @@ class RunOptions(FitOptions):
 class EvalOptions:
     """Play episodes with the agents of a run, statistics frozen."""
 
-    run: Annotated[str, tyro.conf.Positional] = dataclasses.field()
+    run: RunFolder = dataclasses.field()
     """A run folder."""
     episodes: int = 100
     """Whole episodes of each agent."""
@@ -116,7 +127,7 @@ class EvalOptions:
 class ExportOptions:
     """Write a trained policy to a file that runs without purejaxppo."""
 
-    run: Annotated[str, tyro.conf.Positional] = dataclasses.field()
+    run: RunFolder = dataclasses.field()
     """A run folder."""
     format: Format = "stablehlo"
     """stablehlo: for any JAX; onnx (needs purejaxppo[onnx]); npz: for NumPy alone."""
@@ -134,7 +145,7 @@ class ExportOptions:
 class RenderOptions:
     """Film a trained policy."""
 
-    run: Annotated[str, tyro.conf.Positional] = dataclasses.field()
+    run: RunFolder = dataclasses.field()
     """A run folder."""
     out: str | None = None
     """The file; default: policy.gif (policy.html for brax) in the run folder."""
@@ -156,7 +167,9 @@ class RenderOptions:
 class PlotOptions:
     """Draw the learning curves of one or many runs."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = dataclasses.field()
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = (
+        dataclasses.field()
+    )
     """Run folders."""
     out: str = "curves.png"
     """The picture: .png, .svg or .pdf."""
@@ -168,7 +181,9 @@ class PlotOptions:
 class ReportOptions:
     """Put one or many runs on one page that opens offline."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = dataclasses.field()
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = (
+        dataclasses.field()
+    )
     """Run folders."""
     out: str = "report.html"
     """The page."""

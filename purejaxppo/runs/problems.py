@@ -12,7 +12,11 @@ class RunWarning(UserWarning):
 
 
 class Problems(list[str]):
-    """What went wrong, a line each."""
+    """What went wrong and was not put right, a line each."""
+
+    def note(self, text: str) -> None:
+        """Warns of what was put right."""
+        warnings.warn(text, RunWarning, stacklevel=2)
 
     def report(self, problem: str) -> None:
         """Warns of it, once."""

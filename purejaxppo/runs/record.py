@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
-import platform
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
+import numpy as np
 
 from purejaxppo.config import PPOConfig
+from purejaxppo.ppo.records import Metrics
 from purejaxppo.runs import checkpoint, store
+from purejaxppo.runs.about import device, plain, versions
 from purejaxppo.runs.agents import FILES, Agents, save_agents
 from purejaxppo.runs.journal import Journal, Row
 from purejaxppo.runs.options import FitOptions
@@ -32,6 +32,7 @@ class Record:
         options: where, and how often.
         callbacks: `(step, row)`, called with every row that is logged.
         about: what else to say in `run.json`.
+        own: names of what was passed in place of what `config` describes.
 
     Attributes:
         problems: what went wrong, a line each.
@@ -46,16 +47,21 @@ class Record:
         options: FitOptions,
         callbacks: Sequence[Callback],
         about: Mapping[str, Any],
+        own: Mapping[str, str],
     ):
         self.problems = Problems()
         self._callbacks, self._keep = list(callbacks), options.keep_checkpoints
-        self._about = {
-            "config": _plain(config),
-            "seeds": options.seeds,
-            "seed": options.seed,
-            "versions": versions(),
-            "device": device(),
-        }
+        self._config, self._about = (
+            config,
+            {
+                "config": plain(config),
+                "seeds": options.seeds,
+                "seed": options.seed,
+                "own": own,
+                "versions": versions(),
+                "device": device(),
+            },
+        )
         self._journals: dict[str, Journal] = {}
         self.folder = None if options.run_dir is None else Path(options.run_dir)
         self._resume = options.resume and store.is_run(self.folder)
@@ -63,12 +69,13 @@ class Record:
             return
         if self._resume:
             saved, run = store.read_run(self.folder)
-            self._compare({**run, "config": _plain(saved)})
+            self._compare({**run, "config": plain(saved)})
         else:
             store.create_run_dir(self.folder, config.env, options.resume)
-            created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            with self.problems.attempt("run.json"):
-                store.write_run(self.folder, config, {**about, **self._about, "created": created})
+        self._lock = store.lock(self.folder)
+        created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self._said = {**about, **self._about, "created": created}
+        self._say()
 
     def restore(self, template: Any) -> tuple[Any, dict[str, Any]]:
         """The last whole checkpoint and what was said of it, or (None, {}) to begin from the start.
@@ -84,20 +91,44 @@ class Record:
             try:
                 tree, about = checkpoint.load(path, template)
             except checkpoint.Damaged as error:
-                self.problems.report(f"{error}: the one before it is used")
+                self.problems.note(f"{error}: it is passed over for the one before it")
                 continue
+            except OSError as error:
+                raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
             self._compare(about)
             return tree, about
-        if found:
-            raise ConfigError(f"no checkpoint in {str(self.folder)!r} is whole: train anew")
+        agents = self.folder is not None and (self.folder / FILES["final"]).exists()
+        if found or (self._resume and agents):
+            raise ConfigError(
+                f"{str(self.folder)!r} holds no whole checkpoint to go on from: put one back, or "
+                "train into another folder"
+            )
         return None, {}
 
     def open(self, step: int) -> None:
         """Begins to log after a step; rows of later ones, which will come again, are taken out."""
         if self.folder is not None:
+            for left in self.folder.rglob("*.partial"):  # by a process that was killed
+                left.unlink(missing_ok=True)
             for name in ("metrics.jsonl", "evaluations.jsonl"):
                 with self.problems.attempt(name):
                     self._journals[name] = Journal(self.folder / name, step)
+
+    def metrics(self, updates: int) -> Metrics:
+        """What is logged of the updates that were done before: every field [seeds, updates].
+
+        Raises:
+            ConfigError: rows are missing.
+        """
+        assert self.folder is not None
+        metrics = store.read_metrics(self.folder)
+        found = metrics.episodes.shape[1]
+        if found != updates:
+            raise ConfigError(
+                f"metrics.jsonl in {str(self.folder)!r} has {found} of {updates} updates: put the "
+                "rows back, or train into another folder"
+            )
+        return metrics
 
     def log(self, name: str, rows: Sequence[Row], prefix: str = "") -> None:
         """Appends rows to a file, and passes them to the callbacks, their names with a prefix."""
@@ -121,6 +152,7 @@ class Record:
         """
         if self.folder is None:
             return
+        self._say()
         with self.problems.attempt("checkpoints"):
             for journal in self._journals.values():
                 journal.sync()  # rows first: resuming must find all that came before
@@ -128,10 +160,21 @@ class Record:
             folder.mkdir(exist_ok=True)
             path = folder / f"{updates:010d}.npz"
             checkpoint.save(path, tree, {**self._about, "updates": updates, **about})
-            for old in self._checkpoints()[: -self._keep]:
+            before = [old for old in self._checkpoints() if old < path]
+            # those after it were passed over
+            passed = [old for old in self._checkpoints() if old > path]
+            for old in before[: max(0, len(before) + 1 - self._keep)] + passed:
                 old.unlink()
+        self.save_agents(tree)
+
+    def save_agents(self, tree: Any) -> None:
+        """Writes what acting needs: the agents as they are, and the best if any were scored."""
+        if self.folder is None:
+            return
+        with self.problems.attempt(FILES["final"]):
             save_agents(self.folder / FILES["final"], Agents.of(tree["state"]))
-            if about.get("evaluation") is not None:
+        if np.isfinite(tree["best"].returns).any():
+            with self.problems.attempt(FILES["best"]):
                 save_agents(self.folder / FILES["best"], tree["best"].agents)
 
     def close(self) -> None:
@@ -143,6 +186,14 @@ class Record:
         for callback in list(self._callbacks):
             with self._guarded(callback):
                 getattr(callback, "close", lambda: None)()
+        if self.folder is not None:
+            os.close(self._lock)
+
+    def _say(self) -> None:
+        """Writes what the run is, unless it is written."""
+        if self.folder is not None and not store.is_run(self.folder):
+            with self.problems.attempt("run.json"):
+                store.write_run(self.folder, self._config, self._said)
 
     @contextlib.contextmanager
     def _guarded(self, callback: Callback) -> Iterator[None]:
@@ -151,6 +202,8 @@ class Record:
             yield
         except Exception as error:
             self._callbacks.remove(callback)
+            with contextlib.suppress(Exception):
+                getattr(callback, "close", lambda: None)()
             who = getattr(callback, "__name__", type(callback).__name__)
             self.problems.report(
                 f"callback {who} is not called again: {type(error).__name__}: {error}"
@@ -163,18 +216,22 @@ class Record:
     def _compare(self, saved: Mapping[str, Any]) -> None:
         """Refuses to go on with another run; warns where the next bits may differ."""
         ours = self._about
-        for name, now in {**ours["config"], "seeds": ours["seeds"], "seed": ours["seed"]}.items():
-            then = {**saved["config"], **saved}.get(name)
+        before, after = (
+            {**run["config"], **run.get("own", {}), "seeds": run["seeds"], "seed": run.get("seed")}
+            for run in (saved, ours)
+        )
+        for name in {**before, **after}:
+            then, now = before.get(name), after.get(name)
             if then != now:
                 raise ConfigError(
                     f"the run in {str(self.folder)!r} has {name}={then!r}, not {now!r}: go on with "
                     "its own, or train into another folder"
                 )
         for name in ("versions", "device"):
-            for part, then in saved[name].items():
+            for part, then in saved.get(name, {}).items():
                 now = ours[name].get(part)
                 if then != now:
-                    self.problems.report(
+                    self.problems.note(
                         f"the run was begun with {part} {then} and goes on with {now}: from here "
                         "on it may differ in the last digits"
                     )
@@ -183,20 +240,3 @@ class Record:
 def _prefixed(row: Row, prefix: str) -> Row:
     """The row, its values named with a prefix."""
     return {name if name in ("step", "seed") else prefix + name: row[name] for name in row}
-
-
-def _plain(config: PPOConfig) -> dict[str, Any]:
-    """The fields as JSON gives them back."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a figure depends on."""
-    names = ("purejaxppo", "jax", "flax", "optax", "gymnax", "numpy")
-    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
-
-
-def device() -> dict[str, Any]:
-    """What trains."""
-    first = jax.devices()[0]
-    return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count()}

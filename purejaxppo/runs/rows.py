@@ -49,6 +49,7 @@ def evaluation_rows(evaluation: Any, step: int | None = None) -> list[dict[str, 
             "return_std": float(returns[seed].std()),
             "length_mean": float(lengths[seed].mean()),
             "episodes": len(returns[seed]),
+            "unfinished": int((~np.asarray(evaluation.ended)[seed]).sum()),
         }
         for seed in range(len(returns))
     ]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+SECONDS_TO_UNWIND = 1.0
 
 
 @contextmanager
@@ -34,3 +40,34 @@ def stop_requests() -> Iterator[list[int]]:
         yield requests
     finally:
         restore()
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Says that a first signal is heard, and ends the process at a second one, whatever it does.
+
+    Python's own handlers wait until a compilation or a step of the device is over.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+
+    def listen():
+        if os.read(heard, 1):
+            print(
+                "purejaxppo: stopping after the updates in flight; again: at once", file=sys.stderr
+            )
+            number = os.read(heard, 1)
+            if number:
+                time.sleep(SECONDS_TO_UNWIND)  # KeyboardInterrupt may do it
+                os.write(2, b"\x1b[?25h" * os.isatty(2) + b"purejaxppo: interrupted\n")
+                os._exit(128 + number[0])
+        os.close(heard)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(told)

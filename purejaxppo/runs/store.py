@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -84,6 +85,7 @@ def newest_run(env: str) -> Path:
         ConfigError: there is none.
     """
     found = [path.parent for path in Path("runs").glob(f"{_stem(env)}-*/run.json")]
+    found = [path for path in found if is_run(path) and read_run(path)[0].env == env]
     if not found:
         raise ConfigError(f"no run of {env} in runs/ to go on with: name its folder with --run-dir")
     return max(found, key=lambda path: (path / "run.json").stat().st_mtime)
@@ -116,13 +118,32 @@ def read_run(run_dir: str | Path) -> tuple[PPOConfig, dict[str, Any]]:
     folder = Path(run_dir)
     try:
         config = PPOConfig.from_toml(folder / "config.toml")
-        return config, json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if "seeds" not in run:
+            raise ValueError("run.json does not say how many seeds")
+    except (OSError, ValueError, TypeError) as error:
+        words = str(error).removesuffix(".")
         raise ConfigError(
-            f"{str(folder)!r} holds no run ({error}): name a folder that purejaxppo train wrote"
+            f"{str(folder)!r} holds no run ({words}): name a folder that purejaxppo train wrote"
         ) from error
+    return config, run
+
+
+def lock(folder: Path) -> int:
+    """Takes a folder for this process, until the file descriptor that it gives is closed.
+
+    Raises:
+        ConfigError: another process has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"another process trains in {str(folder)!r}: wait for it, or name another folder"
+        ) from error
+    return descriptor
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
