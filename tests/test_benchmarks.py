@@ -37,6 +37,7 @@ SLOW = {
     "shuffle.py",
     "suites.py",
     "throughput.py",
+    "time_limits.py",
     "time_to_score.py",
 }
 

@@ -180,6 +180,7 @@ def test_help_names_every_option(purejaxppo):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_was_reached(tmp_path):
     """A real process, a real signal: exit code 130, a whole run folder."""
     import signal
@@ -264,6 +265,7 @@ print(time.perf_counter() - start)
 """
 
 
+@pytest.mark.slow
 def test_imports_are_quick():
     """The least of three runs each: whatever else the machine does can only add to it."""
     code = {
@@ -298,6 +300,7 @@ assert not heavy, heavy
 # -- run folders -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resume_takes_the_newest_run_and_its_own_configuration(purejaxppo, tmp_path):
     code, out, _ = purejaxppo(f"train CartPole-v1 {SMALL} --seeds 2 --gamma 0.9 --json")
     assert code == 0
@@ -326,6 +329,7 @@ def test_resume_takes_the_newest_run_and_its_own_configuration(purejaxppo, tmp_p
     assert "no run of Acrobot-v1 in runs/ to go on with" in err
 
 
+@pytest.mark.slow
 def test_resume_begins_what_was_never_begun(purejaxppo, tmp_path):
     """The same command can be given again and again."""
     argv = f"train CartPole-v1 {SMALL} --run-dir r --resume --quiet"

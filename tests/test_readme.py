@@ -34,6 +34,7 @@ def test_the_two_one_liners_stand_at_the_top():
     assert TEXT.index("```bash") < 1500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(len(PYTHON)))
 def test_python_blocks_run(block, monkeypatch, tmp_path):
     """Each block by itself, with its run lengths cut to a few updates."""

@@ -215,6 +215,7 @@ class Counting(Undrawn):
             yield np.full((5, 20, 3), 20 * state["count"], np.uint8)
 
 
+@pytest.mark.slow
 def test_wrappers_and_memories_and_ones_own_environment(tmp_path):
     """States are taken out of all wrappers; returns are those that training reports."""
     env = FrameStack(ClipReward(EpisodeStatistics(TimeLimit(Counting(), 7)), -0.1, 0.1), 2)

@@ -92,6 +92,7 @@ def test_a_run_leaves_what_it_says(whole):
     assert result.problems == []
 
 
+@pytest.mark.slow
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, whole):
     monkeypatch.chdir(tmp_path)
     options = {k: v for k, v in OPTIONS.items() if k != "checkpoint_every"}
@@ -102,7 +103,9 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, whole):
     assert_same(result.best, whole[0].best)
 
 
-@pytest.mark.parametrize("stops", [[1], [320, 640, 641, 1000]])
+@pytest.mark.parametrize(
+    "stops", [[1], pytest.param([320, 640, 641, 1000], marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed_is_the_whole_run_to_the_bit(tmp_path, whole, stops):
     for step in stops:
         part = fit(
@@ -117,6 +120,7 @@ def test_stopped_and_resumed_is_the_whole_run_to_the_bit(tmp_path, whole, stops)
     assert_same_run(result, whole[0], tmp_path / "run", whole[1])
 
 
+@pytest.mark.slow
 def test_resuming_what_is_finished_changes_nothing(tmp_path):
     small = CONFIG.replace(total_timesteps=64)
     first = fit(small, run_dir=tmp_path / "run")
@@ -157,7 +161,9 @@ def copy(folder, to):
     return shutil.copytree(folder, to / "run")
 
 
-@pytest.mark.parametrize("damage", [cut, empty, flip])
+@pytest.mark.parametrize(
+    "damage", [*(pytest.param(f, marks=pytest.mark.slow) for f in (cut, empty)), flip]
+)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, whole, stopped, damage):
     folder = copy(stopped, tmp_path)
     *_, before, last = sorted((folder / "checkpoints").iterdir())
@@ -182,6 +188,7 @@ def test_no_whole_checkpoint_is_an_error_and_nothing_is_touched(tmp_path, stoppe
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path, whole, stopped):
     folder = copy(stopped, tmp_path)
     for path in (folder / "checkpoints").iterdir():
@@ -215,6 +222,7 @@ def test_a_folder_in_use_is_refused_without_resume(stopped):
         fit(CONFIG, run_dir=stopped)
 
 
+@pytest.mark.slow
 def test_other_versions_and_devices_are_named(tmp_path, whole, stopped):
     folder = copy(stopped, tmp_path)
     run = json.loads((folder / "run.json").read_text())
@@ -356,6 +364,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, limit):
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_what_could_not_be_written_is_written_later(tmp_path, monkeypatch, whole):
     """A disk that is full for a while: nothing is missing in the end, nothing twice."""
     full = {"yes": False}
@@ -391,6 +400,7 @@ def test_what_could_not_be_written_is_written_later(tmp_path, monkeypatch, whole
     assert_same_run(result, whole[0], tmp_path / "run", whole[1])
 
 
+@pytest.mark.slow
 def test_a_folder_where_nothing_can_be_written(tmp_path, monkeypatch, whole):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
@@ -436,6 +446,7 @@ def test_a_callback_is_closed_when_the_run_ends():
     assert logger.closed
 
 
+@pytest.mark.slow
 def test_tensorboard_has_every_row(tmp_path):
     tensorboardX = pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
@@ -477,6 +488,7 @@ def test_weights_and_biases_offline(tmp_path):
 # -- evaluation ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_agents_are_those_that_were_scored(whole):
     """Played again, with the same episodes, they score what is written."""
     from purejaxppo.runs.evaluate import make_evaluate
@@ -493,6 +505,7 @@ def test_the_best_agents_are_those_that_were_scored(whole):
     np.testing.assert_allclose(again.returns.mean(1), best, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_the_episodes_step_by_step():
     """Against a loop over gymnax's own CartPole."""
     import gymnax
@@ -518,6 +531,7 @@ def test_an_evaluation_is_the_episodes_step_by_step():
     assert evaluation.ended.all()
 
 
+@pytest.mark.slow
 def test_target_return_ends_the_run_and_stays_ended(tmp_path):
     options = {**OPTIONS, "run_dir": tmp_path / "run", "target_return": 1.0}
     result = fit(CONFIG, **options)
@@ -529,6 +543,7 @@ def test_target_return_ends_the_run_and_stays_ended(tmp_path):
     assert on.metrics.episodes.shape[1] == CONFIG.num_updates
 
 
+@pytest.mark.slow
 def test_environments_on_the_host_go_on_with_new_episodes(tmp_path):
     pytest.importorskip("gymnasium")
     config = CONFIG.replace(env="gymnasium/CartPole-v1", total_timesteps=32 * 6)
@@ -568,6 +583,7 @@ def test_any_tree_comes_back_to_the_bit(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_goes_unseen(tmp_path):
     path, flipped = tmp_path / "tree.npz", tmp_path / "flipped.npz"
     small = {"x": jnp.arange(3.0), "key": jax.random.key(1)}
@@ -642,6 +658,7 @@ def test_a_journal_begins_after_a_step(tmp_path):
     assert path.read_text() == "".join(lines[:3] + added)
 
 
+@pytest.mark.slow
 def test_agents_come_back_and_act_alike(whole):
     result, folder = whole
     config, agents = load_agents(folder)
@@ -689,6 +706,7 @@ def test_run_folders_are_never_reused(tmp_path, monkeypatch):
     assert store.create_run_dir(empty, "x") == empty
 
 
+@pytest.mark.slow
 def test_stopped_before_its_first_update(tmp_path, whole, monkeypatch):
     """A signal while programs are compiled: saved as it is, and gone on with."""
     from purejaxppo.runs import fit as module
@@ -743,7 +761,7 @@ def interrupt_at(step):
     return callback
 
 
-@pytest.mark.parametrize("step", [32 * 2, 32 * 14])
+@pytest.mark.parametrize("step", [pytest.param(32 * 2, marks=pytest.mark.slow), 32 * 14])
 def test_killed_and_resumed_gives_every_update_once(tmp_path, whole, step):
     with pytest.raises(KeyboardInterrupt):
         fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run", callbacks=interrupt_at(step))
@@ -805,6 +823,7 @@ def test_what_was_passed_must_be_passed_again(tmp_path):
     assert config == small
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path, stopped):
     folder = copy(stopped, tmp_path)
     last = sorted((folder / "checkpoints").iterdir())[-1]
@@ -817,6 +836,7 @@ def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path, s
     assert fit(CONFIG, **options, run_dir=folder, resume=True).resumed_at == done
 
 
+@pytest.mark.slow
 def test_the_best_of_other_evaluations_does_not_count(tmp_path):
     options = {"run_dir": tmp_path / "run", "eval_every": 320}
     part = fit(CONFIG, **options, eval_episodes=1, eval_sampled=True, callbacks=[stop_at(640)])
@@ -828,6 +848,7 @@ def test_the_best_of_other_evaluations_does_not_count(tmp_path):
     np.testing.assert_allclose(result.best.returns, [best], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_disk_that_was_full_at_the_start(tmp_path, monkeypatch):
     original, calls = checkpoint.write_whole, []
 
@@ -846,6 +867,7 @@ def test_a_disk_that_was_full_at_the_start(tmp_path, monkeypatch):
     load_agents(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_agents_are_saved_where_a_checkpoint_cannot_be(tmp_path, monkeypatch):
     original = checkpoint.write_whole
 

@@ -254,6 +254,7 @@ def test_draws_in_bulk_are_the_draws_of_each_step(out, monkeypatch):
     same(jax.jit(make_train(CONFIG))(KEYS[0]), out, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.as_shipped
 def test_updates_one_by_one_are_the_whole_run(learner, out):
     init, update = learner
