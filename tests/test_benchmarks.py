@@ -65,6 +65,7 @@ def test_smoke(script, tmp_path):
     assert record["results"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SMOKE)
 def test_help(script):
     assert "--out" in run(script, "--help")

@@ -56,6 +56,7 @@ def test_train_writes_the_run_folder_and_one_json_object(purejaxppo, tmp_path):
     assert (saved.num_envs, saved.total_timesteps, saved.hidden_sizes) == (4, 64, (8,))
 
 
+@pytest.mark.slow
 def test_json_is_valid_when_no_episode_ends(purejaxppo):
     code, out, _ = purejaxppo(f"train Pendulum-v1 {SMALL} --json --preset none")
     summary = json.loads(out.strip().splitlines()[-1], parse_constant=pytest.fail)
@@ -141,6 +142,7 @@ def test_every_algorithm_is_reachable(algorithm):
     assert config == getattr(PPOConfig, algorithm)(env="Acrobot-v1")
 
 
+@pytest.mark.slow
 def test_envs_lists_what_can_be_trained(purejaxppo):
     code, out, _ = purejaxppo("envs")
     assert code == 0
@@ -338,6 +340,7 @@ def test_resume_begins_what_was_never_begun(purejaxppo, tmp_path):
     assert purejaxppo(argv)[0] == 0
 
 
+@pytest.mark.slow
 def test_eval_plays_what_was_trained(purejaxppo, tmp_path):
     assert purejaxppo(f"train CartPole-v1 {SMALL} --seeds 2 --run-dir r --quiet")[0] == 0
     code, out, _ = purejaxppo("eval r --episodes 3 --json")

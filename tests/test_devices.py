@@ -83,6 +83,7 @@ same(result.metrics, whole.metrics, rtol=1e-4, atol=1e-5)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cores", "seeds", "devices"),
     [(1, 8, 1), (2, 8, 2), (4, 6, 3), (4, 1, 1), (8, 5, 5), (4, 7, 1)],
@@ -97,6 +98,7 @@ assert len(jax.devices()) == {devices}
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("how", ["JAX_NUM_CPU_DEVICES", "XLA_FLAGS"])
 def test_a_number_of_devices_that_was_chosen_stays(how, number):

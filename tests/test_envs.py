@@ -334,6 +334,7 @@ def test_a_batch_larger_than_all_environments_is_refused():
         PPOConfig(reset_batch=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset_batch", [1, 4])
 def test_training_with_batches(reset_batch):
     config = PPOConfig(num_envs=4, num_steps=50, total_timesteps=400, hidden_sizes=(8,))

@@ -535,6 +535,7 @@ def test_equal_calls_give_equal_bits_from_one_compilation_and_all_is_closed(trai
     assert (first.metrics.episodes > 0).any()
 
 
+@pytest.mark.slow
 def test_fit_closes_and_gives_what_the_loop_gives(train):
     log = []
     result = fit(CONFIG, env=hosted(log=log), seed=3)
@@ -566,6 +567,7 @@ def closed(driven):
     return driven
 
 
+@pytest.mark.slow
 def test_a_second_init_closes_the_first_and_refuses_its_state(closed):
     init, update, close, log = closed
     old = jax.block_until_ready(init(jax.random.key(0)))
@@ -632,6 +634,7 @@ def failing(where, log=None):
 SLOW_TOO = [*(pytest.param(w, marks=pytest.mark.slow) for w in ("make", "reset")), "step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", SLOW_TOO)
 def test_failures_reach_the_user_of_fit(where):
     log = []
@@ -652,6 +655,7 @@ def broken(where):
     return failure.value, tuple(log), train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", SLOW_TOO)
 def test_failures_reach_the_user_of_make_train(where):
     assert f"ValueError: broken {where} of mine" in str(broken(where)[0])

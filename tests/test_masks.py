@@ -298,6 +298,7 @@ def violations(action, mask, nvec):
     return sum(int((~row).sum()) for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nvec", [(7,), (3, 2, 4)])
 def test_no_mask_is_violated_in_very_many_steps(nvec):
     """100,000 of each of two seeds, under policies with strong preferences; nor is it by modes."""
@@ -385,6 +386,7 @@ class Own(nn.Module):
         return x[:, :5], x[:, 5]
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_masked_too():
     env = Dials()
     spec = make_vec_env(env, env.default_params, 2).spec
@@ -405,6 +407,7 @@ SMALL = PPOConfig(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_mask_is_violated_while_training():
     """A forbidden setting costs 100: two episodes of 4 steps in each update, of 0 to 8 each."""
     train = jax.jit(jax.vmap(make_train(SMALL, env=Dials())))
@@ -415,6 +418,7 @@ def test_no_mask_is_violated_while_training():
     assert (metrics.grad_norm > 0).all()
 
 
+@pytest.mark.slow
 def test_nor_when_a_policy_is_used():
     env = Dials()
     state = make_learner(SMALL, env=env).init(jax.random.key(0))
@@ -441,6 +445,7 @@ class Closed(Endless):
         return MultiDiscrete((2, 3))
 
 
+@pytest.mark.slow
 def test_empty_masks_are_counted_in_a_run():
     """Per rollout of 8 steps and 2 environments: 4 empty first choices and 2 second ones."""
     config = SMALL.replace(num_steps=8, total_timesteps=48)
@@ -599,6 +604,7 @@ class Several(Informed):
         return {"a": Discrete(3), "b": box(2)}
 
 
+@pytest.mark.slow
 def test_a_run_with_its_mask_in_info():
     """With one choice allowed the policy is right from the first step on."""
     train = make_train(SMALL.replace(total_timesteps=80), env=Several())

@@ -421,6 +421,7 @@ def seen(state, obs):
     return np.clip(z, -10, 10).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_rollout_remembers_step_by_step(walk):
     """The memory stored is that before each step; a last value counts before its reset."""
     setup, _, state, rollout, after = walk
@@ -537,6 +538,7 @@ def test_an_actor_steps_as_training_does(walk):
     same((carry, action), jax.tree.map(lambda x: x[0], batched), **NEAR)
 
 
+@pytest.mark.slow
 def test_vmap_over_seeds_is_each_run_by_itself(walk):
     _, update, state, _, _ = walk
     states = [state, state.replace(key=KEYS[1]), update(state)[0]]
@@ -713,6 +715,7 @@ def test_updates_one_by_one_are_the_whole_run():
     same(stack(*rows), out.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["lstm", "linear"])
 def test_an_update_gives_the_types_that_it_takes(core):
     """To the weak type, so that a loop on the host compiles it once."""

@@ -230,6 +230,7 @@ def test_wrappers_and_memories_and_ones_own_environment(tmp_path):
     assert sum(times) == 270 + HOLD  # eight at 30 per second: 266.7
 
 
+@pytest.mark.slow
 def test_a_memory_is_carried(tmp_path):
     """By the same actions as those of a loop, at each step, with a carry that matters."""
     env, params = make_env("CartPole-v1")

@@ -175,6 +175,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, whole, stopped, damage):
     assert_same_run(result, whole[0], folder, whole[1])
 
 
+@pytest.mark.slow
 def test_no_whole_checkpoint_is_an_error_and_nothing_is_touched(tmp_path, stopped):
     folder = copy(stopped, tmp_path)
     for path in (folder / "checkpoints").iterdir():
@@ -416,6 +417,7 @@ def test_a_folder_where_nothing_can_be_written(tmp_path, monkeypatch, whole):
 # -- callbacks ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_callback_that_fails_is_reported_and_left_out(whole):
     calls, others = [], []
 
@@ -794,6 +796,7 @@ def test_one_process_at_a_time(tmp_path):
     assert tried and not result.problems
 
 
+@pytest.mark.slow
 def test_what_was_passed_must_be_passed_again(tmp_path):
     from purejaxppo import make_env
 
@@ -911,7 +914,7 @@ def test_resumed_by_the_very_command_that_is_told(tmp_path):
     options = ["--keep-checkpoints", "9", "--num-epochs", "1"]
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    first = train(tmp_path / "stopped", 3000, *options)
+    first = train(tmp_path / "stopped", 1500, *options)
     while first.poll() is None and size(tmp_path / "stopped/run/metrics.jsonl") < 20_000:
         time.sleep(0.01)
     first.send_signal(signal.SIGTERM)
@@ -925,7 +928,7 @@ def test_resumed_by_the_very_command_that_is_told(tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    other = train(tmp_path / "whole", 3000, *options)
+    other = train(tmp_path / "whole", 1500, *options)
     _, err = other.communicate()
     assert other.returncode == 0, err
     one, other = tmp_path / "stopped/run", tmp_path / "whole/run"

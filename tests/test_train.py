@@ -390,6 +390,7 @@ def test_every_hyperparameter_has_its_case():
     assert {field for _, field, _ in ACTIVE} == set(Hyperparams._fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "field", "value"), ACTIVE)
 def test_a_hyperparameter_changes_what_is_learned(varied, name, field, value):
     assert largest_change(varied, name, field, value) > 1e-6  # one of IDLE: exactly 0
