@@ -15,7 +15,7 @@ SMALL = "--total-timesteps 512"
 SMOKE = {
     "breakdown.py": "--shapes a --rounds 2",
     "driver.py": f"--rounds 2 --checkpoints 1 {SMALL}",
-    "memory.py": "--cores none linear --seeds 2 --total-timesteps 4096",
+    "memory.py": "--cores none --seeds 2 --total-timesteps 4096",
     "peers.py": f"--shapes a --peers none --rounds 2 {SMALL}",
     "resets.py": "--env CartPole-v1 --num-envs 4 --updates 1 --batches 2 --rounds 2",
     "scaling.py": "--kinds environments --largest-environments 16 --updates 1 --rounds 2",

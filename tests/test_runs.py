@@ -889,7 +889,7 @@ def test_agents_are_saved_where_a_checkpoint_cannot_be(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_second_signal_ends_an_evaluation_at_once(tmp_path):
     """Which is one long call of the device, that Python's own handlers wait for."""
-    argv = ["MountainCar-v0", *KILLED[:-4], "--eval-every", "32", "--eval-episodes", "200000"]
+    argv = ["MountainCar-v0", *KILLED[:-4], "--eval-every", "32", "--eval-episodes", "2000000"]
     code = RUN.replace('"CartPole-v1", ', "")
     process = subprocess.Popen(
         [sys.executable, "-c", code, *argv, "--total-timesteps", "3200", "--run-dir", "run"],
