@@ -372,6 +372,21 @@ SAMPLES = {  # where a suite has very many, or each takes long to compile
         "navix/Navix-GoToDoor-5x5-v0",
         "navix/Navix-LavaGapS5-v0",
     ],
+    "jumanji": [
+        f"jumanji/{name}"
+        for name in (
+            "BinPack-v2",
+            "CVRP-v1",
+            "Game2048-v1",
+            "Knapsack-v1",
+            "Maze-v0",
+            "RubiksCube-v0",
+            "SearchAndRescue-v0",
+            "Snake-v1",
+            "Sudoku-v0",
+            "Tetris-v0",
+        )
+    ],
     "gymnasium": [
         f"gymnasium/{name}"
         for name in (
