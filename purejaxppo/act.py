@@ -101,8 +101,8 @@ def make_act(
     Raises:
         ConfigError: the policy has a memory, which `make_actor` passes in and out.
     """
-    actor = make_actor(config, state, deterministic, env=env, env_params=env_params, policy=policy)
-    spec = make_setup(config, env, env_params, policy).vec_env.spec
+    setup = make_setup(config, env, env_params, policy)
+    actor, spec = actor_of(setup, state, deterministic), setup.vec_env.spec
     if jax.tree.leaves(jax.eval_shape(lambda: actor.initial_carry((1,)))):
         raise ConfigError("this policy has a memory: use make_actor, which passes it in and out")
 

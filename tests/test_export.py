@@ -422,8 +422,8 @@ def test_a_file_that_exists_stays_unless_told(run_of, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(agent=2), "agent=2 must be one of the run's 2"),
-        (dict(agent=-1), "agent=-1 must be one of the run's 2"),
+        (dict(agent=2), "agent=2 must be one of the run's 0 .. 1"),
+        (dict(agent=-1), "agent=-1 must be one of the run's 0 .. 1"),
         (dict(weights="best"), "holds no best.npz"),
         (dict(format="npz", out="policy.onnx"), r"'policy.onnx' must end in .npz: use policy.npz"),
         (dict(format="npz", out="my-policy.npz"), "a name that Python imports: use policy.npz"),

@@ -45,7 +45,7 @@ def as_json(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def plain(config: PPOConfig) -> dict[str, Any]:
     """The fields as JSON gives them back."""
-    return json.loads(json.dumps(config.to_dict()))
+    return as_json(config.to_dict())
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.act import make_actor
+from purejaxppo.act import actor_of
 from purejaxppo.config import PPOConfig
 from purejaxppo.envs.base import Environment
 from purejaxppo.envs.host import HostEnvironment
@@ -67,9 +67,9 @@ def make_acting(
     Raises:
         ConfigError: see `setup.make_setup`.
     """
-    actor = make_actor(config, agent, deterministic=True, env=env, policy=policy)
-    spaces = make_setup(config, env, policy=policy).vec_env.spec.observation
-    first_obs = zeros(spaces)
+    setup = make_setup(config, env, policy=policy)
+    actor = actor_of(setup, agent, deterministic=True)
+    first_obs = zeros(setup.vec_env.spec.observation)
     first_carry = jax.tree.map(lambda x: x[0], actor.initial_carry((1,)))
     unused = jax.random.key(0)
 

@@ -129,5 +129,5 @@ def agent_of(agents: Agents, agent: int) -> Agents:
     """
     seeds = len(jax.tree.leaves(agents)[0])
     if not 0 <= agent < seeds:
-        raise ConfigError(f"agent={agent} must be one of the run's {seeds}: use {seeds - 1}")
+        raise ConfigError(f"agent={agent} must be one of the run's 0 .. {seeds - 1}: use 0")
     return jax.tree.map(lambda x: x[agent], agents)

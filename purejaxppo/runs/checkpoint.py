@@ -95,6 +95,25 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.close(folder)
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raises ConfigError if a file exists and is not to be overwritten."""
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{str(path)!r} exists: name another with --out, or pass --overwrite")
+
+
+def write_new(path: Path, overwrite: bool, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file whole that somebody asked for.
+
+    Raises:
+        ConfigError: it exists and is not to be overwritten, or it cannot be written.
+    """
+    check_new(path, overwrite)
+    try:
+        write_whole(path, write)
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be written ({error}): name another") from error
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes plain values, whole or not at all.
 

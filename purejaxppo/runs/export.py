@@ -24,7 +24,7 @@ from purejaxppo.runs import reader
 from purejaxppo.runs.acting import Acting, make_acting
 from purejaxppo.runs.agents import agent_of, load_agents
 from purejaxppo.runs.as_numpy import as_numpy
-from purejaxppo.runs.checkpoint import write_whole
+from purejaxppo.runs.checkpoint import check_new, write_new
 from purejaxppo.runs.flatten import evaluate, flatten
 from purejaxppo.runs.options import ExportOptions, Format, Weights
 from purejaxppo.runs.store import read_run
@@ -69,11 +69,8 @@ def export_policy(
     config, agents = load_agents(run_dir, weights, env=env, policy=policy)
     acting = make_acting(config, agent_of(agents, agent), env=env, policy=policy)
     contents = WRITERS[format](acting)
-    try:
-        for file, content in zip(files, contents, strict=True):
-            write_whole(file, lambda opened, content=content: opened.write(content))
-    except OSError as error:
-        raise ConfigError(f"{str(files[0])!r} cannot be written: {error}") from error
+    for file, content in zip(files, contents, strict=True):
+        write_new(file, overwrite, lambda opened, content=content: opened.write(content))
     return files[0]
 
 
@@ -92,8 +89,7 @@ def _files(run_dir: str | Path, format: Format, out: Any, overwrite: bool) -> li
         raise ConfigError(f"out={str(path)!r} must be a name that Python imports: use policy.npz")
     files = [path, path.with_suffix(".py")] if format == "npz" else [path]
     for file in files:
-        if file.exists() and not overwrite:
-            raise ConfigError(f"{str(file)!r} exists: name another with --out, or use --overwrite")
+        check_new(file, overwrite)
     return files
 
 

@@ -124,15 +124,11 @@ class EvalOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Write a trained policy to a file that runs without purejaxppo."""
+class AgentOptions:
+    """What is made of one trained agent."""
 
     run: RunFolder = dataclasses.field()
     """A run folder."""
-    format: Format = "stablehlo"
-    """stablehlo: for any JAX; onnx (needs purejaxppo[onnx]); npz: for NumPy alone."""
-    out: str | None = None
-    """The file; default: policy.<format> in the run folder."""
     agent: int = 0
     """Which of the run's seeds, counted from 0."""
     weights: Weights = "final"
@@ -142,50 +138,50 @@ class ExportOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderOptions:
+class ExportOptions(AgentOptions):
+    """Write a trained policy to a file that runs without purejaxppo."""
+
+    format: Format = "stablehlo"
+    """stablehlo: for any JAX; onnx (needs purejaxppo[onnx]); npz: for NumPy alone."""
+    out: str | None = None
+    """The file; default: policy.<format> in the run folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RenderOptions(AgentOptions):
     """Film a trained policy."""
 
-    run: RunFolder = dataclasses.field()
-    """A run folder."""
     out: str | None = None
     """The file; default: policy.gif (policy.html for brax) in the run folder."""
-    agent: int = 0
-    """Which of the run's seeds, counted from 0."""
-    weights: Weights = "final"
-    """Parameters at the end of the run, or the best by evaluation."""
     seed: int = 0
     """Of the random key that the episode is drawn from."""
     max_steps: int = 500
     """Steps at most."""
     fps: int = 30
     """Frames per second."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunsOptions:
+    """What is made of one or many runs."""
+
+    runs: RunFolders = dataclasses.field()
+    """Run folders."""
     overwrite: bool = False
     """Write over a file that exists."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlotOptions:
+class PlotOptions(RunsOptions):
     """Draw the learning curves of one or many runs."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = (
-        dataclasses.field()
-    )
-    """Run folders."""
     out: str = "curves.png"
     """The picture: .png, .svg or .pdf."""
-    overwrite: bool = False
-    """Write over a file that exists."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+class ReportOptions(RunsOptions):
     """Put one or many runs on one page that opens offline."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = (
-        dataclasses.field()
-    )
-    """Run folders."""
     out: str = "report.html"
     """The page."""
-    overwrite: bool = False
-    """Write over a file that exists."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from purejaxppo.runs.checkpoint import write_new
 from purejaxppo.runs.markup import UNKNOWN, Html, joined, number, table, tag, titled
 from purejaxppo.runs.options import ReportOptions
 from purejaxppo.runs.plots import inline_svg
@@ -24,7 +25,6 @@ from purejaxppo.runs.results import (
     labels,
     plain,
     read_all,
-    write_new,
 )
 from purejaxppo.runs.statistics import (
     bootstrap_interval,

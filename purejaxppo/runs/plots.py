@@ -21,9 +21,9 @@ from matplotlib.ticker import EngFormatter
 
 from purejaxppo.config import PPOConfig
 from purejaxppo.ppo.records import Metrics
-from purejaxppo.runs.checkpoint import write_whole
+from purejaxppo.runs.checkpoint import write_new, write_whole
 from purejaxppo.runs.options import PlotOptions
-from purejaxppo.runs.results import Results, by_env, labels, read_all, write_new
+from purejaxppo.runs.results import Results, by_env, labels, read_all
 from purejaxppo.runs.statistics import (
     Curve,
     binned_returns,

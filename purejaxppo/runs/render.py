@@ -20,7 +20,7 @@ from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.runs import store
 from purejaxppo.runs.agents import agent_of, load_agents
-from purejaxppo.runs.checkpoint import write_whole
+from purejaxppo.runs.checkpoint import check_new, write_whole
 from purejaxppo.runs.episode import Episode, play, play_on_host
 from purejaxppo.runs.gif import FASTEST, write_gif
 from purejaxppo.runs.options import RenderOptions, Weights
@@ -84,8 +84,8 @@ def render(
 def film(options: RenderOptions, env: Any = None, policy: OwnPolicy = None) -> tuple[Path, Episode]:
     """As `render`: the file, and what it shows."""
     _without_display()
-    config, run = store.read_run(options.run)
-    _check(options, run["seeds"])
+    _check(options)
+    config, _ = store.read_run(options.run)
     name = config.env if env is None else getattr(env, "name", type(env).__name__)
     made, params = _to_film(config) if env is None else (env, env.default_params)
     artist, inside = find_artist(made, name)
@@ -158,10 +158,8 @@ def _to_film(config: PPOConfig) -> tuple[Any, Any]:
     return registry.make_env(config.env, **options | registry.drawn(config.env))
 
 
-def _check(options: RenderOptions, seeds: int) -> None:
+def _check(options: RenderOptions) -> None:
     """Raises ConfigError if a number is out of range."""
-    if not 0 <= options.agent < seeds:
-        raise ConfigError(f"agent={options.agent} must be one of the run's 0 .. {seeds - 1}: use 0")
     if options.max_steps < 1:
         raise ConfigError(f"max_steps={options.max_steps} is too small: use 500")
     if options.seed < 0:
@@ -179,8 +177,7 @@ def _destination(options: RenderOptions, suffix: str, name: str) -> Path:
     path = Path(options.run, f"policy{suffix}") if options.out is None else Path(options.out)
     if path.suffix != suffix:
         raise ConfigError(f"out={str(path)!r}: {name} is filmed as {suffix}, use policy{suffix}")
-    if path.exists() and not options.overwrite:
-        raise ConfigError(f"{str(path)!r} exists: name another with --out, or pass --overwrite")
+    check_new(path, options.overwrite)
     if not path.parent.is_dir():
         raise ConfigError(f"{str(path)!r} has no folder to be in: make {str(path.parent)!r} first")
     return path

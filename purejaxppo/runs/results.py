@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from purejaxppo.coercion import parse_options
 from purejaxppo.config import Algorithm, PPOConfig
 from purejaxppo.ppo.records import Metrics
 from purejaxppo.runs import store
-from purejaxppo.runs.checkpoint import write_whole
-from purejaxppo.runs.statistics import binned_returns
+from purejaxppo.runs.rows import final_returns
 from purejaxppo.validation import ConfigError
 
 FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]
@@ -72,8 +71,7 @@ class Results(NamedTuple):
         """[seeds], mean return in the last tenth of what was done; NaN where no episode ended."""
         if self.summary is not None:
             return np.array(self.summary["final_returns"], np.float64)
-        returns = binned_returns(self.metrics, bins=10)[1]
-        return returns[:, -1] if returns.size else np.full(self.seeds, np.nan)
+        return final_returns(self.metrics, self.metrics.episodes.shape[1])
 
 
 def read_results(run_dir: str | Path) -> Results:
@@ -182,17 +180,3 @@ def command(run: Results) -> str:
             arguments += [f"--{flag}", *map(str, values)]
     arguments += ["--seeds", str(run.seeds), "--seed", str(run.about["seed"])]
     return shlex.join(["purejaxppo", "train", env, *arguments])
-
-
-def write_new(path: Path, overwrite: bool, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file whole.
-
-    Raises:
-        ConfigError: it exists and is not to be overwritten, or it cannot be written.
-    """
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{str(path)!r} exists: name another with --out, or pass --overwrite")
-    try:
-        write_whole(path, write)
-    except OSError as error:
-        raise ConfigError(f"{str(path)!r} cannot be written ({error}): name another") from error
