@@ -19,8 +19,7 @@ import jax
 from shapes import SHAPES, Shape
 from timing import interleaved_seconds, report, seconds_of
 
-from purejaxppo import PPOConfig, compiler_options
-from purejaxppo.ppo.advantages import ADVANTAGES
+from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, compiler_options
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.ppo.rollout import as_batch, collect, final_values
 from purejaxppo.ppo.shuffle import minibatch_indices
@@ -75,8 +74,8 @@ def make_parts(config: PPOConfig) -> dict[str, tuple[Callable, Any]]:
         state, batch = loop
         key, key_now = jax.random.split(state.key)
         params, opt_state, _ = optimize(
-            policy, config, hyper, state.params, state.opt_state, state.objective_state, batch,
-            key_now,
+            policy, OBJECTIVES[config.objective], config, hyper, state.params, state.opt_state,
+            state.objective_state, batch, key_now,
         )  # fmt: skip
         return state.replace(params=params, opt_state=opt_state, key=key), batch
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from purejaxppo.config import Hyperparams, PPOConfig
     from purejaxppo.envs.host import HostEnvironment
     from purejaxppo.envs.registry import make_env
-    from purejaxppo.ppo.advantages import ADVANTAGES
-    from purejaxppo.ppo.objectives import OBJECTIVES
+    from purejaxppo.ppo.advantages import ADVANTAGES, Estimate
+    from purejaxppo.ppo.objectives import OBJECTIVES, Objective
     from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy, TrainOutput
     from purejaxppo.runs.agents import load_agents, load_policy
     from purejaxppo.runs.devices import use_cores, vmap_over_devices
@@ -29,6 +29,7 @@ __all__ = [
     "OBJECTIVES",
     "Actor",
     "ConfigError",
+    "Estimate",
     "FitResult",
     "HostEnvironment",
     "HostError",
@@ -36,6 +37,7 @@ __all__ = [
     "Learner",
     "LearnerState",
     "Metrics",
+    "Objective",
     "PPOConfig",
     "Policy",
     "TrainOutput",
@@ -64,8 +66,8 @@ _ROOMS = {
     "config": ["Hyperparams", "PPOConfig"],
     "envs.host": ["HostEnvironment"],
     "envs.registry": ["make_env"],
-    "ppo.advantages": ["ADVANTAGES"],
-    "ppo.objectives": ["OBJECTIVES"],
+    "ppo.advantages": ["ADVANTAGES", "Estimate"],
+    "ppo.objectives": ["OBJECTIVES", "Objective"],
     "ppo.records": ["Learner", "LearnerState", "Metrics", "Policy", "TrainOutput"],
     "runs.agents": ["load_agents", "load_policy"],
     "runs.devices": ["use_cores", "vmap_over_devices"],

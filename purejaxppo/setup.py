@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +14,18 @@ from purejaxppo.envs.base import Environment, make_vec_env
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.spaces import is_measured, mask_of, without_mask
 from purejaxppo.policies.networks import Network, make_policy
+from purejaxppo.ppo.advantages import ADVANTAGES, Estimate
 from purejaxppo.ppo.normalize import init_stats
-from purejaxppo.ppo.records import Policy, VecEnv
+from purejaxppo.ppo.objectives import OBJECTIVES, Objective
+from purejaxppo.ppo.records import Array, Policy, VecEnv
 from purejaxppo.validation import ConfigError, check_sequences
 
 OwnPolicy = Policy | Network | None
 """What may be passed in place of the network that a configuration describes."""
-
+OwnObjective = Objective | Callable[..., Array] | None
+"""In place of the objective that it names."""
+OwnAdvantage = Callable[..., Estimate] | None
+"""In place of the advantage estimator that it names."""
 
 # what a network, or a policy, in place of the configured one must do itself
 _OF_NETWORK = ("core", "core_size", "state_dependent_std")
@@ -64,7 +69,8 @@ def make_setup(
     if config.normalize_observations and not any(map(is_measured, parts)):
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
     if policy is not None:
-        _check_idle(config, _OF_POLICY if isinstance(policy, Policy) else _OF_NETWORK)
+        names = _OF_POLICY if isinstance(policy, Policy) else _OF_NETWORK
+        _check_idle(config, names, "a policy")
     if not isinstance(policy, Policy):
         policy = make_policy(config, vec_env.spec, policy)
     return Setup(with_sequences(config, policy), env_params, vec_env, policy)
@@ -99,14 +105,41 @@ def _vectorize(config: PPOConfig, env: Any, env_params: Any, num_envs: int) -> V
     return make_vec_env(env, env_params, num_envs, config.reset_batch)
 
 
-def _check_idle(config: PPOConfig, names: tuple[str, ...]) -> None:
-    """Raises ConfigError if any of these, which only a network of ours obeys, is set."""
+def make_method(
+    config: PPOConfig, objective: OwnObjective, advantage: OwnAdvantage
+) -> tuple[Objective, Callable[..., Estimate]]:
+    """Policy objective and advantage estimator; those that are passed take precedence.
+
+    Args:
+        config: names them.
+        objective: as in `make_learner`.
+        advantage: as in `make_learner`.
+
+    Raises:
+        ConfigError: what is passed cannot be called, or an option has no effect beside it.
+    """
+    for name, own in (("objective", objective), ("advantage", advantage)):
+        if own is not None:
+            _check_idle(config, (name,), f"an {name}")
+            if not (callable(own) or isinstance(own, Objective)):
+                raise ConfigError(
+                    f"{name}={own!r} must be a function: pass names to PPOConfig({name}=...)"
+                )
+    if objective is None:
+        objective = OBJECTIVES[config.objective]
+    elif not isinstance(objective, Objective):
+        objective = Objective(objective)
+    return objective, advantage or ADVANTAGES[config.advantage]
+
+
+def _check_idle(config: PPOConfig, names: tuple[str, ...], own: str) -> None:
+    """Raises ConfigError if any of these, which only what is ours obeys, is set."""
     default = PPOConfig()
     idle = [name for name in names if getattr(config, name) != getattr(default, name)]
     if idle:
         changes = ", ".join(f"{name}={getattr(default, name)!r}" for name in idle)
         raise ConfigError(
-            f"{', '.join(idle)} would have no effect on a policy of your own: use "
+            f"{', '.join(idle)} would have no effect on {own} of your own: use "
             f"config.replace({changes})"
         )
 

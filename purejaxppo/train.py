@@ -18,7 +18,6 @@ from purejaxppo.config import Hyperparams, PPOConfig, as_config
 from purejaxppo.envs.base import Environment
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.policies.heads import empty_masks
-from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.averages import across, standardize, total
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
 from purejaxppo.ppo.normalize import (
@@ -27,7 +26,6 @@ from purejaxppo.ppo.normalize import (
     scale_rewards,
     update_obs_stats,
 )
-from purejaxppo.ppo.objectives import OBJECTIVES
 from purejaxppo.ppo.records import (
     Array,
     Learner,
@@ -38,7 +36,14 @@ from purejaxppo.ppo.records import (
 )
 from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.update import annealed, optimize, optimizer, pack
-from purejaxppo.setup import OwnPolicy, init_obs_stats, make_setup
+from purejaxppo.setup import (
+    OwnAdvantage,
+    OwnObjective,
+    OwnPolicy,
+    init_obs_stats,
+    make_method,
+    make_setup,
+)
 
 
 def make_learner(
@@ -47,6 +52,8 @@ def make_learner(
     env: Environment | HostEnvironment | None = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
+    objective: OwnObjective = None,
+    advantage: OwnAdvantage = None,
     axis_name: str | None = None,
 ) -> Learner:
     """A training run as `(init, update)`, for those who drive the updates themselves.
@@ -58,6 +65,10 @@ def make_learner(
         env_params: its parameters; None: its defaults.
         policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
             the network that `config` describes.
+        objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
+            state) -> [B]`, in place of the one that `config` names.
+        advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
+            `config` names.
         axis_name: mesh axis over which environments are spread (each device has num_envs); None:
             one device.
 
@@ -67,10 +78,11 @@ def make_learner(
         where environments run on the host, which belong to the last `init` until it is called.
 
     Raises:
-        ConfigError: see `PPOConfig`, `setup.make_setup`.
+        ConfigError: see `PPOConfig`, `setup.make_setup`, `setup.make_method`.
     """
     config, default_params, vec_env, policy = make_setup(config, env, env_params, policy)
-    objective, observation = OBJECTIVES[config.objective], vec_env.spec.observation
+    objective, estimate = make_method(config, objective, advantage)
+    observation = vec_env.spec.observation
 
     def defaults(hyperparams, env_params):
         hyper = config.hyperparams() if hyperparams is None else hyperparams
@@ -108,17 +120,15 @@ def make_learner(
         state, rollout = collect(policy, vec_env, config.num_steps, state, env_params, key_rollout)
         done = rollout.terminated | rollout.truncated
         scaler, reward = scale_rewards(norms.reward, rollout.reward, done, hyper.gamma, axis_name)
-        advantage, target = ADVANTAGES[config.advantage](
-            rollout.replace(reward=reward), hyper, config
-        )
+        advantage, target = estimate(rollout.replace(reward=reward), hyper, config)
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, axis_name)
 
         obs = normalize(norms.obs, rollout.obs)
         batch = as_batch(rollout, obs, advantage, target, config.sequence_length)
         params, opt_state, learned = optimize(
-            policy, config, hyper, state.params, state.opt_state, state.objective_state, batch,
-            key_update, axis_name,
+            policy, objective, config, hyper, state.params, state.opt_state,
+            state.objective_state, batch, key_update, axis_name,
         )  # fmt: skip
 
         kl_coef, objective_state = objective.kl_coef(hyper, state.objective_state), ()
@@ -154,6 +164,8 @@ def make_train(
     env: Environment | HostEnvironment | None = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
+    objective: OwnObjective = None,
+    advantage: OwnAdvantage = None,
 ) -> Callable[..., TrainOutput]:
     """A whole training run as one pure function.
 
@@ -164,6 +176,8 @@ def make_train(
         env_params: its parameters; None: its defaults.
         policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
             the network that `config` describes.
+        objective: as in `make_learner`.
+        advantage: as in `make_learner`.
 
     Returns:
         `train(key, hyperparams=None, env_params=None) -> TrainOutput`, to be jitted, and vmapped
@@ -173,7 +187,14 @@ def make_train(
         ConfigError: see `make_learner`.
     """
     config = as_config(config)
-    learner = make_learner(config, env=env, env_params=env_params, policy=policy)
+    learner = make_learner(
+        config,
+        env=env,
+        env_params=env_params,
+        policy=policy,
+        objective=objective,
+        advantage=advantage,
+    )
 
     def train(key: Array, hyperparams: Hyperparams | None = None, env_params: Any = None):
         def update(state, _):

@@ -827,6 +827,17 @@ def test_what_was_passed_must_be_passed_again(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_method_that_was_passed_must_be_passed_again_to_go_on(tmp_path):
+    def loss(dist, log_prob, batch, hyper, state):
+        return -log_prob * batch.advantage
+
+    fit(CONFIG.replace(total_timesteps=64), objective=loss, run_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"has own objective='test_runs.*loss', not None"):
+        fit(CONFIG.replace(total_timesteps=64), run_dir=tmp_path / "run", resume=True)
+    load_agents(tmp_path / "run")  # acting needs no objective
+
+
+@pytest.mark.slow
 def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path, stopped):
     folder = copy(stopped, tmp_path)
     last = sorted((folder / "checkpoints").iterdir())[-1]

@@ -18,6 +18,7 @@ from purejaxppo.policies.heads import distribution
 from purejaxppo.policies.layers import convolve
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.policies.torsos import ImpalaCNN, NatureCNN
+from purejaxppo.ppo.objectives import OBJECTIVES
 from purejaxppo.ppo.records import Batch
 from purejaxppo.ppo.update import loss
 
@@ -568,9 +569,11 @@ def test_every_parameter_gets_a_gradient(name):
             episode_start=starts,
         )  # fmt: skip
         batch = jax.lax.stop_gradient(batch)
-        return jax.grad(lambda p: loss(p, batch, policy, config, config.hyperparams(), ())[0])(
-            params
-        )
+        return jax.grad(
+            lambda p: loss(p, batch, policy, OBJECTIVES["clip"], config, config.hyperparams(), ())[
+                0
+            ]
+        )(params)
 
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(params, jax.random.key(1))):
         assert np.isfinite(leaf).all(), path

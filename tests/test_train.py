@@ -13,7 +13,9 @@ from flax import struct
 from probes import Aim, Choice, Constant, Endless, Params, Probe
 
 from purejaxppo import (
+    OBJECTIVES,
     ConfigError,
+    Estimate,
     Hyperparams,
     Policy,
     PPOConfig,
@@ -321,6 +323,60 @@ def test_vmap_over_the_parameters_of_the_environment(run):
         ended = [4 * ((8 * (u + 1)) // limit - 8 * u // limit) for u in range(UPDATES)]
         np.testing.assert_array_equal(outs.metrics.episodes[i], ended)
         np.testing.assert_array_equal(outs.metrics.length_sum[i], limit * np.array(ended))
+
+
+# -- objectives and estimators of one's own ----------------------------------------------------
+
+
+def reverse(dist, log_prob, batch, hyper, state):
+    """A surrogate with the other divergence: KL(pi, pi_old)."""
+    return -jnp.exp(log_prob - batch.log_prob) * batch.advantage + dist.kl(batch.dist)
+
+
+def clipped_surrogate(dist, log_prob, batch, hyper, state):
+    ratio = jnp.exp(log_prob - batch.log_prob)
+    near = jnp.clip(ratio, 1.0 - hyper.clip_eps, 1.0 + hyper.clip_eps)
+    return -jnp.minimum(ratio * batch.advantage, near * batch.advantage)
+
+
+def one_step(rollout, hyper, config):
+    later = jnp.where(rollout.terminated, 0.0, rollout.next_value)
+    target = rollout.reward + hyper.gamma * later
+    return Estimate(target - rollout.value, target)
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({"objective": clipped_surrogate}, {"objective": "clip"}),
+        ({"objective": OBJECTIVES["adaptive_kl"]}, {"objective": "adaptive_kl"}),
+        ({"advantage": one_step}, {"advantage": "td"}),
+    ],
+)
+def test_what_is_passed_takes_the_place_of_what_is_named(own, named):
+    key = jax.random.key(0)
+    same(make_train(PLAIN, **own)(key), make_train(PLAIN.replace(**named))(key))
+
+
+def test_an_objective_of_ones_own_is_what_is_trained():
+    key = jax.random.key(0)
+    mine, theirs = make_train(PLAIN, objective=reverse)(key), make_train(PLAIN)(key)
+    assert differs(mine.state.params, theirs.state.params)
+    assert np.isfinite(mine.metrics.policy_loss).all()
+
+
+@pytest.mark.parametrize(
+    ("own", "changes", "words"),
+    [
+        ({"objective": "clip"}, {}, r"objective='clip' must be a function.*PPOConfig\(objective"),
+        ({"advantage": 0.95}, {}, "advantage=0.95 must be a function"),
+        ({"objective": reverse}, {"objective": "unclipped"}, "no effect on an objective of your"),
+        ({"advantage": one_step}, {"advantage": "td"}, "no effect on an advantage of your own"),
+    ],
+)
+def test_what_is_passed_and_would_not_count_is_refused(own, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        make_train(PLAIN.replace(**changes), **own)
 
 
 # -- every hyperparameter does something ------------------------------------------------------

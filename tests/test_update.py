@@ -46,6 +46,7 @@ def linear_policy() -> Policy:
 
 
 POLICY = linear_policy()
+CLIP = OBJECTIVES["clip"]
 
 
 def make_batch(params, size: int, seed: int = 0, move: float = 0.0) -> Batch:
@@ -83,7 +84,7 @@ def start_of(config, seed=0):
 
 def run(config, params, opt_state, batch, key, objective_state=()):
     """`optimize`, compiled."""
-    function = jax.jit(partial(optimize, POLICY, config))
+    function = jax.jit(partial(optimize, POLICY, CLIP, config))
     return function(config.hyperparams(), params, opt_state, objective_state, batch, key)
 
 
@@ -119,7 +120,7 @@ def looped(config, params, batch, key):
     rows = minibatch_indices(key, config.batch_size, config.num_epochs, config.num_minibatches)
     f = jax.jit(
         jax.value_and_grad(
-            lambda v, b: loss(unravel(v), b, POLICY, config, hyper, ()), has_aux=True
+            lambda v, b: loss(unravel(v), b, POLICY, CLIP, config, hyper, ()), has_aux=True
         )
     )
     for indices in np.asarray(rows):
@@ -219,7 +220,13 @@ def test_loss_against_numpy(normalization, variant):
     batch = make_batch(params, 16, move=0.3)
     total, parts = variant(
         lambda params, batch: loss(
-            params, take(batch, jnp.arange(16), config), POLICY, config, config.hyperparams(), ()
+            params,
+            take(batch, jnp.arange(16), config),
+            POLICY,
+            CLIP,
+            config,
+            config.hyperparams(),
+            (),
         )
     )(params, batch)
 
@@ -260,8 +267,9 @@ def test_loss_is_of_the_objective_and_value_loss_asked_for(objective, value_loss
     params, _ = start_of(config)
     batch = make_batch(params, 8, move=0.3)
     _, dist, value = POLICY.apply(params, (), batch.obs, None)
-    total, parts = loss(params, batch, POLICY, config, hyper, state)
-    each = OBJECTIVES[objective].loss(dist, dist.log_prob(batch.action), batch, hyper, state)
+    chosen = OBJECTIVES[objective]
+    total, parts = loss(params, batch, POLICY, chosen, config, hyper, state)
+    each = chosen.loss(dist, dist.log_prob(batch.action), batch, hyper, state)
     np.testing.assert_allclose(parts["policy_loss"], np.mean(each), rtol=1e-5)
     each = VALUE_LOSSES[value_loss](value, batch, hyper)
     np.testing.assert_allclose(parts["value_loss"], np.mean(each), rtol=1e-5)
@@ -466,7 +474,7 @@ def test_one_seed_that_fails_leaves_the_others_alone():
     keys = jax.random.split(jax.random.key(0), 3)
     stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
     params, opt_state = stack(starts)
-    function = partial(optimize, POLICY, config, config.hyperparams())
+    function = partial(optimize, POLICY, CLIP, config, config.hyperparams())
     together, _, metrics = jax.jit(jax.vmap(lambda p, o, b, k: function(p, o, (), b, k)))(
         params, opt_state, stack(batches), keys
     )
@@ -494,7 +502,7 @@ def test_devices_together_take_the_steps_of_one(target_kl):
 
     def one_device(batch):
         return optimize(
-            POLICY, config, config.hyperparams(), params, opt_state, (), batch, key, "devices"
+            POLICY, CLIP, config, config.hyperparams(), params, opt_state, (), batch, key, "devices"
         )
 
     together, _, metrics = jax.jit(jax.vmap(one_device, axis_name="devices"))(split)
@@ -619,7 +627,7 @@ def network_case(name):
 def test_every_parameter_gets_a_gradient(name):
     config, policy, params, batch = network_case(name)
     gradient = jax.jit(
-        jax.grad(lambda p: loss(p, batch, policy, config, config.hyperparams(), ())[0])
+        jax.grad(lambda p: loss(p, batch, policy, CLIP, config, config.hyperparams(), ())[0])
     )(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.isfinite(leaf).all(), path
@@ -634,7 +642,7 @@ def test_actor_and_critic_share_what_they_should(name):
 
     def part(which):
         def f(p):
-            return loss(p, batch, policy, config, config.hyperparams(), ())[1][which]
+            return loss(p, batch, policy, CLIP, config, config.hyperparams(), ())[1][which]
 
         gradient = jax.jit(jax.grad(f))(params)
         return {name for name, g in gradient.items() if any(x.any() for x in jax.tree.leaves(g))}

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo import backend
 from purejaxppo.config import Hyperparams, PPOConfig
 from purejaxppo.ppo.averages import across, standardize
-from purejaxppo.ppo.objectives import OBJECTIVES, VALUE_LOSSES
+from purejaxppo.ppo.objectives import VALUE_LOSSES, Objective
 from purejaxppo.ppo.records import Array, Batch, Policy
 from purejaxppo.ppo.rollout import nbytes
 from purejaxppo.ppo.shuffle import minibatch_indices
@@ -50,6 +50,7 @@ def loss(
     params: Any,
     batch: Batch,
     policy: Policy,
+    objective: Objective,
     config: PPOConfig,
     hyper: Hyperparams,
     objective_state: Any,
@@ -60,7 +61,8 @@ def loss(
         params: the policy's parameters.
         batch: [B] rows, their advantages normalised.
         policy: actor and critic.
-        config: which objective and value loss.
+        objective: of the policy.
+        config: which value loss.
         hyper: scalars in force.
         objective_state: what the objective remembers.
 
@@ -71,7 +73,7 @@ def loss(
     """
     _, dist, value = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
     log_prob = dist.log_prob(batch.action)
-    losses = OBJECTIVES[config.objective].loss(dist, log_prob, batch, hyper, objective_state)
+    losses = objective.loss(dist, log_prob, batch, hyper, objective_state)
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
     parts = {
@@ -179,6 +181,7 @@ class Progress(NamedTuple):
 
 def optimize(
     policy: Policy,
+    objective: Objective,
     config: PPOConfig,
     hyper: Hyperparams,
     params: Any,
@@ -195,6 +198,7 @@ def optimize(
 
     Args:
         policy: actor and critic.
+        objective: of the policy.
         config: sizes and choices.
         hyper: scalars in force.
         params: the policy's parameters.
@@ -212,7 +216,7 @@ def optimize(
     transform = optimizer(hyper)
 
     def packed_loss(packed, chunk):
-        return loss(unpack(packed), chunk, policy, config, hyper, objective_state)
+        return loss(unpack(packed), chunk, policy, objective, config, hyper, objective_state)
 
     def gradient_step(progress: Progress, rows):
         minibatch = take(batch, rows, config, axis_name)

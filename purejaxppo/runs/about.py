@@ -18,17 +18,17 @@ def names_of(own: Mapping[str, Any]) -> dict[str, str]:
     """What was passed in place of what the configuration describes, in words that can be compared.
 
     Args:
-        own: env, env_params and policy, None where nothing was passed.
+        own: what was passed by name, None where nothing was.
     """
 
     def name(x: Any) -> str:
-        named = x if isinstance(x, type) else type(x)
+        named = x if hasattr(x, "__qualname__") else type(x)  # a class, a function
         return f"{named.__module__}.{named.__qualname__}"
 
-    said = {f"own {kind}": name(own[kind]) for kind in ("env", "policy") if own[kind] is not None}
-    if own["env_params"] is not None:
-        said["env_params"] = repr(own["env_params"])
-    return said
+    passed = {kind: x for kind, x in own.items() if x is not None}
+    params = passed.pop("env_params", None)
+    said = {f"own {kind}": name(x) for kind, x in passed.items()}
+    return said if params is None else said | {"env_params": repr(params)}
 
 
 def as_json(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from purejaxppo.runs.options import fit_options
 from purejaxppo.runs.programs import compile_run
 from purejaxppo.runs.record import Callback, Record
 from purejaxppo.runs.signals import stop_requests
-from purejaxppo.setup import OwnPolicy
+from purejaxppo.setup import OwnAdvantage, OwnObjective, OwnPolicy
 from purejaxppo.train import make_learner
 from purejaxppo.validation import ConfigError
 
@@ -58,6 +58,8 @@ def fit(
     env: Any = None,
     env_params: Any = None,
     policy: OwnPolicy = None,
+    objective: OwnObjective = None,
+    advantage: OwnAdvantage = None,
     **options: Any,
 ) -> FitResult:
     """Trains agents side by side in one program, in chunks of about half a second.
@@ -76,6 +78,8 @@ def fit(
         env: as in `make_learner`.
         env_params: as in `make_learner`.
         policy: as in `make_learner`.
+        objective: as in `make_learner`.
+        advantage: as in `make_learner`.
         **options: fields of `FitOptions`: seeds=1, seed=0, run_dir=None (nothing is written),
             resume=False, checkpoint_every, keep_checkpoints, eval_every, eval_episodes,
             eval_sampled, target_return.
@@ -91,12 +95,13 @@ def fit(
     config, given = as_config(config), fit_options(options)
     callbacks = [callbacks] if callable(callbacks) else callbacks
     own = {"env": env, "env_params": env_params, "policy": policy}
-    learner = make_learner(config, **own)
+    method = {"objective": objective, "advantage": advantage}
+    learner = make_learner(config, **own, **method)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_requests())
         stack.enter_context(closing(learner))
         check_seeds(learner, given.seeds)
-        record = Record(config, given, callbacks, as_json(about or {}), names_of(own))
+        record = Record(config, given, callbacks, as_json(about or {}), names_of(own | method))
         stack.callback(record.close)
         started = time.perf_counter()
         programs = compile_run(learner, given.seeds, config)
