@@ -79,6 +79,8 @@ def make_learner(
 
     Raises:
         ConfigError: see `PPOConfig`, `setup.make_setup`, `setup.make_method`.
+
+    Reference: arXiv:1707.06347, algorithm 1.
     """
     config, default_params, vec_env, policy = make_setup(config, env, env_params, policy)
     objective, estimate = make_method(config, objective, advantage)

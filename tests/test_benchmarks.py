@@ -26,20 +26,6 @@ SMOKE = {
     "time_limits.py": "--shapes 4\\ x\\ 128 --total-timesteps 1024 --pairs 2",
     "time_to_score.py": "--arms ours --envs CartPole-v1 --repeats 1 --max-steps 10000 --episodes 2",
 }
-SLOW = {
-    "breakdown.py",
-    "driver.py",
-    "memory.py",
-    "peers.py",
-    "scaling.py",
-    "scores.py",
-    "resets.py",
-    "shuffle.py",
-    "suites.py",
-    "throughput.py",
-    "time_limits.py",
-    "time_to_score.py",
-}
 
 
 def run(script, *args):
@@ -53,9 +39,8 @@ def test_every_script_has_a_smoke_run():
     assert scripts == {*SMOKE, "plots.py"}
 
 
-@pytest.mark.parametrize(
-    "script", [pytest.param(s, marks=pytest.mark.slow if s in SLOW else ()) for s in SMOKE]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SMOKE)
 def test_smoke(script, tmp_path):
     out = tmp_path / "result.json"
     printed = run(script, *shlex.split(SMOKE[script]), "--out", out)

@@ -34,12 +34,13 @@ SUITES = {
 def make_env(name: str, **options: Any) -> tuple[Any, Any]:
     """An environment and its default parameters; the same objects for equal arguments.
 
-    It is an `Environment`, or a `HostEnvironment` where a suite runs in Python.
-
     Args:
         name: a plain name (gymnax) or `suite/name`.
         **options: what the suite takes when it makes one, such as `backend="spring"` for brax or
             `max_steps=500`, a time limit, for most.
+
+    Returns:
+        An `Environment`, or a `HostEnvironment` where a suite runs in Python; and its parameters.
 
     Raises:
         ConfigError: no such environment (the nearest names are given), its suite is not installed,

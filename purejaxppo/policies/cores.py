@@ -12,11 +12,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.torsos import GAIN
-
-Array = jax.Array
 
 
 class GRU(nn.Module):

@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-
-Array = jax.Array
-
+from jax import Array
 
 IMPOSSIBLE = float(np.finfo(np.float32).min)
 """The logit of what cannot be chosen: its probability is 0, and all that is made of it finite."""

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from purejaxppo.envs.spaces import (
     Box,
@@ -31,8 +32,6 @@ from purejaxppo.policies.distributions import (
 )
 from purejaxppo.policies.layers import narrow_dot, orthogonal
 from purejaxppo.validation import ConfigError
-
-Array = jax.Array
 
 
 class ActionHead(nn.Module):

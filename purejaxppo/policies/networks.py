@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
+from jax import Array
 
 from purejaxppo.config import PPOConfig
 from purejaxppo.envs.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
@@ -21,7 +22,6 @@ from purejaxppo.policies.torsos import Torso, check_torso
 from purejaxppo.ppo.records import Policy
 from purejaxppo.validation import ConfigError
 
-Array = jax.Array
 Network = nn.Module
 """A network of one's own: `obs [B, *O] -> (parameters of the distributions, value [B])`."""
 

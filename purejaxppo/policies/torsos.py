@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from purejaxppo.envs.spaces import (
     PIXELS,
@@ -26,7 +27,6 @@ from purejaxppo.envs.spaces import (
 from purejaxppo.policies.layers import convolve, orthogonal
 from purejaxppo.validation import ConfigError
 
-Array = jax.Array
 Activation = Callable[[Array], Array]
 
 GAIN = 2**0.5

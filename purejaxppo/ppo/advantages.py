@@ -1,7 +1,7 @@
 """Advantage estimators, one function per equation, and the registry `ADVANTAGES`.
 
-All read a `Rollout` [T, N] and keep three boundaries apart. With V' = next_value, the value of the
-observation that the action led to (before any reset):
+All read a `Rollout` [T, N] and keep three boundaries apart. With $V'_t$ = next_value, the value of
+the observation that the action led to (before any reset), and $d_t$ = terminated or truncated:
 
     terminated        the continuation is worth 0
     truncated         the continuation is worth V', and no later reward is counted
@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from purejaxppo.ppo.records import Rollout
-
-Array = jax.Array
 
 
 class Estimate(NamedTuple):
@@ -42,7 +41,7 @@ def _one_step_return(rollout: Rollout, gamma) -> Array:
 
 
 def td(rollout: Rollout, gamma) -> Estimate:
-    """One-step temporal difference: A_t = r_t + gamma (1 - terminated_t) V'_t - V_t.
+    r"""One-step temporal difference, $A_t = r_t + \gamma (1 - terminated_t) V'_t - V_t$.
 
     Args:
         rollout: [T, N].
@@ -58,9 +57,9 @@ def td(rollout: Rollout, gamma) -> Estimate:
 
 
 def gae(rollout: Rollout, gamma, gae_lambda) -> Estimate:
-    """Generalized advantage estimation: A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}.
+    r"""Generalized advantage estimation, $A_t = \delta_t + \gamma \lambda (1 - d_t) A_{t+1}$.
 
-    delta_t is the one-step temporal difference (`td`); A_T = 0.
+    $\delta_t$ is the one-step temporal difference (`td`); $A_T = 0$.
 
     Args:
         rollout: [T, N].
@@ -85,10 +84,10 @@ def gae(rollout: Rollout, gamma, gae_lambda) -> Estimate:
 
 
 def n_step(rollout: Rollout, gamma, n: int) -> Estimate:
-    """The n-step return minus the value: A_t = r_t + ... + gamma^n V'_{t+n-1} - V_t.
+    r"""The n-step return minus the value, $A_t = r_t + ... + \gamma^n V'_{t+n-1} - V_t$.
 
     The sum stops early at a boundary. Computed as n applications of the one-step backup
-    G^k_t = r_t + gamma G^{k-1}_{t+1}, with G^1 the one-step return.
+    $G^k_t = r_t + \gamma G^{k-1}_{t+1}$, with $G^1$ the one-step return.
 
     Args:
         rollout: [T, N].
@@ -114,7 +113,7 @@ def n_step(rollout: Rollout, gamma, n: int) -> Estimate:
 
 
 def _reward_to_go(rollout: Rollout, gamma) -> Array:
-    """G_t = r_t + gamma G_{t+1}, with V' in place of G_{t+1} at truncation and rollout end."""
+    r"""$G_t = r_t + \gamma G_{t+1}$, V' in place of $G_{t+1}$ at truncation and rollout end."""
 
     def step(later, inputs):
         reward, done, next_value, terminated = inputs
@@ -127,7 +126,7 @@ def _reward_to_go(rollout: Rollout, gamma) -> Array:
 
 
 def monte_carlo(rollout: Rollout, gamma) -> Estimate:
-    """Discounted reward-to-go minus the value baseline: A_t = G_t - V_t.
+    r"""Discounted reward-to-go minus the value baseline, $A_t = G_t - V_t$.
 
     Args:
         rollout: [T, N].
@@ -143,7 +142,7 @@ def monte_carlo(rollout: Rollout, gamma) -> Estimate:
 
 
 def reward_to_go(rollout: Rollout, gamma) -> Estimate:
-    """Discounted reward-to-go without a baseline: A_t = G_t.
+    r"""Discounted reward-to-go without a baseline, $A_t = G_t = \sum_k \gamma^k r_{t+k}$.
 
     The critic still learns G_t: its value continues the sum where a rollout cuts an episode.
 

@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import Array
 
 from purejaxppo.ppo.averages import moments
-
-Array = jax.Array
 
 
 class RunningStats(struct.PyTreeNode):

@@ -1,6 +1,7 @@
-"""Policy objectives and value losses, one function per equation, all to be minimised.
+r"""Policy objectives and value losses, one function per equation, all to be minimised.
 
-With the ratio rho = pi(a|s) / pi_old(a|s) = exp(log_prob - old_log_prob) and the advantage A.
+With the ratio $\rho = \pi(a|s) / \pi_{old}(a|s)$ = exp(log_prob - old_log_prob), and
+the advantage A.
 """
 
 from __future__ import annotations
@@ -8,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from purejaxppo.ppo.records import Batch
 
-Array = jax.Array
-
 
 def policy_gradient(log_prob: Array, advantage: Array) -> Array:
-    """-log pi(a|s) A: REINFORCE and A2C.
+    r"""The policy gradient, $-\log \pi(a|s) \, A$, of REINFORCE and A2C.
 
     Args:
         log_prob: [B], under the policy that is trained.
@@ -32,7 +31,7 @@ def policy_gradient(log_prob: Array, advantage: Array) -> Array:
 
 
 def unclipped(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
-    """-rho A: the importance-sampled surrogate.
+    r"""The importance-sampled surrogate, $-\rho A$.
 
     Args:
         log_prob: [B], under the policy that is trained.
@@ -48,7 +47,9 @@ def unclipped(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
 
 
 def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps) -> Array:
-    """-min(rho A, rho_c A), with rho_c the ratio held within 1 - eps .. 1 + eps: PPO.
+    r"""The clipped surrogate of PPO, $-\min(\rho A, \rho_c A)$.
+
+    $\rho_c$ is the ratio, held within $1 - \epsilon$ and $1 + \epsilon$.
 
     Args:
         log_prob: [B], under the policy that is trained.
@@ -67,7 +68,7 @@ def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps) -> Ar
 
 
 def kl_penalty(log_prob: Array, old_log_prob: Array, advantage: Array, kl: Array, kl_coef) -> Array:
-    """-rho A + beta KL(pi_old, pi): the surrogate with a penalty.
+    r"""The surrogate with a penalty, $-\rho A + \beta \, KL(\pi_{old}, \pi)$.
 
     Args:
         log_prob: [B], under the policy that is trained.
@@ -85,7 +86,7 @@ def kl_penalty(log_prob: Array, old_log_prob: Array, advantage: Array, kl: Array
 
 
 def adapt_kl_coef(kl_coef: Array, kl: Array, target) -> Array:
-    """Beta for the next update: halved if KL < target / 1.5, doubled if KL > 1.5 target.
+    r"""$\beta$ for the next update: halved if KL < target / 1.5, doubled if KL > 1.5 target.
 
     Args:
         kl_coef: (), beta of the update that was made.
@@ -160,12 +161,24 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def squared(value: Array, target: Array) -> Array:
-    """(V - target)^2 / 2, [B] each."""
+    r"""$(V - target)^2 / 2$.
+
+    Args:
+        value: [B], of the critic that is trained.
+        target: [B].
+
+    Returns:
+        Loss of each transition, [B].
+
+    Reference: arXiv:1602.01783, section 4.
+    """
     return 0.5 * jnp.square(value - target)
 
 
 def clipped(value: Array, old_value: Array, target: Array, value_clip_eps) -> Array:
-    """max((V - target)^2, (V_old + clip(V - V_old, -eps, eps) - target)^2) / 2.
+    r"""The larger of two losses: of the value, and of the value held near the old one.
+
+    $\max((V - target)^2, (V_{old} + clip(V - V_{old}, -\epsilon, \epsilon) - target)^2) / 2$
 
     Args:
         value: [B], of the critic that is trained.
@@ -183,7 +196,15 @@ def clipped(value: Array, old_value: Array, target: Array, value_clip_eps) -> Ar
 
 
 def huber(value: Array, target: Array, delta) -> Array:
-    """e^2 / 2 for |e| <= delta, else delta (|e| - delta / 2), with e = V - target; [B] each.
+    r"""$e^2 / 2$ for $|e| \le \delta$, else $\delta (|e| - \delta / 2)$, with $e = V - target$.
+
+    Args:
+        value: [B], of the critic that is trained.
+        target: [B].
+        delta: error at which the loss turns linear.
+
+    Returns:
+        Loss of each transition, [B].
 
     Reference: Huber 1964.
     """

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import struct
-
-Array = jax.Array
+from jax import Array
 
 
 class Policy(NamedTuple):
@@ -81,38 +79,65 @@ class EnvStep(struct.PyTreeNode):
 
 
 class Rollout(struct.PyTreeNode):
-    """T steps of N environments under one policy."""
+    """T steps of N environments under one policy.
 
-    obs: Any  # [T, N, *O], as the environment gave it
-    action: Any  # [T, N, *A], as sampled (before clipping to the action bounds)
-    log_prob: Array  # [T, N], of `action`
-    dist: Any  # distribution with leading axes [T, N], which `action` was sampled from
-    value: Array  # [T, N], V(obs)
-    next_value: Array  # [T, N], V(observation that the action led to, before any reset)
-    reward: Array  # [T, N]
-    terminated: Array  # [T, N] bool
-    truncated: Array  # [T, N] bool
-    episode_start: Array  # [T, N] bool, obs is the first of an episode
-    carry: Any  # [T, N, ...], memory before each step; () without memory
-    episode_return: Array  # [T, N], as in EnvStep
-    episode_length: Array  # [T, N] int32
+    Attributes:
+        obs: [T, N, *O], as the environment gave it.
+        action: [T, N, *A], as sampled (before clipping to the action bounds).
+        log_prob: [T, N], of `action`.
+        dist: distribution with leading axes [T, N], which `action` was sampled from.
+        value: [T, N], V(obs).
+        next_value: [T, N], V(observation that the action led to, before any reset).
+        reward: [T, N].
+        terminated: [T, N] bool.
+        truncated: [T, N] bool.
+        episode_start: [T, N] bool, obs is the first of an episode.
+        carry: [T, N, ...], memory before each step; () without memory.
+        episode_return: [T, N], as in EnvStep.
+        episode_length: [T, N] int32.
+    """
+
+    obs: Any
+    action: Any
+    log_prob: Array
+    dist: Any
+    value: Array
+    next_value: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    episode_start: Array
+    carry: Any
+    episode_return: Array
+    episode_length: Array
 
 
 class Batch(struct.PyTreeNode):
     """What the gradient steps read: the transitions of a rollout as rows.
 
     A row is a transition, or with a memory a sequence of L: [B, L] then stands for [B].
+
+    Attributes:
+        obs: [B, *O], normalised if the run normalises.
+        action: [B, *A].
+        log_prob: [B], under the policy of the rollout.
+        dist: leading axis [B], the policy of the rollout.
+        value: [B], V(obs) at the rollout.
+        advantage: [B].
+        target: [B], what the critic learns to predict.
+        carry: [B, ...], memory before each row; () without memory.
+        episode_start: [B] bool.
     """
 
-    obs: Any  # [B, *O], normalised if the run normalises
-    action: Any  # [B, *A]
-    log_prob: Array  # [B], under the policy of the rollout
-    dist: Any  # leading axis [B], the policy of the rollout
-    value: Array  # [B], V(obs) at the rollout
-    advantage: Array  # [B]
-    target: Array  # [B], what the critic learns to predict
-    carry: Any  # [B, ...], memory before each row; () without memory
-    episode_start: Array  # [B] bool
+    obs: Any
+    action: Any
+    log_prob: Array
+    dist: Any
+    value: Array
+    advantage: Array
+    target: Array
+    carry: Any
+    episode_start: Array
 
 
 class Normalizers(struct.PyTreeNode):
@@ -126,52 +151,81 @@ class LearnerState(struct.PyTreeNode):
     """Everything that a run is between two updates: saved and loaded, it goes on to the bit.
 
     But for environments on the host, which cannot go back: of them it holds what step they are at.
+
+    Attributes:
+        params: the policy's parameters.
+        opt_state: Adam's moments, over the packed parameters.
+        normalizers: running statistics.
+        env_state: leading axis [N].
+        obs: [N, *O], what the policy sees next.
+        episode_start: [N] bool, obs is the first of an episode.
+        carry: leading axis [N], memory; () without memory.
+        objective_state: what the objective remembers: beta under adaptive_kl, else ().
+        step: () int32, updates done.
+        key: () typed key.
     """
 
-    params: Any  # the policy's parameters
-    opt_state: Any  # Adam's moments, over the packed parameters
+    params: Any
+    opt_state: Any
     normalizers: Normalizers
-    env_state: Any  # leading axis [N]
-    obs: Any  # [N, *O], what the policy sees next
-    episode_start: Array  # [N] bool, obs is the first of an episode
-    carry: Any  # leading axis [N], memory; () without memory
-    objective_state: Any  # the KL coefficient under adaptive_kl, else ()
-    step: Array  # () int32, updates done
-    key: Array  # () typed key
+    env_state: Any
+    obs: Any
+    episode_start: Array
+    carry: Any
+    objective_state: Any
+    step: Array
+    key: Array
 
 
 class Metrics(struct.PyTreeNode):
-    """One update in scalars: sums and counts over episodes, means over gradient steps."""
+    """One update in scalars: sums and counts over episodes, means over gradient steps.
 
-    episodes: Array  # () int32, episodes that ended in this rollout
-    return_sum: Array  # () float32, their undiscounted returns added up
-    length_sum: Array  # () int32, their lengths added up
-    policy_loss: Array  # () float32, as are all below
-    value_loss: Array  # unweighted
-    entropy: Array  # mean over states, nats
-    approx_kl: Array  # mean of (ratio - 1) - log(ratio): KL(rollout's policy, new policy)
-    clip_fraction: Array  # fraction of ratios outside 1 - clip_eps .. 1 + clip_eps
-    grad_norm: Array  # global norm before clipping
-    explained_variance: Array  # 1 - Var(target - V) / Var(target), V from the rollout
+    Attributes:
+        episodes: () int32, episodes that ended in this rollout.
+        return_sum: () float32, their undiscounted returns added up.
+        length_sum: () int32, their lengths added up.
+        policy_loss: () float32, as are all below.
+        value_loss: unweighted.
+        entropy: mean over states, nats.
+        approx_kl: mean of (ratio - 1) - log(ratio): KL(rollout's policy, new policy).
+        clip_fraction: fraction of ratios outside 1 - clip_eps .. 1 + clip_eps.
+        grad_norm: global norm before clipping.
+        explained_variance: 1 - Var(target - V) / Var(target), V from the rollout.
+        learning_rate: of Adam, as annealed.
+        kl_coef: weight of the KL penalty in force (0 without one).
+        gradient_steps: () int32, steps taken.
+        skipped_steps: () int32, steps left out because loss or gradient was not finite.
+        empty_masks: () int32, choices in the rollout whose action mask allowed nothing.
+    """
+
+    episodes: Array
+    return_sum: Array
+    length_sum: Array
+    policy_loss: Array
+    value_loss: Array
+    entropy: Array
+    approx_kl: Array
+    clip_fraction: Array
+    grad_norm: Array
+    explained_variance: Array
     learning_rate: Array
-    kl_coef: Array  # weight of the KL penalty in force (0 without one)
-    gradient_steps: Array  # () int32, steps taken
-    skipped_steps: Array  # () int32, steps left out because loss or gradient was not finite
-    empty_masks: Array  # () int32, choices in the rollout whose action mask allowed nothing
+    kl_coef: Array
+    gradient_steps: Array
+    skipped_steps: Array
+    empty_masks: Array
 
     @property
     def episode_return(self) -> Array:
         """Mean return of the episodes that ended in the update, NaN where none did."""
-        return jnp.where(
-            self.episodes > 0, self.return_sum / jnp.maximum(self.episodes, 1), jnp.nan
-        )
+        return self._mean(self.return_sum)
 
     @property
     def episode_length(self) -> Array:
         """Mean length of the episodes that ended in the update, NaN where none did."""
-        return jnp.where(
-            self.episodes > 0, self.length_sum / jnp.maximum(self.episodes, 1), jnp.nan
-        )
+        return self._mean(self.length_sum)
+
+    def _mean(self, total: Array) -> Array:
+        return jnp.where(self.episodes > 0, total / jnp.maximum(self.episodes, 1), jnp.nan)
 
 
 class TrainOutput(NamedTuple):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 ROUNDS = 24  # in each, an index stays or moves by the toss of a coin
 

@@ -23,7 +23,7 @@ from purejaxppo.ppo.shuffle import minibatch_indices
 def annealed(hyper: Hyperparams, progress) -> Hyperparams:
     """Hyperparameters as they stand at `progress` (0: start, 1: end and beyond) of a run.
 
-    x(p) = x (1 - p (1 - final_scale)) for learning_rate, clip_eps and entropy_coef.
+    $x(p) = x (1 - p (1 - final))$ for learning_rate, clip_eps and entropy_coef.
     """
     progress = jnp.minimum(progress, 1.0)
 
@@ -55,7 +55,7 @@ def loss(
     hyper: Hyperparams,
     objective_state: Any,
 ) -> tuple[Array, dict[str, Array]]:
-    """policy_loss + value_coef * value_loss - entropy_coef * entropy, each a mean over the batch.
+    """$L = L_{policy} + c_V L_{value} - c_H H$, each a mean over the batch.
 
     Args:
         params: the policy's parameters.

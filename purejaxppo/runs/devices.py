@@ -87,6 +87,9 @@ def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] 
         function: of pytrees.
         in_axes: 0 or None for each argument, or 0 for all.
 
+    Returns:
+        A function of the same arguments and results.
+
     Raises:
         ValueError: another axis, or none at all.
     """

@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 from flax import struct
+from jax import Array
 
 from purejaxppo.envs.spaces import Box, parts_of, space_of
 from purejaxppo.validation import ConfigError
-
-Array = jax.Array
 
 
 class Wrapper:

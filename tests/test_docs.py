@@ -1,0 +1,120 @@
+"""What is public says what it takes and gives, and its pages can be built."""
+
+import dataclasses
+import inspect
+import re
+import warnings
+
+import pytest
+
+import purejaxppo
+from purejaxppo import Hyperparams, PPOConfig
+from purejaxppo.ppo import advantages, objectives
+
+PUBLIC = {name: getattr(purejaxppo, name) for name in purejaxppo.__all__}
+FUNCTIONS = [name for name, x in PUBLIC.items() if inspect.isfunction(x)]
+RECORDS = [
+    name for name, x in PUBLIC.items()
+    if (hasattr(x, "_fields") or dataclasses.is_dataclass(x))
+    and name not in ("PPOConfig", "Hyperparams")
+]  # fmt: skip
+NEVER_FAIL = {"compiler_options", "use_cores"}
+EQUATIONS = [
+    f for room in (advantages, objectives) for name, f in vars(room).items()
+    if inspect.isfunction(f) and f.__module__ == room.__name__ and not name.startswith("_")
+]  # fmt: skip
+ROOMS = ["purejaxppo", "purejaxppo.ppo", "purejaxppo.policies", "purejaxppo.envs.wrappers"]
+
+
+def sections(thing):
+    """The lines of a docstring by section, "" for what comes before the first."""
+    found, section = {"": []}, ""
+    for line in inspect.getdoc(thing).splitlines():
+        heading = re.fullmatch(r"(Args|Attributes|Returns|Raises):", line)
+        if heading:
+            section = heading[1]
+        found.setdefault(section, []).append(line)
+    return found
+
+
+def entries(thing, section):
+    """The names that a section explains, in its order."""
+    lines = sections(thing).get(section, [])
+    return [m[1] for line in lines if (m := re.match(r"    \*{0,2}(\w+): \S", line))]
+
+
+def test_the_reader_of_docstrings_reads():
+    def thing():
+        """One.
+
+        Args:
+            a: [N], this
+                and that: more.
+            **b: those.
+
+        Raises:
+            ValueError: never.
+        """
+
+    assert entries(thing, "Args") == ["a", "b"]
+    assert entries(thing, "Raises") == ["ValueError"]
+    assert entries(thing, "Returns") == []
+    assert {"make_train", "fit", "make_env"} <= set(FUNCTIONS)
+    assert {"LearnerState", "Metrics", "Policy", "FitResult"} <= set(RECORDS)
+    assert {"gae", "n_step", "clip", "kl_penalty", "huber"} <= {f.__name__ for f in EQUATIONS}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_say_what_they_take_give_and_refuse(name):
+    function = PUBLIC[name]
+    assert entries(function, "Args") == list(inspect.signature(function).parameters)
+    gives = inspect.signature(function).return_annotation not in (None, "None")
+    assert ("Returns" in sections(function)) == gives
+    assert ("Raises" in sections(function)) == (name not in NEVER_FAIL)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_public_records_explain_every_field(name):
+    record = PUBLIC[name]
+    fields = getattr(record, "_fields", None) or [f.name for f in dataclasses.fields(record)]
+    assert entries(record, "Attributes") == list(fields)
+
+
+def test_every_field_of_the_configuration_is_explained():
+    source = inspect.getsource(PPOConfig)
+    names = {field.name for field in dataclasses.fields(PPOConfig)}
+    assert set(re.findall(r'^    (\w+): .*\n    """\S.*"""$', source, re.MULTILINE)) == names
+    assert set(Hyperparams._fields) < names
+
+
+@pytest.mark.parametrize("name", ["PPOConfig", "Hyperparams"])
+def test_every_method_has_a_docstring(name):
+    for method, function in inspect.getmembers(PUBLIC[name], callable):
+        if not method.startswith("_"):
+            assert inspect.getdoc(function), method
+
+
+@pytest.mark.parametrize("function", EQUATIONS, ids=lambda f: f.__name__)
+def test_every_equation_is_written_down_with_its_source(function):
+    text = inspect.getdoc(function)
+    assert re.search(r"\$.+\$", "\n".join(sections(function)[""]))
+    assert re.search(r"^Reference: .*(arXiv:\d{4}\.\d{5}|[12]\d{3})", text, re.MULTILINE)
+    assert entries(function, "Args") == list(inspect.signature(function).parameters)
+    assert "Returns" in sections(function)
+
+
+@pytest.mark.slow
+def test_the_pages_are_built(tmp_path):
+    import pdoc
+
+    pdoc.render.configure(docformat="google", math=True)
+    with warnings.catch_warnings():
+        # named tuples forget which module their annotations were written in
+        warnings.filterwarnings("ignore", "Error parsing type annotation ForwardRef")
+        pdoc.pdoc(*ROOMS, output_directory=tmp_path)
+    page = (tmp_path / "purejaxppo.html").read_text()
+    for name in PUBLIC:
+        assert f'<section id="{name}">' in page
+    equations = (tmp_path / "purejaxppo/ppo/advantages.html").read_text()
+    assert r"\delta_t + \gamma \lambda" in equations
+    assert "mathjax" in equations.lower()
