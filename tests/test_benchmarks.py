@@ -51,12 +51,6 @@ def test_smoke(script, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SMOKE)
-def test_help(script):
-    assert "--out" in run(script, "--help")
-
-
-@pytest.mark.slow
 def test_plots_are_those_in_the_folder(tmp_path):
     """Drawn anew from the results that are kept; without any, nothing is drawn and it says so."""
     for result in (FOLDER / "results").glob("*.json"):
