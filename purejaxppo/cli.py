@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 import warnings
@@ -219,7 +220,12 @@ def main() -> None:
     try:
         if command not in COMMANDS:
             raise ConfigError(f"unknown command {command!r}: use {' or '.join(COMMANDS)}")
-        sys.exit(COMMANDS[command](rest))
+        code = COMMANDS[command](rest)
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # `| head` has seen enough; what is left has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except ConfigError as error:
         print(f"purejaxppo: {error}", file=sys.stderr)
         sys.exit(2)

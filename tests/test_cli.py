@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -372,3 +373,11 @@ def test_every_commands_help_reads_well(purejaxppo, command):
     _, usage, _ = purejaxppo("--help")
     assert f"\n  {command} " in usage
     assert all(len(line) <= 100 for line in usage.splitlines())
+
+
+@pytest.mark.parametrize("command", [pytest.param("envs", marks=pytest.mark.slow), "plot --help"])
+def test_a_reader_that_goes_away_is_no_fault(command):
+    program = shlex.quote("from purejaxppo import cli; cli.main()")
+    script = f"{shlex.quote(sys.executable)} -c {program} {command} | true"
+    run = subprocess.run(script, shell=True, capture_output=True, text=True)
+    assert run.stderr == ""

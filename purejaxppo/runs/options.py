@@ -16,7 +16,11 @@ from purejaxppo.validation import ConfigError, nearest
 Weights = Literal["final", "best"]
 Format = Literal["stablehlo", "onnx", "npz"]
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-RunFolders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+RunFolders = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN...", help_behavior_hint="(one or more)"),
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
