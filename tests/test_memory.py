@@ -15,6 +15,7 @@ from test_networks import box, dense, noisy
 from test_train import CLOSE, KEYS, UPDATES, row, same, stack
 
 from purejaxppo import (
+    OBJECTIVES,
     ConfigError,
     Policy,
     PPOConfig,
@@ -511,7 +512,8 @@ def test_chunks_of_sequences_change_nothing_but_rounding(walk):
         )
         hyper = config.hyperparams()
         opt_state = optimizer(hyper).init(pack(state.params)[0])
-        run = jax.jit(functools.partial(optimize, setup.policy, config, hyper))
+        objective = OBJECTIVES[config.objective]
+        run = jax.jit(functools.partial(optimize, setup.policy, objective, config, hyper))
         results.append(run(state.params, opt_state, (), batch, KEYS[1]))
     same(*results, rtol=1e-3, atol=1e-5)
     assert int(results[0][2]["gradient_steps"]) == 4
@@ -809,9 +811,8 @@ def reached(core, remember):
 
 @pytest.mark.slow
 @pytest.mark.as_shipped
-@pytest.mark.parametrize("core", ["none", *CORES])
-def test_dials_are_set_as_shown(core):
-    assert reached(core, remember=False) > 7.5
+def test_dials_are_set_as_shown():
+    assert reached("none", remember=False) > 7.5
 
 
 @pytest.mark.slow

@@ -831,9 +831,10 @@ def test_a_method_that_was_passed_must_be_passed_again_to_go_on(tmp_path):
     def loss(dist, log_prob, batch, hyper, state):
         return -log_prob * batch.advantage
 
-    fit(CONFIG.replace(total_timesteps=64), objective=loss, run_dir=tmp_path / "run")
+    config = CONFIG.replace(total_timesteps=64, objective="clip")
+    fit(config, objective=loss, run_dir=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"has own objective='test_runs.*loss', not None"):
-        fit(CONFIG.replace(total_timesteps=64), run_dir=tmp_path / "run", resume=True)
+        fit(config, run_dir=tmp_path / "run", resume=True)
     load_agents(tmp_path / "run")  # acting needs no objective
 
 
