@@ -1,5 +1,6 @@
 """The README's commands and code blocks do what they say."""
 
+import glob
 import re
 import shlex
 import sys
@@ -20,8 +21,9 @@ COMMANDS = [
     for language, code in BLOCKS[1:]
     if language == "bash"
     for line in code.splitlines()
-    if line.startswith("purejaxppo train")
+    if line.startswith("purejaxppo ")
 ]
+HEAVY = ("brax/", "gymnasium/")  # minutes to compile or to run; tests/test_suites.py trains on them
 
 
 def test_the_two_one_liners_stand_at_the_top():
@@ -34,25 +36,58 @@ def test_the_two_one_liners_stand_at_the_top():
     assert TEXT.index("```bash") < 1500
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("block", range(len(PYTHON)))
-def test_python_blocks_run(block, monkeypatch, tmp_path):
-    """Each block by itself, with its run lengths cut to a few updates."""
+@pytest.fixture
+def short(monkeypatch, tmp_path):
+    """Runs cut to two updates, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     original = PPOConfig.__post_init__
 
-    def short(self):
+    def two_updates(self):
         object.__setattr__(self, "total_timesteps", 2 * self.num_envs * self.num_steps)
         original(self)
 
-    monkeypatch.setattr(PPOConfig, "__post_init__", short)
+    monkeypatch.setattr(PPOConfig, "__post_init__", two_updates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(len(PYTHON)))
+def test_python_blocks_run(block, short):
     exec(compile(PYTHON[block], f"README block {block}", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
+def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
+    """All that are on the page, but those of heavy suites; the environment is the page's own."""
+    own = next(code for code in PYTHON if "class Corridor" in code).split("train =")[0]
+    (tmp_path / "my_module.py").write_text(own + "\nMyEnv = Corridor\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.COMMANDS["train"](["CartPole-v1", "--run-dir", "runs/other"]) == 0
+    for command in COMMANDS:
+        _, *words = shlex.split(command)
+        if not any(word.startswith(HEAVY) for word in words):
+            words = [w for word in words for w in (sorted(glob.glob(word)) or [word])]
+            assert cli.COMMANDS[words[0]](words[1:]) == 0, command
+    made = {"policy.gif", "policy.onnx"}
+    assert made <= {path.name for path in (tmp_path / "cartpole").iterdir()}
+    assert {"curves.png", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("purejaxppo train")])
 def test_commands_are_understood(command):
-    assert shlex.split(command)[:2] == ["purejaxppo", "train"]
     cli.parse_train(shlex.split(command)[2:])
+
+
+def test_links_lead_somewhere():
+    """To files, and to the page's own headings as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", TEXT, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+    links = re.findall(r"\]\(([^)]+)\)", TEXT) + re.findall(r'src="([^"]+)"', TEXT)
+    assert len(links) > 20
+    for link in links:
+        path, _, anchor = re.sub(r"\s+", "", link).partition("#")
+        if not link.startswith("https://"):
+            assert (ROOT / path).exists(), link
+            assert not anchor or path or anchor in anchors, link
 
 
 def test_every_choice_is_documented():
