@@ -24,7 +24,7 @@ from purejaxppo.ppo.normalize import normalize
 from purejaxppo.ppo.rollout import as_batch, collect, final_values
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.update import optimize
-from purejaxppo.setup import make_setup
+from purejaxppo.components import make_setup
 from purejaxppo.train import make_learner
 
 SECONDS_PER_CALL = 0.1

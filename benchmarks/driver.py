@@ -16,7 +16,7 @@ from timing import quartiles, report
 
 from purejaxppo import PPOConfig, compiler_options, fit, make_train
 from purejaxppo.runs.cache import keep_compiled_programs
-from purejaxppo.runs.display import Display
+from purejaxppo.cli.display import Display
 
 
 def measure(config: PPOConfig, checkpoints: int, rounds: int) -> dict:

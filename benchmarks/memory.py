@@ -16,7 +16,7 @@ from timing import report
 
 from purejaxppo import PPOConfig, fit, make_env, use_cores
 from purejaxppo.envs.wrappers import HideIndices
-from purejaxppo.runs.rows import final_returns
+from purejaxppo.runs.metric_rows import final_returns
 
 CORES = ("none", "gru", "lstm", "linear")
 

@@ -13,10 +13,10 @@ from timing import seconds_of
 
 import purejaxppo
 from purejaxppo import PPOConfig
-from purejaxppo.envs.spaces import Discrete
+from purejaxppo.spaces import Discrete
 from purejaxppo.policies.torsos import torso_for
 from purejaxppo.runs.plan import make_plan
-from purejaxppo.setup import make_setup
+from purejaxppo.components import make_setup
 
 SECONDS_PER_RATE = 0.05
 

@@ -13,8 +13,8 @@ from typing import Any
 from timing import report
 
 from purejaxppo import PPOConfig, fit, use_cores
-from purejaxppo.config import Algorithm
-from purejaxppo.runs.rows import final_returns
+from purejaxppo.config.schema import Algorithm
+from purejaxppo.runs.metric_rows import final_returns
 
 RUNS: dict[str, tuple[str, Algorithm, dict[str, Any]]] = {
     "CartPole-v1, ppo": ("CartPole-v1", "ppo", {}),

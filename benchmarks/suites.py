@@ -17,8 +17,8 @@ from timing import report
 
 from purejaxppo import PPOConfig, fit, presets
 from purejaxppo.envs import registry
-from purejaxppo.runs.rows import final_returns
-from purejaxppo.setup import make_setup
+from purejaxppo.runs.metric_rows import final_returns
+from purejaxppo.components import make_setup
 
 # environment: (package, where the time limit comes from)
 SHOWN = {

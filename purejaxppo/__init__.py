@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from purejaxppo.act import Actor, make_act, make_actor
-    from purejaxppo.backend import compiler_options
+    from purejaxppo.tuning import compiler_options
     from purejaxppo.check import check_env
-    from purejaxppo.config import Hyperparams, PPOConfig
+    from purejaxppo.config.schema import Hyperparams, PPOConfig
     from purejaxppo.envs.host import HostEnvironment
     from purejaxppo.envs.registry import make_env
     from purejaxppo.ppo.advantages import ADVANTAGES, Estimate
     from purejaxppo.ppo.objectives import OBJECTIVES, Objective
-    from purejaxppo.ppo.records import Learner, LearnerState, Metrics, Policy, TrainOutput
+    from purejaxppo.types import Learner, LearnerState, Metrics, Policy, TrainOutput
     from purejaxppo.runs.agents import load_agents, load_policy
-    from purejaxppo.runs.devices import use_cores, vmap_over_devices
+    from purejaxppo.parallel import use_cores, vmap_over_devices
     from purejaxppo.runs.evaluate import make_evaluate
-    from purejaxppo.runs.export import export_policy
+    from purejaxppo.export.export_policy import export_policy
     from purejaxppo.runs.fit import FitResult, fit
-    from purejaxppo.runs.render import render
+    from purejaxppo.rendering.render import render
     from purejaxppo.train import make_learner, make_train
-    from purejaxppo.validation import ConfigError, HostError
+    from purejaxppo.config.rules import ConfigError, HostError
 
 __all__ = [
     "ADVANTAGES",
@@ -61,22 +61,22 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "act": ["Actor", "make_act", "make_actor"],
-    "backend": ["compiler_options"],
     "check": ["check_env"],
-    "config": ["Hyperparams", "PPOConfig"],
+    "config.rules": ["ConfigError", "HostError"],
+    "config.schema": ["Hyperparams", "PPOConfig"],
     "envs.host": ["HostEnvironment"],
     "envs.registry": ["make_env"],
+    "export.export_policy": ["export_policy"],
+    "parallel": ["use_cores", "vmap_over_devices"],
     "ppo.advantages": ["ADVANTAGES", "Estimate"],
     "ppo.objectives": ["OBJECTIVES", "Objective"],
-    "ppo.records": ["Learner", "LearnerState", "Metrics", "Policy", "TrainOutput"],
+    "rendering.render": ["render"],
     "runs.agents": ["load_agents", "load_policy"],
-    "runs.devices": ["use_cores", "vmap_over_devices"],
     "runs.evaluate": ["make_evaluate"],
-    "runs.export": ["export_policy"],
     "runs.fit": ["FitResult", "fit"],
-    "runs.render": ["render"],
     "train": ["make_learner", "make_train"],
-    "validation": ["ConfigError", "HostError"],
+    "tuning": ["compiler_options"],
+    "types": ["Learner", "LearnerState", "Metrics", "Policy", "TrainOutput"],
 }
 
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config import PPOConfig
-from purejaxppo.envs.base import Environment
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.envs.vec_env import Environment
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.spaces import to_bounds
+from purejaxppo.spaces import to_bounds
 from purejaxppo.ppo.normalize import normalize
-from purejaxppo.ppo.records import Array, LearnerState
-from purejaxppo.setup import OwnPolicy, Setup, make_setup
-from purejaxppo.validation import ConfigError
+from purejaxppo.types import Array, LearnerState
+from purejaxppo.components import OwnPolicy, Setup, make_setup
+from purejaxppo.config.rules import ConfigError
 
 
 class Actor(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.base import make_vec_env
+from purejaxppo.envs.vec_env import make_vec_env
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.purity import (
     METHODS,
@@ -21,7 +21,7 @@ from purejaxppo.envs.purity import (
     state_fault,
     traced,
 )
-from purejaxppo.envs.spaces import (
+from purejaxppo.spaces import (
     Box,
     EnvSpec,
     Space,
@@ -29,8 +29,8 @@ from purejaxppo.envs.spaces import (
     to_bounds,
 )
 from purejaxppo.policies.heads import distribution, logit_shape
-from purejaxppo.ppo.records import Array, EnvStep, VecEnv
-from purejaxppo.validation import ConfigError, HostError
+from purejaxppo.types import Array, EnvStep, VecEnv
+from purejaxppo.config.rules import ConfigError, HostError
 
 NUM_ENVS = 4
 

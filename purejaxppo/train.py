@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import io_callback
 
-from purejaxppo.config import Hyperparams, PPOConfig, as_config
-from purejaxppo.envs.base import Environment
+from purejaxppo.config.schema import Hyperparams, PPOConfig, as_config
+from purejaxppo.envs.vec_env import Environment
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.policies.heads import empty_masks
-from purejaxppo.ppo.averages import across, standardize, total
+from purejaxppo.ppo.collectives import across, standardize, total
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
 from purejaxppo.ppo.normalize import (
     init_reward_scaler,
@@ -26,7 +26,7 @@ from purejaxppo.ppo.normalize import (
     scale_rewards,
     update_obs_stats,
 )
-from purejaxppo.ppo.records import (
+from purejaxppo.types import (
     Array,
     Learner,
     LearnerState,
@@ -36,7 +36,7 @@ from purejaxppo.ppo.records import (
 )
 from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.update import annealed, optimize, optimizer, pack
-from purejaxppo.setup import (
+from purejaxppo.components import (
     OwnAdvantage,
     OwnObjective,
     OwnPolicy,

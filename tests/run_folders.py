@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from purejaxppo import PPOConfig
-from purejaxppo.ppo.records import Metrics
+from purejaxppo.types import Metrics
 
 NAMES = [field.name for field in dataclasses.fields(Metrics)]
 VERSIONS = {"python": "3.11.2", "purejaxppo": "0.1.0", "jax": "0.10.2"}

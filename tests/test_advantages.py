@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.config import PPOConfig
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.ppo.advantages import ADVANTAGES, gae, monte_carlo, n_step, reward_to_go, td
-from purejaxppo.ppo.records import Rollout
+from purejaxppo.types import Rollout
 
 GAMMA, LAMBDA, N_STEP = 0.9, 0.8, 3
 

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from probes import Dials, Endless, Params, Probe, Seen
 
 from purejaxppo import ConfigError, HostEnvironment, check_env, make_env
-from purejaxppo.envs.spaces import Box, Discrete
+from purejaxppo.spaces import Box, Discrete
 from purejaxppo.envs.wrappers import FrameStack, StickyActions
 
 STEPS = 12

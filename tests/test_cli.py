@@ -160,7 +160,7 @@ def test_check_env_says_what_is_right_and_what_is_not(purejaxppo, tmp_path):
     code, out, _ = purejaxppo("check-env CartPole-v1 --num-steps 20")
     assert code == 0 and "no faults" in out and "Discrete(n=2)" in out
     (tmp_path / "mine.py").write_text(
-        "from purejaxppo.envs.gymnax import make_env\n"
+        "from purejaxppo.envs.suites.gymnax import make_env\n"
         "env = make_env('CartPole-v1')[0].env\n"
         "class Wrong(type(env)):\n"
         "    def is_truncated(self, state, params): return state.time >= 0\n"
@@ -189,7 +189,7 @@ def test_ctrl_c_saves_what_was_reached(tmp_path):
     import signal
 
     command = [
-        sys.executable, "-c", "from purejaxppo.cli import main; main()", "train", "CartPole-v1",
+        sys.executable, "-c", "from purejaxppo.cli.main import main; main()", "train", "CartPole-v1",
         "--preset", "none", "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2",
         "--hidden-sizes", "8", "--total-timesteps", "320000000", "--run-dir", "r", "--json",
     ]  # fmt: skip
@@ -224,7 +224,7 @@ def process(*args, **env):
 
 def train_in(folder, *options, home, **env):
     argv = ["train", "CartPole-v1", *SMALL.split(), "--run-dir", str(folder), *options]
-    main = "from purejaxppo.cli import main; main()"
+    main = "from purejaxppo.cli.main import main; main()"
     env |= {"XDG_CACHE_HOME": str(home), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return process(sys.executable, "-c", main, *argv, **env)
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purejaxppo import ConfigError, Hyperparams, PPOConfig, presets
-from purejaxppo.config import as_config
+from purejaxppo.config.schema import as_config
 from purejaxppo.envs import registry
 
 FIELDS = [f.name for f in dataclasses.fields(PPOConfig)]
@@ -625,9 +625,9 @@ def test_configuration_needs_no_jax():
         heavy = {"jax", "jaxlib", "flax", "optax", "chex", "gymnax", "numpy", "scipy"}
         import purejaxppo
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
-        import purejaxppo.config, purejaxppo.presets
+        import purejaxppo.config.schema, purejaxppo.config.presets
         purejaxppo.PPOConfig.a2c().to_dict()
-        [purejaxppo.presets.tables(n) for n in purejaxppo.presets.names()]
+        [purejaxppo.config.presets.tables(n) for n in purejaxppo.config.presets.names()]
         dir(purejaxppo)
         try:
             purejaxppo.PPOConfig(gamma=2)

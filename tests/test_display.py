@@ -12,8 +12,8 @@ import time
 import pytest
 
 from purejaxppo import PPOConfig
-from purejaxppo.runs import display
-from purejaxppo.runs.display import Display
+from purejaxppo.cli import display
+from purejaxppo.cli.display import Display
 
 CONFIG = PPOConfig(total_timesteps=10_000)
 
@@ -66,7 +66,7 @@ def test_many_seeds_are_summed_up(clock, capsys):
 
 
 COMMAND = [
-    sys.executable, "-c", "from purejaxppo.cli import main; main()", "train", "CartPole-v1",
+    sys.executable, "-c", "from purejaxppo.cli.main import main; main()", "train", "CartPole-v1",
     "--preset", "none", "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2",
     "--num-epochs", "1", "--hidden-sizes", "8", "--seeds", "2",
 ]  # fmt: skip

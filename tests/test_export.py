@@ -25,12 +25,13 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
-from purejaxppo.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, zeros
-from purejaxppo.runs import as_numpy, reader
+from purejaxppo.spaces import Box, Discrete, MultiBinary, MultiDiscrete, zeros
+from purejaxppo.export import numpy_program as as_numpy
+from purejaxppo.export import numpy_policy as reader
 from purejaxppo.runs.agents import Agents, load_agents, save_agents
-from purejaxppo.runs.export import export_policy, main
+from purejaxppo.export.export_policy import export_policy, main
 from purejaxppo.runs.options import ExportOptions
-from purejaxppo.setup import make_setup
+from purejaxppo.components import make_setup
 
 SMALL = dict(
     num_envs=2, num_steps=4, num_minibatches=1, num_epochs=1, total_timesteps=8,

@@ -15,11 +15,11 @@ from purejaxppo import (
     fit,
     make_train,
 )
-from purejaxppo.ppo.records import Metrics
+from purejaxppo.types import Metrics
 from purejaxppo.runs.plan import make_plan
-from purejaxppo.runs.plots import binned_returns, plot_curve
-from purejaxppo.runs.programs import compile_run
-from purejaxppo.runs.rows import final_returns
+from purejaxppo.report.plots import binned_returns, plot_curve
+from purejaxppo.runs.compiled import compile_run
+from purejaxppo.runs.metric_rows import final_returns
 
 CONFIG = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 12,

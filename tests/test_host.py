@@ -864,7 +864,7 @@ def test_atari_time_limit_is_a_truncation(pong):
 
 def test_atari_names_are_those_of_gymnasium():
     pytest.importorskip("ale_py")
-    from purejaxppo.envs import ale
+    from purejaxppo.envs.suites import ale
 
     theirs = {name.removeprefix("ALE/") for name in gymnasium.registry if name.startswith("ALE/")}
     assert "MsPacman-v5" in theirs

@@ -27,7 +27,7 @@ RUNS = [  # arguments of `purejaxppo train`, score to reach as the mean of 4 see
 @pytest.mark.parametrize(("arguments", "score"), RUNS)
 def test_preset_reaches_its_score(arguments, score, tmp_path):
     """In a process of its own, compiled with all optimizations."""
-    command = [sys.executable, "-c", "from purejaxppo.cli import main; main()", "train"]
+    command = [sys.executable, "-c", "from purejaxppo.cli.main import main; main()", "train"]
     options = f"--seeds 4 {arguments} --seed 1 --run-dir run --json"
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     printed = subprocess.run(

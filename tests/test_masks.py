@@ -15,8 +15,8 @@ from gymnax.environments import spaces
 from probes import Dials, Endless, Params
 
 from purejaxppo import ConfigError, PPOConfig, make_act, make_learner, make_train
-from purejaxppo.envs.base import make_vec_env
-from purejaxppo.envs.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
+from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
 from purejaxppo.policies.heads import distribution, empty_masks
 from purejaxppo.policies.networks import make_policy
 

@@ -24,15 +24,15 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
-from purejaxppo.envs.spaces import Discrete, EnvSpec, MultiBinary
+from purejaxppo.spaces import Discrete, EnvSpec, MultiBinary
 from purejaxppo.policies.cores import CORES
 from purejaxppo.policies.distributions import Categorical
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.advantages import gae
-from purejaxppo.ppo.records import Rollout
+from purejaxppo.types import Rollout
 from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.update import optimize, optimizer, pack
-from purejaxppo.setup import make_setup
+from purejaxppo.components import make_setup
 
 SIZE, FEATURES = 5, 3
 every_core = pytest.mark.parametrize("core", CORES)

@@ -8,13 +8,13 @@ import scipy.signal
 import scipy.special
 import scipy.stats
 
-from purejaxppo.config import PPOConfig
-from purejaxppo.envs.spaces import Box, Discrete, EnvSpec
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.spaces import Box, Discrete, EnvSpec
 from purejaxppo.policies.distributions import Categorical, DiagGaussian
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.policies.torsos import torso_for
-from purejaxppo.validation import ConfigError
+from purejaxppo.config.rules import ConfigError
 
 
 def box(*shape, dtype=np.float32):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.ppo.averages import across, moments, standardize
+from purejaxppo.ppo.collectives import across, moments, standardize
 from purejaxppo.ppo.normalize import (
     RewardScaler,
     RunningStats,

@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from purejaxppo.config import PPOConfig
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.policies.distributions import Categorical, DiagGaussian
 from purejaxppo.ppo.objectives import (
     OBJECTIVES,
@@ -24,7 +24,7 @@ from purejaxppo.ppo.objectives import (
     squared,
     unclipped,
 )
-from purejaxppo.ppo.records import Batch
+from purejaxppo.types import Batch
 
 HYPER = (
     PPOConfig()

@@ -18,7 +18,8 @@ from PIL import Image
 from run_folders import tiny_config, write_run
 
 from purejaxppo import ConfigError, PPOConfig
-from purejaxppo.runs import page, plots
+from purejaxppo.report import page
+from purejaxppo.report import plots
 from purejaxppo.runs.options import PlotOptions, ReportOptions
 
 NAN = np.nan

@@ -12,11 +12,11 @@ from matplotlib.image import imread
 from run_folders import metrics_of, tiny_config, write_run
 
 from purejaxppo import ConfigError, PPOConfig
-from purejaxppo.cli import parse_train
-from purejaxppo.runs import plots
+from purejaxppo.cli.main import parse_train
+from purejaxppo.report import plots
 from purejaxppo.runs.options import PlotOptions
-from purejaxppo.runs.results import command, labels, read_results
-from purejaxppo.runs.statistics import (
+from purejaxppo.report.results import command, labels, read_results
+from purejaxppo.report.aggregate import (
     binned_returns,
     bootstrap_interval,
     carried_forward,

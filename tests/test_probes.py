@@ -17,7 +17,7 @@ from probes import (
 
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, make_train
 from purejaxppo.ppo.objectives import VALUE_LOSSES
-from purejaxppo.setup import make_setup
+from purejaxppo.components import make_setup
 
 GAMMA = 0.9
 # 3,072 steps in 24 updates of 16 gradient steps

@@ -20,12 +20,12 @@ from PIL import Image
 
 from purejaxppo import ConfigError, HostEnvironment, PPOConfig, make_env, make_learner
 from purejaxppo.act import make_actor
-from purejaxppo.envs.adapter import paint
+from purejaxppo.envs.suites.adapter import paint
 from purejaxppo.envs.wrappers import ClipReward, EpisodeStatistics, FrameStack, TimeLimit
 from purejaxppo.runs.agents import Agents, load_agents, save_agents
-from purejaxppo.runs.gif import CAPTION, HOLD, write_gif
+from purejaxppo.rendering.gif import CAPTION, HOLD, write_gif
 from purejaxppo.runs.options import RenderOptions
-from purejaxppo.runs.render import film, find_artist, main, render
+from purejaxppo.rendering.render import film, find_artist, main, render
 
 ROUNDED = 5  # levels, of 256: how far colours are moved to fit a palette
 SMALL = dict(

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
-from purejaxppo.runs import checkpoint, store
+from purejaxppo.runs import checkpoint
+from purejaxppo.runs import folder as store
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.journal import Journal
 from purejaxppo.runs.problems import RunWarning
@@ -259,7 +260,7 @@ def test_options_without_effect_are_refused(tmp_path):
 
 RUN = """
 import sys
-from purejaxppo.cli import main
+from purejaxppo.cli.main import main
 sys.argv = ["purejaxppo", "train", "CartPole-v1", "--preset", "none", *sys.argv[1:]]
 main()
 """
@@ -934,7 +935,7 @@ def test_resumed_by_the_very_command_that_is_told(tmp_path):
     assert first.returncode == 143, err
     command = err.split("go on with: ")[1].strip().split()
     assert command[:2] == ["purejaxppo", "train"]
-    code = "import sys; from purejaxppo.cli import main; sys.argv = sys.argv[1:]; main()"
+    code = "import sys; from purejaxppo.cli.main import main; sys.argv = sys.argv[1:]; main()"
     again = subprocess.run(
         [sys.executable, "-c", code, *command, "--quiet"], cwd=tmp_path / "stopped",
         capture_output=True, text=True,

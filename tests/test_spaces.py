@@ -15,8 +15,8 @@ from gymnax.environments import spaces
 from probes import Endless, Params
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_learner, make_train
-from purejaxppo.envs.base import make_vec_env
-from purejaxppo.envs.spaces import (
+from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.spaces import (
     Box,
     Discrete,
     EnvSpec,
@@ -33,7 +33,7 @@ from purejaxppo.policies.heads import distribution
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.normalize import normalize, update_obs_stats
 from purejaxppo.ppo.rollout import collect
-from purejaxppo.setup import init_obs_stats, make_setup
+from purejaxppo.components import init_obs_stats, make_setup
 
 gym = gymnasium.spaces
 

@@ -11,10 +11,10 @@ import pytest
 
 from purejaxppo import ConfigError, PPOConfig, check_env, make_env, make_train
 from purejaxppo.check import random_actions
-from purejaxppo.coercion import parse_options
+from purejaxppo.config.coerce import parse_options
 from purejaxppo.envs import registry
-from purejaxppo.envs.base import make_vec_env
-from purejaxppo.envs.spaces import mask_of
+from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.spaces import mask_of
 
 
 class Raw(NamedTuple):

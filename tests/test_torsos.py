@@ -13,13 +13,13 @@ from probes import Aim, Match
 from test_networks import ACTIVATIONS, box, dense, numpy_mlp
 
 from purejaxppo import ConfigError, PPOConfig, make_act, make_learner, make_train
-from purejaxppo.envs.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
+from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
 from purejaxppo.policies.heads import distribution
 from purejaxppo.policies.layers import convolve
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.policies.torsos import ImpalaCNN, NatureCNN
 from purejaxppo.ppo.objectives import OBJECTIVES
-from purejaxppo.ppo.records import Batch
+from purejaxppo.types import Batch
 from purejaxppo.ppo.update import loss
 
 RNG = np.random.default_rng

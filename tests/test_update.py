@@ -11,18 +11,18 @@ import scipy.special
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo import backend
-from purejaxppo.config import PPOConfig
-from purejaxppo.envs.spaces import Box, Discrete, EnvSpec
+from purejaxppo import tuning as backend
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.spaces import Box, Discrete, EnvSpec
 from purejaxppo.policies.distributions import Categorical
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.normalize import normalize, update_stats
 from purejaxppo.ppo.objectives import OBJECTIVES, VALUE_LOSSES
-from purejaxppo.ppo.records import Batch, Policy, Rollout
+from purejaxppo.types import Batch, Policy, Rollout
 from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.update import annealed, loss, mean_over_chunks, optimize, optimizer, pack, take
-from purejaxppo.setup import make_setup
+from purejaxppo.components import make_setup
 from purejaxppo.train import make_learner
 
 OBS, ACTIONS = 3, 4

@@ -14,8 +14,8 @@ from gymnasium import spaces
 from probes import Dials, Endless, Params, Seen
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_train
-from purejaxppo.envs.base import make_vec_env
-from purejaxppo.envs.spaces import observation_spaces
+from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.spaces import observation_spaces
 from purejaxppo.envs.wrappers import (
     ActionRepeat,
     ClipReward,

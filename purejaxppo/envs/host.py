@@ -16,7 +16,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
-from purejaxppo.envs.spaces import (
+from purejaxppo.spaces import (
     Box,
     EnvSpec,
     action_spaces,
@@ -24,8 +24,8 @@ from purejaxppo.envs.spaces import (
     observation_spaces,
     to_bounds,
 )
-from purejaxppo.ppo.records import EnvStep, VecEnv
-from purejaxppo.validation import ConfigError, HostError
+from purejaxppo.types import EnvStep, VecEnv
+from purejaxppo.config.rules import ConfigError, HostError
 
 ONE_AT_A_TIME = (
     "environments on the host cannot be vmapped, over seeds or hyperparameters: train one seed "

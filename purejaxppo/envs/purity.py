@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.spaces import EnvSpec, action_spaces, zeros
+from purejaxppo.spaces import EnvSpec, action_spaces, zeros
 
 METHODS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space")
 

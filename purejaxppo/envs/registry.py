@@ -11,9 +11,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from purejaxppo.envs.adapter import TracedOnce
+from purejaxppo.envs.suites.adapter import TracedOnce
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.validation import ConfigError, nearest
+from purejaxppo.config.rules import ConfigError, nearest
 
 SUITES = {
     "": "gymnax",
@@ -28,7 +28,7 @@ SUITES = {
     "ale": "ale",
     "envpool": "envpool",
 }
-"""Adapter (a module beside this one, and an extra of the package) by the prefix of a name."""
+"""Adapter (a module in `suites`, and an extra of the package) by the prefix of a name."""
 
 
 def make_env(name: str, **options: Any) -> tuple[Any, Any]:
@@ -90,7 +90,7 @@ def _adapter(suite: str) -> ModuleType:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # what they have to say about their own imports
-            return import_module(f"purejaxppo.envs.{SUITES[suite]}")
+            return import_module(f"purejaxppo.envs.suites.{SUITES[suite]}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("purejaxppo"):
             raise

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo.envs.spaces import (
+from purejaxppo.spaces import (
     Box,
     Discrete,
     EnvSpec,
@@ -31,7 +31,7 @@ from purejaxppo.policies.distributions import (
     SquashedGaussian,
 )
 from purejaxppo.policies.layers import narrow_dot, orthogonal
-from purejaxppo.validation import ConfigError
+from purejaxppo.config.rules import ConfigError
 
 
 class ActionHead(nn.Module):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo.envs.spaces import (
+from purejaxppo.spaces import (
     PIXELS,
     Box,
     Discrete,
@@ -25,7 +25,7 @@ from purejaxppo.envs.spaces import (
     without_mask,
 )
 from purejaxppo.policies.layers import convolve, orthogonal
-from purejaxppo.validation import ConfigError
+from purejaxppo.config.rules import ConfigError
 
 Activation = Callable[[Array], Array]
 

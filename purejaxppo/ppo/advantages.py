@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo.ppo.records import Rollout
+from purejaxppo.types import Rollout
 
 
 class Estimate(NamedTuple):

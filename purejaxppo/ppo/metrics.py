@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from purejaxppo.ppo.averages import moments, total
-from purejaxppo.ppo.records import Array, Rollout
+from purejaxppo.ppo.collectives import moments, total
+from purejaxppo.types import Array, Rollout
 
 
 def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[str, Array]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from purejaxppo.ppo.averages import moments
+from purejaxppo.ppo.collectives import moments
 
 
 class RunningStats(struct.PyTreeNode):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo.ppo.records import Batch
+from purejaxppo.types import Batch
 
 
 def policy_gradient(log_prob: Array, advantage: Array) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.ppo.normalize import RunningStats, normalize
-from purejaxppo.ppo.records import Array, Batch, LearnerState, Policy, Rollout, VecEnv
+from purejaxppo.types import Array, Batch, LearnerState, Policy, Rollout, VecEnv
 
 # A few small draws cost most of a short step: a rollout's are made at once, unless they are large.
 DRAWN_IN_BULK = 2**20  # bytes

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo import backend
-from purejaxppo.config import Hyperparams, PPOConfig
-from purejaxppo.ppo.averages import across, standardize
+from purejaxppo import tuning as backend
+from purejaxppo.config.schema import Hyperparams, PPOConfig
+from purejaxppo.ppo.collectives import across, standardize
 from purejaxppo.ppo.objectives import VALUE_LOSSES, Objective
-from purejaxppo.ppo.records import Array, Batch, Policy
+from purejaxppo.types import Array, Batch, Policy
 from purejaxppo.ppo.rollout import nbytes
 from purejaxppo.ppo.shuffle import minibatch_indices
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.validation import ConfigError
+from purejaxppo.config.rules import ConfigError
 
 FORMAT = 1
 MANIFEST = "manifest"

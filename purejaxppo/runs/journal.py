@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.validation import ConfigError
+from purejaxppo.config.rules import ConfigError
 
 Row = Mapping[str, Any]
 

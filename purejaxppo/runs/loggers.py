@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from purejaxppo.runs.journal import Row
-from purejaxppo.validation import ConfigError
+from purejaxppo.config.rules import ConfigError
 
 
 class TensorBoard:

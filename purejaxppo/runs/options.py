@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from purejaxppo.coercion import coerce
-from purejaxppo.config import Algorithm
-from purejaxppo.validation import ConfigError, nearest
+from purejaxppo.config.coerce import coerce
+from purejaxppo.config.schema import Algorithm
+from purejaxppo.config.rules import ConfigError, nearest
 
 Weights = Literal["final", "best"]
 Format = Literal["stablehlo", "onnx", "npz"]

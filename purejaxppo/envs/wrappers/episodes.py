@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
-from purejaxppo.envs.spaces import fields
+from purejaxppo.spaces import fields
 from purejaxppo.envs.wrappers.base import (
     Array,
     Remembered,

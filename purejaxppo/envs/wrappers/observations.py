@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.spaces import (
+from purejaxppo.spaces import (
     Box,
     Discrete,
     MultiDiscrete,
@@ -28,7 +28,7 @@ from purejaxppo.envs.wrappers.base import (
     box_of,
     check_count,
 )
-from purejaxppo.validation import ConfigError
+from purejaxppo.config.rules import ConfigError
 
 
 class HideIndices(ObservationWrapper):

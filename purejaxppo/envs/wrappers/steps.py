@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.envs.spaces import action_spaces, zeros
+from purejaxppo.spaces import action_spaces, zeros
 from purejaxppo.envs.wrappers.base import (
     Array,
     Remembered,
@@ -17,7 +17,7 @@ from purejaxppo.envs.wrappers.base import (
     Wrapper,
     check_count,
 )
-from purejaxppo.validation import ConfigError
+from purejaxppo.config.rules import ConfigError
 
 
 class StickyActions(RememberingWrapper):

@@ -1,0 +1,1 @@
+"""What to train: fields and their rules, presets, and the keys of other libraries."""

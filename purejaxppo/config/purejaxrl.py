@@ -1,0 +1,71 @@
+"""Configuration keys: this package's fields, and the upper-case keys of PureJaxRL."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from purejaxppo.config.rules import ConfigError, nearest
+
+
+def _anneal(on: Any) -> dict[str, Any]:
+    return {"learning_rate_final_scale": 0.0 if on else 1.0}
+
+
+def _normalize(on: Any) -> dict[str, Any]:
+    return {"normalize_observations": bool(on), "normalize_rewards": bool(on)}
+
+
+def _debug(on: Any) -> dict[str, Any]:
+    if on:
+        warnings.warn(
+            "DEBUG prints nothing here: the compiled program makes no host calls. Progress is "
+            "shown by purejaxppo.fit and `purejaxppo train`; returns are in the metrics.",
+            stacklevel=5,
+        )
+    return {}
+
+
+UPPER_CASE: dict[str, str | Callable[[Any], dict[str, Any]]] = {
+    "ENV_NAME": "env",
+    "TOTAL_TIMESTEPS": "total_timesteps",
+    "NUM_ENVS": "num_envs",
+    "NUM_STEPS": "num_steps",
+    "UPDATE_EPOCHS": "num_epochs",
+    "NUM_MINIBATCHES": "num_minibatches",
+    "LR": "learning_rate",
+    "GAMMA": "gamma",
+    "GAE_LAMBDA": "gae_lambda",
+    "CLIP_EPS": "clip_eps",
+    "ENT_COEF": "entropy_coef",
+    "VF_COEF": "value_coef",
+    "MAX_GRAD_NORM": "max_grad_norm",
+    "ACTIVATION": "activation",
+    "ANNEAL_LR": _anneal,
+    "NORMALIZE_ENV": _normalize,
+    "DEBUG": _debug,
+}
+"""The keys of PureJaxRL's configurations, and what each means here."""
+
+
+def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with every key translated to a field of `cls`; the mapping is not changed.
+
+    Raises:
+        ConfigError: an unknown key, or a field that is given twice.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        meaning = key if key in names else UPPER_CASE.get(key)
+        if meaning is None:
+            hint = nearest(str(key), UPPER_CASE if str(key).isupper() else names)
+            raise ConfigError(f"unknown option {key!r}: {hint}")
+        new = {meaning: value} if isinstance(meaning, str) else meaning(value)
+        twice = sorted(new.keys() & result.keys())
+        if twice:
+            raise ConfigError(f"{twice[0]} is given twice (once as {key!r}): keep one of them")
+        result.update(new)
+    return result

@@ -1,0 +1,149 @@
+"""Jumanji: puzzles, packing and routing, most with masks of the legal actions."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jumanji import registration, specs
+
+from purejaxppo.envs.suites.adapter import Adapter, anything, box, downloading
+from purejaxppo.spaces import MASKS, Box, Discrete, MultiDiscrete, fields, mask_of
+from purejaxppo.envs.wrappers.base import Remembered, Wrapper
+from purejaxppo.envs.wrappers.episodes import TimeLimit
+from purejaxppo.config.rules import ConfigError
+
+NEVER = 2**30
+_DOWNLOADS = ("Sokoban-v0",)
+
+
+class Jumanji(Adapter):
+    """A Jumanji environment, its time limit taken out of what it calls the end."""
+
+    def __init__(self, env: Any):
+        observation = _space(env.observation_spec)  # before the limit, which it is bounded by, goes
+        action, self._dtype = _space(env.action_spec), env.action_spec.dtype
+        if isinstance(action, Box) and np.issubdtype(action.dtype, np.integer):
+            mask: Any = mask_of(observation)
+            agents, choices = mask.shape  # whole numbers are choices, not amounts
+            action = MultiDiscrete((choices,) * agents)
+        super().__init__(env, observation, action)
+        if hasattr(env, "time_limit"):
+            env.time_limit = NEVER
+
+    def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
+        """A new episode: (obs, state)."""
+        state, timestep = self.env.reset(key)
+        return self._seen(timestep.observation), Remembered(state, jnp.bool_(False))
+
+    def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
+        """One step: (obs, state, reward, terminated, info)."""
+        env_state, timestep = self.env.step(state.env_state, action.astype(self._dtype))
+        terminated = timestep.last() & (timestep.discount == 0)
+        state = Remembered(env_state, timestep.last() & ~terminated)
+        return self._seen(timestep.observation), state, timestep.reward, terminated, {}
+
+    def is_truncated(self, state: Any, params: Any) -> jax.Array:
+        """Whether Jumanji cut the episode off; its time limit is left to `TimeLimit`."""
+        return state.memory
+
+    def frames(self, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
+        """Pictures of states, [H, W, 3] uint8, drawn by Jumanji with matplotlib."""
+        import matplotlib.pyplot as plt
+
+        for state in states:
+            with plt.rc_context({"figure.dpi": 40}), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that there is no window to show
+                self.env.render(jax.device_put(state.env_state))
+            canvas: Any = plt.gcf().canvas
+            canvas.draw()
+            yield np.array(canvas.buffer_rgba())[..., :3]
+        plt.close()
+
+    def _seen(self, observation: Any) -> Any:
+        """With the names of its parts, and the dtypes that were declared."""
+        return jax.tree.map(
+            lambda space, x: jnp.asarray(x, space.dtype), self._observation, _named(observation)
+        )
+
+
+class JointActions(Wrapper):
+    """One choice among all combinations, where a mask allows or forbids them as combinations.
+
+    A mask of the shape `nvec` cannot be kept to by choices made one by one.
+    """
+
+    def action_space(self, params: Any) -> Discrete:
+        """As many choices as there are combinations."""
+        return Discrete(math.prod(self.env.action_space(params).nvec))
+
+    def observation_space(self, params: Any) -> Any:
+        """The mask as a vector."""
+        flat = lambda mask: box(0, 1, (math.prod(mask.shape),), bool)  # noqa: E731
+        return self._flat(self.env.observation_space(params), flat)
+
+    def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, ...]:
+        """A new episode: (obs, state)."""
+        obs, state = self.env.reset_env(key, params)
+        return self._flat(obs, jnp.ravel), state
+
+    def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
+        """One step: (obs, state, reward, terminated, info)."""
+        parts = jnp.unravel_index(action, self.env.action_space(params).nvec)
+        obs, *rest = self.env.step_env(key, state, jnp.stack(parts), params)
+        return self._flat(obs, jnp.ravel), *rest
+
+    def _flat(self, obs: dict[str, Any], ravel: Any) -> dict[str, Any]:
+        return {name: ravel(x) if name in MASKS else x for name, x in obs.items()}
+
+
+def _named(observation: Any) -> Any:
+    """Records as dictionaries, at every depth."""
+    parts = fields(observation)
+    return {name: _named(part) for name, part in parts.items()} if parts else observation
+
+
+def _space(spec: Any, name: str = "") -> Any:
+    """Our spaces for a specification. A count of steps is a number, not a name."""
+    if isinstance(spec, specs.MultiDiscreteArray):
+        return MultiDiscrete(tuple(int(n) for n in np.ravel(spec.num_values)))
+    if isinstance(spec, specs.DiscreteArray):
+        n = int(spec.num_values)
+        return box(0, n, (), spec.dtype) if name == "step_count" else Discrete(n)
+    if isinstance(spec, specs.BoundedArray):
+        return box(spec.minimum, spec.maximum, spec.shape, spec.dtype)
+    if isinstance(spec, specs.Array):
+        return anything(spec)
+    return {part: _space(inner, part) for part, inner in spec._specs.items()}
+
+
+def names() -> list[str]:
+    """The environments that Jumanji registers."""
+    return sorted(registration.registered_environments())
+
+
+def make_env(name: str, *, max_steps: int | None = None, **options: Any) -> tuple[Any, Any]:
+    """One environment; options go to its constructor.
+
+    Raises:
+        ConfigError: its rewards are those of several agents, or its data cannot be downloaded.
+    """
+    with downloading(f"jumanji/{name}", name in _DOWNLOADS):
+        raw = registration.make(name, **options)
+    if raw.reward_spec.shape:
+        raise ConfigError(
+            f"jumanji/{name} pays {raw.reward_spec.shape[0]} agents, one reward each: train on one "
+            "with a single reward, such as jumanji/Snake-v1"
+        )
+    limit = getattr(raw, "time_limit", None) if max_steps is None else max_steps
+    env = Jumanji(raw)
+    space, mask = env.action_space(()), mask_of(env.observation_space(()))
+    if isinstance(space, MultiDiscrete) and mask is not None and mask.shape == space.nvec:
+        env = JointActions(env)
+    env = env if limit is None else TimeLimit(env, limit)
+    return env, env.default_params

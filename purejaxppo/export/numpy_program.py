@@ -1,0 +1,248 @@
+"""A list of primitives of JAX as calls of NumPy, those that `runs/reader.py` makes.
+
+What moves elements about is one call, `take`: what JAX does to their places is found beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from string import ascii_letters
+from typing import Any, NoReturn
+
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+from numpy.lib.stride_tricks import sliding_window_view
+
+from purejaxppo.config.rules import ConfigError
+
+Call = Callable[..., str]
+"""`(function, *operands, options=())`, writes a call down and gives the name of its result.
+
+An operand is such a name, or an array that is known.
+"""
+
+
+class Program:
+    """Calls of NumPy, one after the other, and the arrays that they begin with."""
+
+    def __init__(self):
+        self.calls: list[tuple[str, str, list[str], list[Any]]] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self._names: dict[Any, str] = {}
+
+    def name(self, x: str | np.ndarray) -> str:
+        """The name of a result, or of an array; equal arrays are kept once."""
+        if isinstance(x, str):
+            return x
+        name = self._names.setdefault((x.dtype, x.shape, x.tobytes()), f"c{len(self._names)}")
+        self.constants[name] = x
+        return name
+
+    def call(self, function: str, *operands: Any, options: Sequence[Any] = ()) -> str:
+        """Writes a call down, see `Call`."""
+        name = f"v{len(self.calls)}"
+        self.calls.append((name, function, list(map(self.name, operands)), list(options)))
+        return name
+
+
+def as_numpy(flat: ClosedJaxpr, names: Sequence[str]) -> tuple[Program, list[str]]:
+    """A list of primitives as calls of NumPy.
+
+    Args:
+        flat: what `flatten` gives, of known sizes.
+        names: of its inputs.
+
+    Returns:
+        The calls, and the names of its outputs.
+
+    Raises:
+        ConfigError: there are no calls for one of the primitives.
+    """
+    program, jaxpr = Program(), flat.jaxpr
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(np.asarray, flat.consts), strict=True))
+    for var, name in zip(jaxpr.invars, names, strict=True):
+        aval: Any = var.aval
+        values[var] = program.call("astype", name, options=[aval.dtype.name])
+
+    def read(atom: Any) -> Any:
+        return values[atom] if isinstance(atom, Var) else np.asarray(atom.val, atom.aval.dtype)
+
+    for eqn in jaxpr.eqns:
+        rule = RULES.get(eqn.primitive.name)
+        if rule is None or _out(eqn).dtype.kind not in "biuf":  # bfloat16 is not NumPy's own
+            _refuse(eqn)
+        outputs = rule(program.call, eqn, *map(read, eqn.invars))
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        values.update(zip(eqn.outvars, outputs, strict=True))
+    return program, [program.name(read(atom)) for atom in jaxpr.outvars]
+
+
+def _refuse(eqn: JaxprEqn) -> NoReturn:
+    raise ConfigError(
+        f"format='npz' cannot say {eqn.primitive.name} of {eqn.outvars[0].aval}, which this policy "
+        "needs: use format='stablehlo'"
+    )
+
+
+# -- rules: `(call, equation, *operands)` to a result, or a list of them ------------------------
+
+
+def _in(eqn: JaxprEqn) -> Any:
+    """What goes in first: shape and dtype."""
+    return eqn.invars[0].aval
+
+
+def _out(eqn: JaxprEqn) -> Any:
+    """What comes out: shape and dtype."""
+    return eqn.outvars[0].aval
+
+
+def _shape(eqn: JaxprEqn) -> tuple[int, ...]:
+    return _out(eqn).shape
+
+
+def _dtype(eqn: JaxprEqn) -> str:
+    return _out(eqn).dtype.name
+
+
+def _param(name: str) -> Callable[[JaxprEqn], Any]:
+    return lambda eqn: eqn.params[name]
+
+
+def _as(function: str, *options: Callable[[JaxprEqn], Any]) -> Callable[..., str]:
+    """One call with some options."""
+    return lambda call, eqn, *xs: call(function, *xs, options=[option(eqn) for option in options])
+
+
+def _divide(call: Call, eqn: JaxprEqn, x: Any, y: Any) -> str:
+    if _out(eqn).dtype.kind != "f":  # of integers, JAX gives integers
+        _refuse(eqn)
+    return call("divide", x, y)
+
+
+def _round(call: Call, eqn: JaxprEqn, x: Any) -> str:
+    if eqn.params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
+        _refuse(eqn)
+    return call("rint", x)
+
+
+def _select(call: Call, eqn: JaxprEqn, which: Any, *cases: Any) -> str:
+    if _in(eqn).dtype != bool:
+        _refuse(eqn)
+    return call("where", which, *reversed(cases))
+
+
+def _logistic(call: Call, eqn: JaxprEqn, x: Any) -> str:
+    one = np.ones((), _out(eqn).dtype)
+    return call("reciprocal", call("add", one, call("exp", call("negative", x))))
+
+
+def _argmax(call: Call, eqn: JaxprEqn, x: Any) -> str:
+    place = call("argmax", x, options=eqn.params["axes"])
+    return call("astype", place, options=[_dtype(eqn)])
+
+
+def _broadcast(call: Call, eqn: JaxprEqn, x: Any) -> str:
+    shape = np.ones(_out(eqn).ndim, int)
+    shape[list(eqn.params["broadcast_dimensions"])] = _in(eqn).shape
+    x = call("reshape", x, options=[shape.tolist()])
+    return call("broadcast_to", x, options=[_shape(eqn)])
+
+
+def _stack(call: Call, eqn: JaxprEqn, *parts: Any) -> str:
+    axis, shape = eqn.params["axis"], list(_shape(eqn))
+    shape[axis] = 1
+    parts = tuple(call("reshape", part, options=[shape]) for part in parts)
+    return call("concatenate", *parts, options=[axis])
+
+
+def _dot(call: Call, eqn: JaxprEqn, x: Any, y: Any) -> str:
+    (summed_x, summed_y), (batch_x, batch_y) = eqn.params["dimension_numbers"]
+    letters = iter(ascii_letters)
+    avals: list[Any] = [var.aval for var in eqn.invars]
+    of_x, of_y = ([next(letters) for _ in aval.shape] for aval in avals)
+    for i, j in zip((*summed_x, *batch_x), (*summed_y, *batch_y), strict=True):
+        of_y[j] = of_x[i]
+    batch = [of_x[i] for i in batch_x]
+    free = [a for a in of_x + of_y if (a in of_x) != (a in of_y)]
+    x_letters, y_letters, letters = map("".join, (of_x, of_y, batch + free))
+    return call("einsum", x, y, options=[f"{x_letters},{y_letters}->{letters}"])
+
+
+def _convolution(call: Call, eqn: JaxprEqn, x: Any, kernel: Any) -> str:
+    params = eqn.params
+    groups = params["feature_group_count"], params["batch_group_count"]
+    factors = (*params["lhs_dilation"], *params["rhs_dilation"], *groups)
+    if any(factor != 1 for factor in factors) or isinstance(kernel, str):
+        _refuse(eqn)
+    lhs, rhs, out = params["dimension_numbers"]
+    kernel, places = kernel.transpose(rhs), _places(_in(eqn)).transpose(lhs)
+    places = np.pad(places, [(0, 0), (0, 0), *params["padding"]], constant_values=-1)
+    places = sliding_window_view(places, kernel.shape[2:], tuple(range(2, places.ndim)))
+    places = places[:, :, *(slice(None, None, stride) for stride in params["window_strides"])]
+    steps, inside = "uvw"[: kernel.ndim - 2], "xyz"[: kernel.ndim - 2]
+    order = np.array(["b", "o", *steps])[np.argsort(out)]
+    letters = f"bi{steps}{inside},oi{inside}->{''.join(order)}"
+    return call("einsum", call("take", x, places), kernel, options=[letters])
+
+
+def _rearrange(call: Call, eqn: JaxprEqn, x: Any, *indices: Any) -> list[str]:
+    if any(isinstance(index, str) for index in indices):
+        _refuse(eqn)
+    moved = eqn.primitive.bind(_places(_in(eqn)), *indices, **eqn.params)
+    moved = moved if eqn.primitive.multiple_results else [moved]
+    return [call("take", x, np.asarray(places)) for places in moved]
+
+
+def _scatter_add(call: Call, eqn: JaxprEqn, x: Any, indices: Any, updates: Any) -> str:
+    if isinstance(indices, str) or not eqn.params["unique_indices"]:
+        _refuse(eqn)
+    nowhere, places = np.full(_shape(eqn), -1, np.int32), _places(eqn.invars[2].aval)
+    names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+    moved = lax.scatter(nowhere, indices, places, **{name: eqn.params[name] for name in names})
+    return call("add", x, call("take", updates, np.asarray(moved)))
+
+
+def _places(aval: Any) -> np.ndarray:
+    """Where each element of an array is, counted through."""
+    return np.arange(math.prod(aval.shape), dtype=np.int32).reshape(aval.shape)
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    "argmax": _argmax,
+    "broadcast_in_dim": _broadcast,
+    "concatenate": _as("concatenate", _param("dimension")),
+    "conv_general_dilated": _convolution,
+    "convert_element_type": _as("astype", _dtype),
+    "div": _divide,
+    "dot_general": _dot,
+    "integer_pow": _as("power", _param("y")),
+    "logistic": _logistic,
+    "reshape": _as("reshape", _shape),
+    "round": _round,
+    "rsqrt": lambda call, eqn, x: call("reciprocal", call("sqrt", x)),
+    "scatter-add": _scatter_add,
+    "select_n": _select,
+    "squeeze": _as("reshape", _shape),
+    "stack": _stack,
+    "transpose": _as("transpose", _param("permutation")),
+}
+RULES |= dict.fromkeys(("dynamic_slice", "gather", "rev", "slice", "split"), _rearrange)
+REDUCTIONS = {
+    "and": "logical_and", "max": "maximum", "min": "minimum", "or": "logical_or", "sum": "add",
+}  # fmt: skip
+RULES |= {
+    f"reduce_{name}": _as("reduce", lambda _, function=function: function, _param("axes"), _dtype)
+    for name, function in REDUCTIONS.items()
+}
+UFUNCS = {
+    "abs": "abs", "add": "add", "and": "bitwise_and", "cos": "cos", "eq": "equal", "exp": "exp",
+    "expm1": "expm1", "floor": "floor", "ge": "greater_equal", "gt": "greater",
+    "is_finite": "isfinite", "le": "less_equal", "log": "log", "log1p": "log1p", "lt": "less",
+    "max": "maximum", "min": "minimum", "mul": "multiply", "ne": "not_equal", "neg": "negative",
+    "not": "invert", "or": "bitwise_or", "pow": "power", "sign": "sign", "sin": "sin",
+    "sqrt": "sqrt", "square": "square", "sub": "subtract", "tanh": "tanh",
+}  # fmt: skip
+RULES |= {name: _as(function) for name, function in UFUNCS.items()}

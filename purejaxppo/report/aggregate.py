@@ -1,0 +1,179 @@
+"""Returns over seeds: interquartile means, bootstrap intervals, steps to reach a return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from purejaxppo.types import Metrics
+
+
+def binned_returns(metrics: Metrics, bins: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Mean episode return in up to `bins` equal stretches of a run.
+
+    Args:
+        metrics: every field [seeds, updates].
+        bins: how many.
+
+    Returns:
+        The last update of each stretch (counted from 1), and returns [seeds, stretches]: NaN where
+        a seed ended no episode. Updates whose sum of returns is not finite are left out.
+    """
+    finite = np.isfinite(metrics.return_sum)
+    updates = finite.shape[1]
+    ends = np.unique(np.linspace(0, updates, min(bins, updates) + 1).astype(int)[1:])
+    starts = np.append(0, ends)[:-1]
+
+    def sums(x):
+        return np.add.reduceat(np.where(finite, x, 0).astype(np.float64), starts, axis=1)
+
+    episodes, returns = sums(metrics.episodes), sums(metrics.return_sum)
+    return ends, np.where(episodes > 0, returns / np.maximum(episodes, 1), np.nan)
+
+
+def carried_forward(returns: np.ndarray) -> np.ndarray:
+    """Each NaN replaced by the last number before it, which is what was known at the time.
+
+    Interpolating instead would let a seed reach a return before it has.
+
+    Args:
+        returns: [seeds, stretches].
+
+    Returns:
+        The same shape, NaN only before the first number of a seed.
+    """
+    known = np.where(np.isnan(returns), -1, np.arange(returns.shape[1]))
+    last = np.maximum.accumulate(known, axis=1)
+    return np.where(last < 0, np.nan, np.take_along_axis(returns, np.maximum(last, 0), axis=1))
+
+
+def iqm(returns: np.ndarray) -> np.ndarray:
+    """The interquartile mean over seeds: of what is left without the lowest and highest quarter.
+
+    Args:
+        returns: [seeds, ...]; seeds that are NaN do not count.
+
+    Returns:
+        [...], NaN where no seed counts.
+    """
+    count = (~np.isnan(returns)).sum(axis=0)
+    cut = count // 4
+    rank = np.arange(len(returns)).reshape(-1, *[1] * (returns.ndim - 1))
+    kept = (rank >= cut) & (rank < count - cut)
+    total = np.where(kept, np.sort(returns, axis=0), 0.0).sum(axis=0)  # NaN are sorted to the end
+    return np.where(count > 0, total / np.maximum(count - 2 * cut, 1), np.nan)
+
+
+def bootstrap_interval(
+    returns: np.ndarray, confidence: float = 0.95, resamples: int = 1000
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the interquartile mean lies, by the percentile bootstrap: equal calls give equal bits.
+
+    Seeds are drawn with replacement from this run alone, so runs that are compared are strata
+    (arXiv:2108.13264, section 4.1).
+
+    Args:
+        returns: [seeds, ...]; a seed is drawn whole.
+        confidence: probability mass between the ends.
+        resamples: how many.
+
+    Returns:
+        Its lower and upper end, [...] each; NaN where no seed counts.
+    """
+    seeds = len(returns)
+    draws = np.random.default_rng(0).integers(0, seeds, (resamples, seeds))
+    means = np.stack([iqm(returns[draw]) for draw in draws])
+    known = ~np.isnan(returns).all(axis=0)
+    tail = 50 * (1 - confidence)
+    ends = np.full((2, *returns.shape[1:]), np.nan)
+    if known.any():
+        # resamples in which nobody counts are left out
+        ends[:, known] = np.nanpercentile(means[:, known], [tail, 100 - tail], axis=0)
+    return ends[0], ends[1]
+
+
+def steps_to_reach(steps: np.ndarray, returns: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The steps after which each seed's return first was at a level or above.
+
+    Args:
+        steps: [stretches], at their ends.
+        returns: [seeds, stretches], NaN where nothing is known.
+        levels: [levels].
+
+    Returns:
+        [seeds, levels], infinite where a seed never was.
+    """
+    best = np.maximum.accumulate(np.where(np.isnan(returns), -np.inf, returns), axis=1)
+    ends = np.append(steps, np.inf)
+    return np.stack([ends[np.searchsorted(row, levels)] for row in best])
+
+
+def share_has_reached(times: np.ndarray, share: float) -> np.ndarray:
+    """The steps after which so large a share of the seeds has reached a level.
+
+    Args:
+        times: [seeds, levels], infinite for never.
+        share: 0.5 gives the median seed, those that never get there included.
+
+    Returns:
+        [levels].
+    """
+    return np.sort(times, axis=0)[int(np.ceil(share * len(times))) - 1]
+
+
+class Curve(NamedTuple):
+    """Returns of a run as it went on.
+
+    Attributes:
+        steps: [stretches], of each agent, at their ends.
+        returns: [seeds, stretches], NaN before the first episode of a seed has ended.
+        mean: [stretches], interquartile.
+    """
+
+    steps: np.ndarray
+    returns: np.ndarray
+    mean: np.ndarray
+
+
+def learning_curves(runs: Sequence[tuple[Metrics, int]], bins: int = 100) -> list[Curve]:
+    """Runs over stretches of about the same number of steps, `bins` of them in the longest.
+
+    Else the finer curve would be the noisier one, and so the first to touch a return.
+
+    Args:
+        runs: metrics, every field [seeds, updates], and the steps of an update.
+        bins: how many.
+
+    Returns:
+        A curve for each.
+    """
+    steps = [metrics.episodes.shape[1] * batch_size for metrics, batch_size in runs]
+    longest = max([1, *steps])
+    curves = []
+    for (metrics, batch_size), length in zip(runs, steps, strict=True):
+        ends, returns = binned_returns(metrics, max(1, round(bins * length / longest)))
+        returns = carried_forward(returns)
+        curves.append(Curve(ends * batch_size, returns, iqm(returns)))
+    return curves
+
+
+def common_levels(curves: Sequence[Curve], shares: np.ndarray) -> np.ndarray:
+    """Returns between the lowest and the highest interquartile mean of all curves.
+
+    Args:
+        curves: of runs on one environment.
+        shares: [levels], 0 for the lowest, 1 for the highest.
+
+    Returns:
+        [levels], each once; none if no episode ended.
+    """
+    means = np.concatenate([curve.mean for curve in curves])
+    means = means[~np.isnan(means)]
+    if not means.size:
+        return np.empty(0)
+    low, high = means.min(), means.max()
+    # never rounded beyond the highest
+    return np.unique(np.minimum(low + shares * (high - low), high))

@@ -1,0 +1,215 @@
+"""Learning curves, and how soon returns were reached."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
+
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.types import Metrics
+from purejaxppo.runs.checkpoint import write_new, write_whole
+from purejaxppo.runs.options import PlotOptions
+from purejaxppo.report.results import Results, by_env, labels, read_all
+from purejaxppo.report.aggregate import (
+    Curve,
+    binned_returns,
+    bootstrap_interval,
+    common_levels,
+    iqm,
+    learning_curves,
+    share_has_reached,
+    steps_to_reach,
+)
+from purejaxppo.config.rules import ConfigError
+
+__all__ = ["binned_returns", "inline_svg", "main", "plot_curve", "plot_runs"]
+
+# Okabe and Ito's, which the colour-blind tell apart; without those lost on white or on black
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
+LINES = ("-", "-.", ":")  # for more runs than colours; dashes are evaluations
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.3,
+    "text.parse_math": False,  # a folder's name may hold dollars
+    "svg.hashsalt": "purejaxppo",  # equal calls, equal files
+}
+# files are not dated, so that equal calls give equal ones
+METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+INK = "#010203"  # stands for the colour of a page's text
+INKED = (
+    "grid.color",
+    "text.color",
+    "axes.labelcolor",
+    "axes.edgecolor",
+    "xtick.color",
+    "ytick.color",
+)
+
+
+def main(options: PlotOptions) -> int:
+    """`purejaxppo plot`: returns the exit code."""
+    path = Path(options.out)
+    if path.suffix not in METADATA:
+        raise ConfigError(f"out={options.out!r} must end in {', '.join(METADATA)}: use curves.png")
+    plot_runs(path, read_all(options.runs), overwrite=options.overwrite)
+    print(f"saved in {path}")
+    return 0
+
+
+def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
+    """Draws return against steps: the interquartile mean over seeds, and its 95% interval.
+
+    Args:
+        path: the picture: .png, .svg or .pdf.
+        metrics: every field [seeds, updates].
+        config: what was trained.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    (curve,) = learning_curves([(metrics, config.batch_size)])
+    with _style():
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axes = figure.subplots()
+        _draw_curve(axes, curve, color=COLORS[0])
+        axes.set_title(f"{config.env} ({_seeds(len(curve.returns))})")
+        _finish(axes, axes.xaxis, empty=bool(np.isnan(curve.mean).all()))
+        write_whole(path, lambda file: _save(figure, file, path.suffix))
+
+
+def plot_runs(path: Path, runs: Sequence[Results], *, overwrite: bool = False) -> None:
+    """Compares runs: for each environment, learning curves and sample efficiency.
+
+    Args:
+        path: the picture: .png, .svg or .pdf.
+        runs: one or many, of one environment or many.
+        overwrite: write over a file that exists.
+
+    Raises:
+        ConfigError: it exists, or it cannot be written.
+    """
+    groups = by_env(runs)
+    with _style():
+        figure = Figure(figsize=(10, 3.9 * len(groups)), layout="constrained")
+        rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+        for row, (env, members) in zip(rows, groups.items(), strict=True):
+            _draw_env(row, members)
+            row.suptitle(env)
+        write_new(path, overwrite, lambda file: _save(figure, file, path.suffix))
+
+
+def inline_svg(runs: Sequence[Results], title: str) -> str:
+    """Runs on one environment, as an SVG element in the colours of a page: its text's, `--accent`.
+
+    Args:
+        runs: as for `plot_runs`.
+        title: for those who cannot see it.
+    """
+    inked = dict.fromkeys(INKED, INK)
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    file = io.BytesIO()
+    with _style({**inked, "grid.alpha": 0.15, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(10, 3.9), layout="constrained")
+        _draw_env(figure, runs)
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    head, rest = file.getvalue().decode().split("<svg", 1)[1].split(">", 1)
+    box = re.findall(r'viewBox="[^"]*"', head)[0]
+    rest = rest.replace(INK, "currentColor").replace(COLORS[0], "var(--accent)")
+    # ids of groups, which nothing refers to, would be there twice on a page of several
+    rest = re.sub(r'<g id="\w+">', "<g>", rest)
+    return f'<svg role="img" aria-label="{html.escape(title)}" {box}>{rest}'
+
+
+def _draw_env(row: Figure | SubFigure, runs: Sequence[Results]) -> None:
+    """Learning curves to the left, sample efficiency to the right, their legend below."""
+    curves = learning_curves([(run.metrics, run.config.batch_size) for run in runs])
+    levels = common_levels(curves, np.linspace(0, 1, 60))
+    left, right = row.subplots(1, 2)
+    handles = []
+    for i, (run, curve, label) in enumerate(zip(runs, curves, labels(runs), strict=True)):
+        look = dict(
+            color=COLORS[i % len(COLORS)], linestyle=LINES[i // len(COLORS) % len(LINES)],
+            label=f"{label} ({_seeds(run.seeds)})",
+        )  # fmt: skip
+        handles.append(_draw_curve(left, curve, **look))
+        if run.eval_steps.size:
+            dashes = {**look, "linestyle": "--", "linewidth": 1}
+            _line(left, run.eval_steps, iqm(run.eval_returns), **dashes)
+        _draw_efficiency(right, curve, levels, **look)
+    if any(run.eval_steps.size for run in runs):
+        handles.append(Line2D([], [], color="0.5", linestyle="--", label="evaluations"))
+    many = any(run.seeds > 1 for run in runs)
+    left.set_title("Learning curve" + ": interquartile mean, 95% interval" * many)
+    right.set_title("Sample efficiency" + ": median seed, quartiles" * many)
+    right.set(xlabel="episode return", ylabel="environment steps to reach it")
+    _finish(left, left.xaxis, empty=not levels.size)
+    _finish(right, right.yaxis, empty=not levels.size)
+    row.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+
+
+def _draw_curve(axes: Axes, curve: Curve, **look: Any) -> Line2D:
+    """Interquartile mean and interval; gives the line."""
+    low, high = bootstrap_interval(curve.returns)
+    axes.fill_between(curve.steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
+    axes.set(xlabel="environment steps", ylabel="episode return")
+    return _line(axes, curve.steps, curve.mean, **look)
+
+
+def _draw_efficiency(axes: Axes, curve: Curve, levels: np.ndarray, **look: Any) -> None:
+    """Steps against returns; ends where too few seeds get there."""
+    times = steps_to_reach(curve.steps, curve.returns, levels)
+    low, middle, high = (share_has_reached(times, share) for share in (0.25, 0.5, 0.75))
+    axes.fill_between(levels, low, high, color=look["color"], alpha=0.2, linewidth=0)
+    _line(axes, levels, middle, **look)
+
+
+def _line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> Line2D:
+    """A line, or a point where that is all there is."""
+    marker = "o" if np.isfinite(y).sum() == 1 else None
+    return axes.plot(x, y, **{"linewidth": 1.8, "marker": marker, **look})[0]
+
+
+def _finish(axes: Axes, steps: Axis, empty: bool) -> None:
+    """Steps in thousands and millions; nothing to read off where there is nothing."""
+    steps.set_major_formatter(EngFormatter(sep=""))
+    if steps is axes.xaxis:  # only once all is drawn: a limit that is set stays
+        axes.set_xlim(left=0)
+    else:
+        axes.set_ylim(bottom=0)
+    if empty:
+        axes.set(xticks=[], yticks=[])
+        axes.annotate("no episode has ended yet", (0.5, 0.5), xycoords="axes fraction", ha="center")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" + "s" * (count > 1)
+
+
+def _save(figure: Figure, file: IO[bytes], suffix: str) -> None:
+    figure.savefig(file, format=suffix[1:], dpi=120, metadata=METADATA[suffix])
+
+
+@contextmanager
+def _style(more: Mapping[Any, Any] | None = None) -> Iterator[None]:
+    """Our style, for drawing and for saving; a script that the font lacks is no reason to warn."""
+    with matplotlib.rc_context({**STYLE, **(more or {})}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield

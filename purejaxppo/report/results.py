@@ -1,0 +1,182 @@
+"""What a run folder says, for those who draw it or write about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+
+from purejaxppo.config import presets
+from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.schema import Algorithm, PPOConfig
+from purejaxppo.types import Metrics
+from purejaxppo.runs import folder as store
+from purejaxppo.runs.metric_rows import final_returns
+from purejaxppo.config.rules import ConfigError
+
+FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]
+FIELDS_IN_A_LABEL = 3
+
+
+class Results(NamedTuple):
+    """A run, finished or not.
+
+    Attributes:
+        folder: where it is.
+        config: what was trained.
+        about: what it was begun with, `run.json`.
+        metrics: every field [seeds, updates done].
+        eval_steps: [evaluations], steps of each agent.
+        eval_returns: [seeds, evaluations], mean return of each, NaN where not finite.
+        summary: `summary.json`; None before the end.
+    """
+
+    folder: Path
+    config: PPOConfig
+    about: dict[str, Any]
+    metrics: Metrics
+    eval_steps: np.ndarray
+    eval_returns: np.ndarray
+    summary: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return self.folder.resolve().name
+
+    @property
+    def seeds(self) -> int:
+        """Agents trained side by side."""
+        return self.about["seeds"]
+
+    @property
+    def steps(self) -> int:
+        """Done by each agent."""
+        return self.metrics.episodes.shape[1] * self.config.batch_size
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The one it was begun as; else the one from whose defaults it differs least."""
+        known = get_args(Algorithm)
+        closest = min(known, key=lambda name: len(changes(self.config, plain(self.config, name))))
+        return self.about.get("algorithm", closest)
+
+    @property
+    def final_returns(self) -> np.ndarray:
+        """[seeds], mean return in the last tenth of what was done; NaN where no episode ended."""
+        if self.summary is not None:
+            return np.array(self.summary["final_returns"], np.float64)
+        return final_returns(self.metrics, self.metrics.episodes.shape[1])
+
+
+def read_results(run_dir: str | Path) -> Results:
+    """Reads a run folder, also one that is being written.
+
+    Raises:
+        ConfigError: it holds no run, or a damaged one.
+    """
+    folder = Path(run_dir)
+    config, about = store.read_run(folder)
+    try:
+        summary = folder / "summary.json"
+        text = summary.read_text(encoding="utf-8") if summary.exists() else "null"
+        steps, returns = _evaluations(folder / "evaluations.jsonl", about["seeds"])
+        metrics = store.read_metrics(folder)
+        run = Results(folder, config, about, metrics, steps, returns, json.loads(text))
+        # a run that was stopped and goes on has the summary of its first part
+        stale = run.summary is not None and run.summary["timesteps"] < run.steps
+        return run._replace(summary=None) if stale else run
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"the run in {str(folder)!r} is damaged ({type(error).__name__}: {error}): leave it out"
+        ) from error
+
+
+def read_all(run_dirs: Sequence[str]) -> list[Results]:
+    """Reads many.
+
+    Raises:
+        ConfigError: there are none, or one of them cannot be read.
+    """
+    if not run_dirs:
+        raise ConfigError("no run is named: give one or more run folders, such as runs/*")
+    return [read_results(run_dir) for run_dir in run_dirs]
+
+
+def _evaluations(path: Path, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = {(row["step"], row["seed"]): row["return_mean"] for row in store.read_rows(path)}
+    steps = sorted({step for step, _ in rows})
+    table = [[rows.get((step, seed)) for step in steps] for seed in range(seeds)]
+    return np.array(steps, int), np.array(table, np.float64)
+
+
+def by_env(runs: Sequence[Results]) -> dict[str, list[Results]]:
+    """Runs on the same environment together, in the order given."""
+    groups: dict[str, list[Results]] = {}
+    for run in runs:
+        groups.setdefault(run.config.env, []).append(run)
+    return groups
+
+
+def labels(runs: Sequence[Results]) -> list[str]:
+    """What tells runs on an environment apart, in a few words for each.
+
+    The algorithm; among runs of one, the fields in which they differ; the folder where those are
+    none, too many, or do not tell.
+    """
+    return [_label(run, [r for r in runs if r.algorithm == run.algorithm]) for run in runs]
+
+
+def _label(run: Results, peers: Sequence[Results]) -> str:
+    if len(peers) == 1:
+        return run.algorithm
+    apart = [name for name in FIELDS if len({getattr(r.config, name) for r in peers}) > 1]
+    apart = apart if len(apart) <= FIELDS_IN_A_LABEL else []
+    values = [[getattr(r.config, name) for name in apart] for r in peers]
+    own = [getattr(run.config, name) for name in apart]
+    words = [f"{name}={value}" for name, value in zip(apart, own, strict=True)]
+    if values.count(own) > 1:
+        names = [r.name for r in peers]
+        words.append(run.name if names.count(run.name) == 1 else str(run.folder))
+    # names of files may hold bytes that are no text
+    return ", ".join([run.algorithm, *words]).encode("utf-8", "replace").decode()
+
+
+def plain(config: PPOConfig, algorithm: Algorithm) -> PPOConfig:
+    """An algorithm's defaults, on the environment of a configuration."""
+    return getattr(PPOConfig, algorithm)(env=config.env)
+
+
+def changes(config: PPOConfig, base: PPOConfig) -> dict[str, Any]:
+    """The fields in which a configuration differs from another one, with its values."""
+    ours, theirs = config.to_dict(), base.to_dict()
+    return {name: value for name, value in ours.items() if value != theirs[name]}
+
+
+def command(run: Results) -> str:
+    """The command line that trains the same again."""
+    env, algorithm, arguments = run.config.env, run.algorithm, []
+    base = plain(run.config, algorithm)
+    if env in presets.names() and algorithm in presets.tables(env):
+        preset = PPOConfig.preset(env, algorithm)
+        # options are added to the preset's: where one was taken out, only the defaults will do
+        if parse_options(preset.env_options).keys() <= parse_options(run.config.env_options).keys():
+            base = preset
+        else:
+            arguments = ["--preset", "none"]
+    if algorithm != "ppo":
+        arguments += ["--algorithm", algorithm]
+    for name, value in changes(run.config, base).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else [value]
+            arguments += [f"--{flag}", *map(str, values)]
+    arguments += ["--seeds", str(run.seeds), "--seed", str(run.about["seed"])]
+    return shlex.join(["purejaxppo", "train", env, *arguments])

@@ -1,0 +1,71 @@
+"""What is logged: a row for each update or evaluation, and each seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.types import Metrics
+
+
+def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[str, Any]]:
+    """A row for each update and seed, NaN where it ended no episode.
+
+    Args:
+        metrics: every field [seeds, updates], NumPy.
+        first: updates before them.
+        config: gives the steps per update.
+    """
+    columns = {f.name: np.asarray(getattr(metrics, f.name)) for f in dataclasses.fields(metrics)}
+    count = columns["episodes"]
+    for name in ("return", "length"):
+        total = np.asarray(columns[f"{name}_sum"], np.float64)
+        columns[f"episode_{name}"] = np.where(count, total / np.maximum(count, 1), np.nan)
+    seeds, updates = count.shape
+    steps = (first + 1 + np.arange(updates)) * config.batch_size
+    place = {"step": np.tile(steps, (seeds, 1)), "seed": np.tile(np.arange(seeds), (updates, 1)).T}
+    columns = place | columns
+    values = (column.T.ravel().tolist() for column in columns.values())
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def evaluation_rows(evaluation: Any, step: int | None = None) -> list[dict[str, Any]]:
+    """A row for each seed.
+
+    Args:
+        evaluation: an `Evaluation` with a leading axis of seeds.
+        step: environment steps of each seed so far; None: does not matter.
+    """
+    returns, lengths = np.asarray(evaluation.returns, np.float64), np.asarray(evaluation.lengths)
+    at = {} if step is None else {"step": step}
+    return [
+        {
+            **at,
+            "seed": seed,
+            "return_mean": float(returns[seed].mean()),
+            "return_std": float(returns[seed].std()),
+            "length_mean": float(lengths[seed].mean()),
+            "episodes": len(returns[seed]),
+            "unfinished": int((~np.asarray(evaluation.ended)[seed]).sum()),
+        }
+        for seed in range(len(returns))
+    ]
+
+
+def final_returns(metrics: Metrics, num_updates: int) -> np.ndarray:
+    """Mean return of the episodes that ended in the last tenth of the updates, per seed.
+
+    Args:
+        metrics: every field [seeds, updates].
+        num_updates: of the whole run.
+
+    Returns:
+        [seeds] float64, NaN where no episode ended there.
+    """
+    last = max(1, num_updates // 10)
+    episodes = np.asarray(metrics.episodes)[:, -last:].sum(1)
+    returns = np.asarray(metrics.return_sum, np.float64)[:, -last:].sum(1)
+    return np.where(episodes > 0, returns / np.maximum(episodes, 1), np.nan)
