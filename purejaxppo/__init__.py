@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from purejaxppo.act import Actor, make_act, make_actor
-    from purejaxppo.tuning import compiler_options
     from purejaxppo.check import check_env
+    from purejaxppo.config.rules import ConfigError, HostError
     from purejaxppo.config.schema import Hyperparams, PPOConfig
     from purejaxppo.envs.host import HostEnvironment
     from purejaxppo.envs.registry import make_env
+    from purejaxppo.export.export_policy import export_policy
+    from purejaxppo.parallel import use_cores, vmap_over_devices
     from purejaxppo.ppo.advantages import ADVANTAGES, Estimate
     from purejaxppo.ppo.objectives import OBJECTIVES, Objective
-    from purejaxppo.types import Learner, LearnerState, Metrics, Policy, TrainOutput
-    from purejaxppo.runs.agents import load_agents, load_policy
-    from purejaxppo.parallel import use_cores, vmap_over_devices
-    from purejaxppo.runs.evaluate import make_evaluate
-    from purejaxppo.export.export_policy import export_policy
-    from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.rendering.render import render
+    from purejaxppo.runs.agents import load_agents, load_policy
+    from purejaxppo.runs.evaluate import make_evaluate
+    from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.train import make_learner, make_train
-    from purejaxppo.config.rules import ConfigError, HostError
+    from purejaxppo.tuning import compiler_options
+    from purejaxppo.types import Learner, LearnerState, Metrics, Policy, TrainOutput
 
 __all__ = [
     "ADVANTAGES",

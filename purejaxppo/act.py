@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config.schema import PPOConfig
-from purejaxppo.envs.vec_env import Environment
-from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.spaces import to_bounds
-from purejaxppo.ppo.normalize import normalize
-from purejaxppo.types import Array, LearnerState
 from purejaxppo.components import OwnPolicy, Setup, make_setup
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.vec_env import Environment
+from purejaxppo.ppo.normalize import normalize
+from purejaxppo.spaces import to_bounds
+from purejaxppo.types import Array, LearnerState
 
 
 class Actor(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.config.rules import ConfigError, HostError
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.purity import (
     METHODS,
@@ -21,6 +21,8 @@ from purejaxppo.envs.purity import (
     state_fault,
     traced,
 )
+from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.policies.heads import distribution, logit_shape
 from purejaxppo.spaces import (
     Box,
     EnvSpec,
@@ -28,9 +30,7 @@ from purejaxppo.spaces import (
     mask_of,
     to_bounds,
 )
-from purejaxppo.policies.heads import distribution, logit_shape
 from purejaxppo.types import Array, EnvStep, VecEnv
-from purejaxppo.config.rules import ConfigError, HostError
 
 NUM_ENVS = 4
 

@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import jax
 
 from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.rules import ConfigError, check_sequences
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.envs import registry
-from purejaxppo.envs.vec_env import Environment, make_vec_env
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
-from purejaxppo.spaces import is_measured, mask_of, without_mask
+from purejaxppo.envs.vec_env import Environment, make_vec_env
 from purejaxppo.policies.networks import Network, make_policy
 from purejaxppo.ppo.advantages import ADVANTAGES, Estimate
 from purejaxppo.ppo.normalize import init_stats
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
+from purejaxppo.spaces import is_measured, mask_of, without_mask
 from purejaxppo.types import Array, Policy, VecEnv
-from purejaxppo.config.rules import ConfigError, check_sequences
 
 OwnPolicy = Policy | Network | None
 """What may be passed in place of the network that a configuration describes."""

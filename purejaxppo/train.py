@@ -14,9 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import io_callback
 
+from purejaxppo.components import (
+    OwnAdvantage,
+    OwnObjective,
+    OwnPolicy,
+    init_obs_stats,
+    make_method,
+    make_setup,
+)
 from purejaxppo.config.schema import Hyperparams, PPOConfig, as_config
-from purejaxppo.envs.vec_env import Environment
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.vec_env import Environment
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import across, standardize, total
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
@@ -26,6 +34,8 @@ from purejaxppo.ppo.normalize import (
     scale_rewards,
     update_obs_stats,
 )
+from purejaxppo.ppo.rollout import as_batch, collect
+from purejaxppo.ppo.update import annealed, optimize, optimizer, pack
 from purejaxppo.types import (
     Array,
     Learner,
@@ -33,16 +43,6 @@ from purejaxppo.types import (
     Metrics,
     Normalizers,
     TrainOutput,
-)
-from purejaxppo.ppo.rollout import as_batch, collect
-from purejaxppo.ppo.update import annealed, optimize, optimizer, pack
-from purejaxppo.components import (
-    OwnAdvantage,
-    OwnObjective,
-    OwnPolicy,
-    init_obs_stats,
-    make_method,
-    make_setup,
 )
 
 

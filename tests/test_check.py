@@ -3,14 +3,14 @@
 import gymnasium
 import jax.numpy as jnp
 import numpy as np
-import probes
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from probes import Dials, Endless, Params, Probe, Seen
+from support import probes
+from support.probes import Dials, Endless, Params, Probe, Seen
 
 from purejaxppo import ConfigError, HostEnvironment, check_env, make_env
-from purejaxppo.spaces import Box, Discrete
 from purejaxppo.envs.wrappers import FrameStack, StickyActions
+from purejaxppo.spaces import Box, Discrete
 
 STEPS = 12
 

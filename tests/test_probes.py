@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from probes import (
+from support.probes import (
     Aim,
     Choice,
     Constant,
@@ -16,8 +16,8 @@ from probes import (
 )
 
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, make_train
-from purejaxppo.ppo.objectives import VALUE_LOSSES
 from purejaxppo.components import make_setup
+from purejaxppo.ppo.objectives import VALUE_LOSSES
 
 GAMMA = 0.9
 # 3,072 steps in 24 updates of 16 gradient steps

@@ -12,10 +12,16 @@ import numpy as np
 import pytest
 from flax import struct
 from gymnax.environments import spaces
-from probes import Endless, Params
+from support.probes import Endless, Params
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_learner, make_train
+from purejaxppo.components import init_obs_stats, make_setup
 from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.envs.wrappers import HideIndices
+from purejaxppo.policies.heads import distribution
+from purejaxppo.policies.networks import make_policy
+from purejaxppo.ppo.normalize import normalize, update_obs_stats
+from purejaxppo.ppo.rollout import collect
 from purejaxppo.spaces import (
     Box,
     Discrete,
@@ -28,12 +34,6 @@ from purejaxppo.spaces import (
     to_bounds,
     zeros,
 )
-from purejaxppo.envs.wrappers import HideIndices
-from purejaxppo.policies.heads import distribution
-from purejaxppo.policies.networks import make_policy
-from purejaxppo.ppo.normalize import normalize, update_obs_stats
-from purejaxppo.ppo.rollout import collect
-from purejaxppo.components import init_obs_stats, make_setup
 
 gym = gymnasium.spaces
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
-from probes import Aim, Choice, Constant, Endless, Params, Probe
+from support.probes import Aim, Choice, Constant, Endless, Params, Probe
 
 from purejaxppo import (
     OBJECTIVES,

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from purejaxppo.config.coerce import coerce
-from purejaxppo.config.schema import Algorithm
 from purejaxppo.config.rules import ConfigError, nearest
+from purejaxppo.config.schema import Algorithm
 
 Weights = Literal["final", "best"]
 Format = Literal["stablehlo", "onnx", "npz"]

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.rules import ConfigError, HostError
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.runs.options import (
     EvalOptions,
@@ -30,7 +31,6 @@ from purejaxppo.runs.options import (
     RunOptions,
 )
 from purejaxppo.runs.problems import RunWarning
-from purejaxppo.config.rules import ConfigError, HostError
 
 USAGE = """usage: purejaxppo COMMAND ...
 

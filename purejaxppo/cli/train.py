@@ -15,22 +15,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from purejaxppo.cli.display import Display
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.runs import loggers
+from purejaxppo.parallel import use_cores
+from purejaxppo.report.plots import plot_curve
 from purejaxppo.runs import folder as store
+from purejaxppo.runs import loggers
 from purejaxppo.runs.about import versions
 from purejaxppo.runs.cache import keep_compiled_programs
 from purejaxppo.runs.checkpoint import write_json
-from purejaxppo.parallel import use_cores
-from purejaxppo.cli.display import Display
 from purejaxppo.runs.fit import FitResult, fit
+from purejaxppo.runs.metric_rows import final_returns
 from purejaxppo.runs.options import FitOptions, RunOptions
 from purejaxppo.runs.plan import Plan, make_plan
-from purejaxppo.report.plots import plot_curve
 from purejaxppo.runs.problems import Problems
-from purejaxppo.runs.writer import Callback
-from purejaxppo.runs.metric_rows import final_returns
 from purejaxppo.runs.signals import at_once
+from purejaxppo.runs.writer import Callback
 
 
 def train(config: PPOConfig, options: RunOptions) -> int:

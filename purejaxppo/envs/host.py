@@ -16,6 +16,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
+from purejaxppo.config.rules import ConfigError, HostError
 from purejaxppo.spaces import (
     Box,
     EnvSpec,
@@ -25,7 +26,6 @@ from purejaxppo.spaces import (
     to_bounds,
 )
 from purejaxppo.types import EnvStep, VecEnv
-from purejaxppo.config.rules import ConfigError, HostError
 
 ONE_AT_A_TIME = (
     "environments on the host cannot be vmapped, over seeds or hyperparameters: train one seed "

@@ -11,9 +11,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from purejaxppo.envs.suites.adapter import TracedOnce
-from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.config.rules import ConfigError, nearest
+from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.suites.adapter import TracedOnce
 
 SUITES = {
     "": "gymnax",

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol, cast
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
+from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
 from purejaxppo.spaces import (
     EnvSpec,
     action_spaces,
@@ -22,9 +24,7 @@ from purejaxppo.spaces import (
     to_bounds,
     zeros,
 )
-from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
 from purejaxppo.types import Array, EnvStep, VecEnv
-from purejaxppo.config.rules import ConfigError
 
 
 class Environment(Protocol):

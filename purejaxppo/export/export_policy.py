@@ -18,18 +18,18 @@ import jax
 import numpy as np
 from jax import export
 
-from purejaxppo.envs.vec_env import Environment
-from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.export import numpy_policy as reader
-from purejaxppo.export.inference import Acting, make_acting
-from purejaxppo.runs.agents import agent_of, load_agents
-from purejaxppo.export.numpy_program import as_numpy
-from purejaxppo.runs.checkpoint import check_new, write_new
-from purejaxppo.export.flatten_jaxpr import evaluate, flatten
-from purejaxppo.runs.options import ExportOptions, Format, Weights
-from purejaxppo.runs.folder import read_run
 from purejaxppo.components import OwnPolicy
 from purejaxppo.config.rules import ConfigError, nearest
+from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.vec_env import Environment
+from purejaxppo.export import numpy_policy as reader
+from purejaxppo.export.flatten_jaxpr import evaluate, flatten
+from purejaxppo.export.inference import Acting, make_acting
+from purejaxppo.export.numpy_program import as_numpy
+from purejaxppo.runs.agents import agent_of, load_agents
+from purejaxppo.runs.checkpoint import check_new, write_new
+from purejaxppo.runs.folder import read_run
+from purejaxppo.runs.options import ExportOptions, Format, Weights
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.act import actor_of
-from purejaxppo.config.schema import PPOConfig
-from purejaxppo.envs.vec_env import Environment
-from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.spaces import fields, zeros
 from purejaxppo.components import OwnPolicy, make_setup
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.vec_env import Environment
+from purejaxppo.spaces import fields, zeros
 
 
 class Acting(NamedTuple):

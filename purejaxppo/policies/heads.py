@@ -11,16 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo.spaces import (
-    Box,
-    Discrete,
-    EnvSpec,
-    MultiBinary,
-    MultiDiscrete,
-    Space,
-    fields,
-    mask_of,
-)
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.policies.distributions import (
     IMPOSSIBLE,
     Bernoulli,
@@ -31,7 +22,16 @@ from purejaxppo.policies.distributions import (
     SquashedGaussian,
 )
 from purejaxppo.policies.layers import narrow_dot, orthogonal
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.spaces import (
+    Box,
+    Discrete,
+    EnvSpec,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+    fields,
+    mask_of,
+)
 
 
 class ActionHead(nn.Module):

@@ -13,14 +13,14 @@ import numpy as np
 from flax.errors import FlaxError
 from jax import Array
 
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
 from purejaxppo.policies.cores import CORES, initial_carry
 from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.torsos import Torso, check_torso
+from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
 from purejaxppo.types import Policy
-from purejaxppo.config.rules import ConfigError
 
 Network = nn.Module
 """A network of one's own: `obs [B, *O] -> (parameters of the distributions, value [B])`."""

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.config.rules import ConfigError
+from purejaxppo.policies.layers import convolve, orthogonal
 from purejaxppo.spaces import (
     PIXELS,
     Box,
@@ -24,8 +26,6 @@ from purejaxppo.spaces import (
     one_hot,
     without_mask,
 )
-from purejaxppo.policies.layers import convolve, orthogonal
-from purejaxppo.config.rules import ConfigError
 
 Activation = Callable[[Array], Array]
 

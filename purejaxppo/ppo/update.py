@@ -15,9 +15,9 @@ from purejaxppo import tuning as backend
 from purejaxppo.config.schema import Hyperparams, PPOConfig
 from purejaxppo.ppo.collectives import across, standardize
 from purejaxppo.ppo.objectives import VALUE_LOSSES, Objective
-from purejaxppo.types import Array, Batch, Policy
 from purejaxppo.ppo.rollout import nbytes
 from purejaxppo.ppo.shuffle import minibatch_indices
+from purejaxppo.types import Array, Batch, Policy
 
 
 def annealed(hyper: Hyperparams, progress) -> Hyperparams:

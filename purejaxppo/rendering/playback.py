@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.act import Actor
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.host import Host, HostEnvironment
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
-from purejaxppo.spaces import fields
 from purejaxppo.envs.wrappers.episodes import counts
+from purejaxppo.spaces import fields
 from purejaxppo.types import Array
-from purejaxppo.config.rules import ConfigError
 
 
 class Episode(NamedTuple):

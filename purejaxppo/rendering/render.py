@@ -13,19 +13,19 @@ import jax
 import matplotlib
 
 from purejaxppo.act import make_actor
+from purejaxppo.components import OwnPolicy
 from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.wrappers.base import Wrapper
+from purejaxppo.rendering.gif import FASTEST, write_gif
+from purejaxppo.rendering.playback import Episode, play, play_on_host
 from purejaxppo.runs import folder as store
 from purejaxppo.runs.agents import agent_of, load_agents
 from purejaxppo.runs.checkpoint import check_new, write_whole
-from purejaxppo.rendering.playback import Episode, play, play_on_host
-from purejaxppo.rendering.gif import FASTEST, write_gif
 from purejaxppo.runs.options import RenderOptions, Weights
-from purejaxppo.components import OwnPolicy
-from purejaxppo.config.rules import ConfigError
 
 HEADLESS = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MUJOCO_GL": "egl"}
 """Environment variables of pygame and MuJoCo."""

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from purejaxppo.runs.checkpoint import write_new
+from purejaxppo.report.aggregate import (
+    bootstrap_interval,
+    common_levels,
+    iqm,
+    learning_curves,
+    share_has_reached,
+    steps_to_reach,
+)
 from purejaxppo.report.markup import UNKNOWN, Html, joined, number, table, tag, titled
-from purejaxppo.runs.options import ReportOptions
 from purejaxppo.report.plots import inline_svg
 from purejaxppo.report.results import (
     FIELDS,
@@ -26,14 +32,8 @@ from purejaxppo.report.results import (
     plain,
     read_all,
 )
-from purejaxppo.report.aggregate import (
-    bootstrap_interval,
-    common_levels,
-    iqm,
-    learning_curves,
-    share_has_reached,
-    steps_to_reach,
-)
+from purejaxppo.runs.checkpoint import write_new
+from purejaxppo.runs.options import ReportOptions
 
 ENVS_IN_A_TITLE = 3
 SHARES = np.array([0.25, 0.5, 0.75, 0.9, 1.0])  # of the way from the lowest to the highest return

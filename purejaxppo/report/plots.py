@@ -19,11 +19,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import Metrics
-from purejaxppo.runs.checkpoint import write_new, write_whole
-from purejaxppo.runs.options import PlotOptions
-from purejaxppo.report.results import Results, by_env, labels, read_all
 from purejaxppo.report.aggregate import (
     Curve,
     binned_returns,
@@ -34,7 +31,10 @@ from purejaxppo.report.aggregate import (
     share_has_reached,
     steps_to_reach,
 )
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.report.results import Results, by_env, labels, read_all
+from purejaxppo.runs.checkpoint import write_new, write_whole
+from purejaxppo.runs.options import PlotOptions
+from purejaxppo.types import Metrics
 
 __all__ = ["binned_returns", "inline_svg", "main", "plot_curve", "plot_runs"]
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from purejaxppo.config import presets
 from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import Algorithm, PPOConfig
-from purejaxppo.types import Metrics
 from purejaxppo.runs import folder as store
 from purejaxppo.runs.metric_rows import final_returns
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.types import Metrics
 
 FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]
 FIELDS_IN_A_LABEL = 3

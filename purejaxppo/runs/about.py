@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from purejaxppo.config.schema import PPOConfig
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.config.schema import PPOConfig
 
 
 def names_of(own: Mapping[str, Any]) -> dict[str, str]:

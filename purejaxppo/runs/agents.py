@@ -10,14 +10,14 @@ import jax
 from flax import struct
 
 from purejaxppo.act import make_act
-from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import LearnerState, Normalizers
-from purejaxppo.runs import checkpoint
-from purejaxppo.runs.options import Weights
-from purejaxppo.runs.folder import read_run
 from purejaxppo.components import OwnPolicy
-from purejaxppo.train import make_learner
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.runs import checkpoint
+from purejaxppo.runs.folder import read_run
+from purejaxppo.runs.options import Weights
+from purejaxppo.train import make_learner
+from purejaxppo.types import LearnerState, Normalizers
 
 FILES = {"final": "agents.npz", "best": "best.npz"}
 

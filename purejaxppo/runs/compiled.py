@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from purejaxppo.tuning import compiler_options
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import Learner, LearnerState, Metrics
 from purejaxppo.parallel import SEEDS, seed_mesh, side_by_side
+from purejaxppo.tuning import compiler_options
+from purejaxppo.types import Learner, LearnerState, Metrics
 
 UPDATES_PER_CHUNK = 1000
 

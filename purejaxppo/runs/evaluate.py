@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from purejaxppo.act import actor_of
-from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import Array
-from purejaxppo.runs.agents import Agents, load_agents
-from purejaxppo.parallel import spread_seeds
-from purejaxppo.runs.options import EvalOptions, FitOptions
-from purejaxppo.runs.compiled import Programs
-from purejaxppo.runs.metric_rows import evaluation_rows
 from purejaxppo.components import OwnPolicy, make_setup
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.parallel import spread_seeds
+from purejaxppo.runs.agents import Agents, load_agents
+from purejaxppo.runs.compiled import Programs
+from purejaxppo.runs.metric_rows import evaluation_rows
+from purejaxppo.runs.options import EvalOptions, FitOptions
+from purejaxppo.types import Array
 
 NOT_FOR_TRAINING = 2**31  # folded into keys, which are then not those that agents are trained with
 LONGEST = 30_000  # steps; an episode that does not end by itself counts as it then stands

@@ -11,19 +11,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from purejaxppo.components import OwnAdvantage, OwnObjective, OwnPolicy
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.envs.host import ONE_AT_A_TIME
-from purejaxppo.types import Learner, LearnerState, Metrics
 from purejaxppo.runs.about import as_json, names_of
+from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.loop import Best, Run
 from purejaxppo.runs.options import fit_options
-from purejaxppo.runs.compiled import compile_run
-from purejaxppo.runs.writer import Callback, Record
 from purejaxppo.runs.signals import stop_requests
-from purejaxppo.components import OwnAdvantage, OwnObjective, OwnPolicy
+from purejaxppo.runs.writer import Callback, Record
 from purejaxppo.train import make_learner
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.types import Learner, LearnerState, Metrics
 
 
 class FitResult(NamedTuple):

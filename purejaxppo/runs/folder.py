@@ -23,10 +23,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import Metrics
-from purejaxppo.runs import checkpoint
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.runs import checkpoint
+from purejaxppo.types import Metrics
 
 
 def is_run(run_dir: str | Path | None) -> bool:

@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.runs.journal import Row
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.runs.journal import Row
 
 
 class TensorBoard:

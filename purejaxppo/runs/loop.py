@@ -11,13 +11,13 @@ import numpy as np
 from flax import struct
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import Array, Learner, LearnerState, Metrics
 from purejaxppo.runs.agents import Agents
-from purejaxppo.runs.evaluate import Evaluation
-from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.compiled import UPDATES_PER_CHUNK, Programs
-from purejaxppo.runs.writer import Record
+from purejaxppo.runs.evaluate import Evaluation
 from purejaxppo.runs.metric_rows import evaluation_rows, metrics_rows
+from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.writer import Record
+from purejaxppo.types import Array, Learner, LearnerState, Metrics
 
 SECONDS_PER_CHUNK = 0.5
 SECONDS_PER_CHECKPOINT = 60.0

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import jax
 
+from purejaxppo.components import make_setup
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.ppo.rollout import as_batch, collect, nbytes
 from purejaxppo.ppo.update import activation_bytes, chunk_rows
 from purejaxppo.runs.fit import check_seeds
-from purejaxppo.components import make_setup
 from purejaxppo.train import make_learner
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import Metrics
 from purejaxppo.runs import checkpoint
 from purejaxppo.runs import folder as store
 from purejaxppo.runs.about import device, plain, versions
@@ -20,7 +20,7 @@ from purejaxppo.runs.agents import FILES, Agents, save_agents
 from purejaxppo.runs.journal import Journal, Row
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.problems import Problems
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.types import Metrics
 
 Callback = Callable[[int, Row], Any]
 

@@ -1,6 +1,6 @@
 """What a change of the house must leave as it is: bits, helps, messages, files; kept beside this.
 
-Bits are compared exactly on the kind of machine that they were recorded on, closely elsewhere. After
+Bits are compared exactly on the kind of machine that recorded them, closely elsewhere. After
 a change that is meant to alter them, `PUREJAXPPO_RECORD=1 pytest tests/golden` records them anew.
 """
 
@@ -49,7 +49,7 @@ def golden(name, value):
 class Gates:
     """Four doors, of which the observation's mask leaves two; the higher one pays."""
 
-    default_params = {"scale": 1.0}
+    default_params = {"scale": 1.0}  # noqa: RUF012
 
     def reset_env(self, key, params):
         state = {"key": key, "time": jnp.int32(0)}

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.spaces import Box
-from purejaxppo.envs.wrappers.base import Wrapper
-from purejaxppo.types import Array
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.envs.wrappers.base import Wrapper
+from purejaxppo.spaces import Box
+from purejaxppo.types import Array
 
 
 class TracedOnce(Wrapper):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.spaces import MASKS, Box, action_spaces, fields, mask_of, zeros
-from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.envs.wrappers.base import Wrapper
+from purejaxppo.spaces import MASKS, Box, action_spaces, fields, mask_of, zeros
 
 
 class MaskInObservation(Wrapper):

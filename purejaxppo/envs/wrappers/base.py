@@ -8,8 +8,8 @@ import jax
 from flax import struct
 from jax import Array
 
-from purejaxppo.spaces import Box, parts_of, space_of
 from purejaxppo.config.rules import ConfigError
+from purejaxppo.spaces import Box, parts_of, space_of
 
 
 class Wrapper:

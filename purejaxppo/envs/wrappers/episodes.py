@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
-from purejaxppo.spaces import fields
 from purejaxppo.envs.wrappers.base import (
     Array,
     Remembered,
@@ -15,6 +14,7 @@ from purejaxppo.envs.wrappers.base import (
     Wrapper,
     check_count,
 )
+from purejaxppo.spaces import fields
 
 
 class TimeLimit(RememberingWrapper):

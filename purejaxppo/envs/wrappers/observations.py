@@ -9,6 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.config.rules import ConfigError
+from purejaxppo.envs.wrappers.base import (
+    Array,
+    ObservationWrapper,
+    Remembered,
+    RememberingWrapper,
+    box_of,
+    check_count,
+)
 from purejaxppo.spaces import (
     Box,
     Discrete,
@@ -20,15 +29,6 @@ from purejaxppo.spaces import (
     without_mask,
     zeros,
 )
-from purejaxppo.envs.wrappers.base import (
-    Array,
-    ObservationWrapper,
-    Remembered,
-    RememberingWrapper,
-    box_of,
-    check_count,
-)
-from purejaxppo.config.rules import ConfigError
 
 
 class HideIndices(ObservationWrapper):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.spaces import action_spaces, zeros
+from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.wrappers.base import (
     Array,
     Remembered,
@@ -17,7 +17,7 @@ from purejaxppo.envs.wrappers.base import (
     Wrapper,
     check_count,
 )
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.spaces import action_spaces, zeros
 
 
 class StickyActions(RememberingWrapper):

@@ -1,0 +1,833 @@
+"""Policies with a memory: what they remember, what they forget, and what is learned from it."""
+
+import functools
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from scipy.special import expit, log_softmax
+from support.probes import Aim, Dials, Match, Probe
+from test_networks import box, dense, noisy
+from test_train import CLOSE, KEYS, UPDATES, row, same, stack
+
+from purejaxppo import (
+    OBJECTIVES,
+    ConfigError,
+    Policy,
+    PPOConfig,
+    make_act,
+    make_actor,
+    make_learner,
+    make_train,
+)
+from purejaxppo.components import make_setup
+from purejaxppo.policies.cores import CORES
+from purejaxppo.policies.distributions import Categorical
+from purejaxppo.policies.networks import make_policy
+from purejaxppo.ppo.advantages import gae
+from purejaxppo.ppo.rollout import as_batch, collect
+from purejaxppo.ppo.update import optimize, optimizer, pack
+from purejaxppo.spaces import Discrete, EnvSpec, MultiBinary
+from purejaxppo.types import Rollout
+
+SIZE, FEATURES = 5, 3
+every_core = pytest.mark.parametrize("core", CORES)
+NEAR = dict(rtol=1e-4, atol=1e-5)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# -- cores, step by step in NumPy --------------------------------------------------------------
+
+
+def parted(x, count):
+    """Equal parts of the last axis."""
+    return np.split(x, count, -1)
+
+
+def gru(p, h, x, start):
+    """r, z, n from one matrix each, side by side; h' = z h + (1 - z) n, z pushed up by `keep`."""
+    h = np.where(start, 0.0, h)
+    x_r, x_z, x_n = np.split(dense(p["input"], x), 3, -1)
+    h_r, h_z, h_n = np.split(h @ p["recurrent"], 3, -1)
+    z = expit(x_z + h_z + p["keep"])
+    h = z * h + (1 - z) * np.tanh(x_n + expit(x_r + h_r) * h_n)
+    return h, h
+
+
+def lstm(p, carry, x, start):
+    """Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000."""
+    c, h = (np.where(start, 0.0, part) for part in carry)
+    i, f, o, g = np.split(dense(p["input"], x) + h @ p["recurrent"], 4, -1)
+    c = expit(f + p["keep"]) * c + expit(i - p["keep"]) * np.tanh(g)
+    h = expit(o) * np.tanh(c)
+    return (c, h), h
+
+
+def linear(p, h, x, start):
+    """arXiv:2402.19427, eq. 1 to 4, with c = 8; an episode starts as if a_t were 0."""
+    r, i = expit(dense(p["forget"], x)), expit(dense(p["write"], x))
+    a = np.where(start, 0.0, expit(np.asarray(p["decay"], np.float64)) ** (8 * r))
+    h = a * h + np.sqrt(1 - a**2) * (i * dense(p["value"], x))
+    return h, np.tanh(dense(p["out"], np.concatenate([h, x], -1)))
+
+
+def in_numpy(core, params, carry, x, starts):
+    """(carry after the last step, [B, L, H]) in float64."""
+    cell = {"gru": gru, "lstm": lstm, "linear": linear}[core]
+    in_float64 = functools.partial(jax.tree.map, lambda x: np.asarray(x, np.float64))
+    p, carry, outputs = in_float64(params["params"]), in_float64(carry), []
+    for t in range(x.shape[1]):
+        carry, y = cell(p, carry, x[:, t].astype(np.float64), starts[:, t, None])
+        outputs.append(y)
+    return carry, np.stack(outputs, 1)
+
+
+@functools.cache
+def core_of(name):
+    """(core, parameters, compiled)."""
+    core = CORES[name](SIZE)
+    carry = memory_like(name, 2)
+    params = jax.jit(core.init)(
+        jax.random.key(0), carry, jnp.zeros((2, 1, FEATURES)), jnp.zeros((2, 1), bool)
+    )
+    return core, noisy(params), jax.jit(core.apply)
+
+
+def memory_like(name, batch, seed=1):
+    parts = normal(seed, 2, batch, SIZE)
+    return tuple(parts) if name == "lstm" else parts[0]
+
+
+# one row each: none, the first, amid, the last, every second, all
+STARTS = np.array(
+    [[t in at for t in range(7)] for at in ((), (0,), (3,), (6,), (1, 3, 5), range(7))]
+)
+
+
+@every_core
+def test_core_against_numpy(core):
+    _, params, apply = core_of(core)
+    carry, x = memory_like(core, len(STARTS)), normal(2, *STARTS.shape, FEATURES)
+    got = apply(params, carry, x, STARTS)
+    expected = in_numpy(core, params, carry, x, STARTS)
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, **NEAR)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 64])
+def test_the_scan_of_the_linear_recurrence_is_its_steps(length):
+    _, params, apply = core_of("linear")
+    rng = np.random.default_rng(length)
+    carry, x = memory_like("linear", 3), normal(3, 3, length, FEATURES)
+    starts = rng.uniform(size=(3, length)) < 0.1
+    expected = in_numpy("linear", params, carry, x, starts)
+    whole = apply(params, carry, x, starts)
+    outputs = []
+    for t in range(length):
+        carry, y = apply(params, carry, x[:, t : t + 1], starts[:, t : t + 1])
+        outputs.append(y)
+    steps = carry, np.concatenate(outputs, 1)
+    for a, b, c in zip(whole, steps, expected, strict=True):
+        np.testing.assert_allclose(a, b, **NEAR)
+        np.testing.assert_allclose(a, c, **NEAR)
+
+
+def new_core(name, size):
+    """Its first parameters."""
+    core, zeros = CORES[name](size), jnp.zeros((1, size))
+    carry = (zeros, zeros) if name == "lstm" else zeros
+    init = jax.jit(core.init)
+    return init(jax.random.key(0), carry, jnp.zeros((1, 1, 2)), jnp.zeros((1, 1), bool))["params"]
+
+
+def test_the_linear_recurrence_begins_with_a_long_memory():
+    """a^8 uniform in 0.9 .. 0.999, and each unit's its own."""
+    decay = expit(np.asarray(new_core("linear", 200)["decay"], np.float64)) ** 8
+    assert decay.min() >= 0.9 and decay.max() <= 0.999 + 1e-6
+    assert scipy.stats.kstest(decay, "uniform", (0.9, 0.099)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("core", "blocks"), [("gru", 3), ("lstm", 4)])
+def test_gates_begin_with_memories_of_1_to_100_steps(core, blocks):
+    """Kept in a step: 1 - 1 / (T + 1), log T uniform; what turns the state is orthogonal."""
+    params = new_core(core, 50)
+    kept = expit(np.asarray(params["keep"], np.float64))
+    times = 1 / (1 - kept) - 1
+    assert scipy.stats.kstest(np.log(times), "uniform", (0, np.log(100))).pvalue > 1e-3
+    turns = np.split(np.asarray(params["recurrent"], np.float64), blocks, -1)
+    for turn in turns:
+        np.testing.assert_allclose(turn @ turn.T, np.eye(50), atol=1e-5)
+    assert len({turn[0, 0] for turn in turns}) == blocks
+    np.testing.assert_array_equal(params["input"]["bias"], 0.0)
+
+
+@every_core
+def test_gradients_through_time_against_finite_differences(core):
+    """Central differences of the NumPy loops in float64, in some directions of everything."""
+    module, params, _ = core_of(core)
+    carry, x = memory_like(core, len(STARTS)), normal(2, *STARTS.shape, FEATURES)
+    weights = jax.tree.map(
+        lambda s: normal(s.size, *s.shape), jax.eval_shape(module.apply, params, carry, x, STARTS)
+    )
+
+    def total(outputs, weigh=jnp):
+        pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(outputs), strict=True)
+        return sum(weigh.sum(w * y) for w, y in pairs)
+
+    at = (params, carry, x)
+    gradient = jax.jit(jax.grad(lambda at: total(module.apply(*at, STARTS))))(at)
+    leaves, tree = jax.tree.flatten(jax.tree.map(lambda x: np.asarray(x, np.float64), at))
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        direction = [rng.normal(size=leaf.shape) for leaf in leaves]
+
+        def moved(by, direction=direction):
+            there = tree.unflatten([x + by * d for x, d in zip(leaves, direction, strict=True)])
+            return total(in_numpy(core, *there, STARTS), np)
+
+        slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
+        got = sum(
+            (np.asarray(g, np.float64) * d).sum()
+            for g, d in zip(jax.tree.leaves(gradient), direction, strict=True)
+        )
+        np.testing.assert_allclose(got, slope, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["forget", "decay"])
+def test_a_gate_that_is_shut_has_a_finite_gradient(name):
+    """a_t = 1 in float32: nothing is forgotten or written, and sqrt has no slope there."""
+    core, params, _ = core_of("linear")
+    layers = dict(params["params"])
+    if name == "decay":
+        layers["decay"] = jnp.full(SIZE, 100.0)
+    else:
+        layers["forget"] = layers["forget"] | {"bias": jnp.full(SIZE, -100.0)}
+    carry, x = memory_like("linear", 2), normal(4, 2, 3, FEATURES)
+
+    def total(params):
+        after, y = core.apply(params, carry, x, np.zeros((2, 3), bool))
+        return y.sum(), after
+
+    gradient, after = jax.jit(jax.grad(total, has_aux=True))({"params": layers})
+    np.testing.assert_allclose(after, carry, **NEAR)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.isfinite(leaf).all(), path
+
+
+# -- policies: sequences and steps -------------------------------------------------------------
+
+
+@functools.cache
+def remembering(core, shared=False):
+    """(policy, parameters, compiled)."""
+    config = PPOConfig(core=core, core_size=SIZE, hidden_sizes=(6,), shared_torso=shared)
+    policy = make_policy(config, EnvSpec(box(FEATURES), Discrete(4)))
+    params = noisy(jax.jit(policy.init)(jax.random.key(0)))
+    return policy, params, jax.jit(policy.apply)
+
+
+def some_carry(policy, batch):
+    """A memory of something."""
+    return jax.tree.map(lambda h: normal(5, *h.shape), policy.initial_carry((batch,)))
+
+
+def stepped(apply, params, carry, obs, starts):
+    """(carry after the last step, logits [B, L, A], value [B, L]), one step after the other."""
+    logits, values = [], []
+    for t in range(starts.shape[1]):
+        carry, dist, value = apply(params, carry, obs[:, t], starts[:, t])
+        logits.append(dist.logits)
+        values.append(value)
+    return carry, jnp.stack(logits, 1), jnp.stack(values, 1)
+
+
+def at_once(apply, params, carry, obs, starts):
+    """The same as `stepped`, as one sequence."""
+    carry, dist, value = apply(params, carry, obs, starts)
+    return carry, dist.logits, value
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@every_core
+def test_a_sequence_is_its_steps(core, shared):
+    policy, params, apply = remembering(core, shared)
+    obs, carry = normal(6, *STARTS.shape, FEATURES), some_carry(policy, len(STARTS))
+    assert set(carry) == ({"both"} if shared else {"actor", "critic"})
+    whole = at_once(apply, params, carry, obs, STARTS)
+    assert whole[1].shape == (*STARTS.shape, 4) and whole[2].shape == STARTS.shape
+    same(whole, stepped(apply, params, carry, obs, STARTS), **NEAR)
+
+
+def test_a_single_observation_is_a_step_of_one():
+    policy, params, apply = remembering("lstm")
+    obs, carry = normal(7, FEATURES), some_carry(policy, 1)
+    single = apply(params, row(carry, 0), obs, jnp.bool_(False))
+    batched = apply(params, carry, obs[None], np.zeros(1, bool))
+    same(single, jax.tree.map(lambda x: x[0], batched), **NEAR)
+    same(policy.initial_carry(()), row(policy.initial_carry((3,)), 0))
+
+
+@every_core
+def test_a_reset_makes_the_past_irrelevant(core):
+    policy, params, apply = remembering(core)
+    obs, carry = normal(6, *STARTS.shape, FEATURES), some_carry(policy, len(STARTS))
+    _, logits, value = at_once(apply, params, carry, obs, STARTS)
+    for i, starts in enumerate(STARTS):
+        if not starts.any():
+            continue
+        last = np.flatnonzero(starts)[-1]
+        other = obs.copy()
+        other[i, :last] += 1.0
+        past = jax.tree.map(lambda h: h + 1.0, carry)
+        after, other_logits, other_value = at_once(apply, params, past, other, STARTS)
+        np.testing.assert_allclose(other_logits[i, last:], logits[i, last:], **NEAR)
+        np.testing.assert_allclose(other_value[i, last:], value[i, last:], **NEAR)
+        fresh = stepped(
+            apply, params, policy.initial_carry((1,)), obs[i : i + 1, last:], starts[None, last:]
+        )
+        same(row(after, i), row(fresh[0], 0), **NEAR)
+        np.testing.assert_allclose(logits[i, last:], fresh[1][0], **NEAR)
+
+
+@every_core
+def test_without_a_reset_the_past_matters(core):
+    """Up to the last step: the first observation, and the memory before it."""
+    policy, params, apply = remembering(core)
+    obs, carry = normal(6, *STARTS.shape, FEATURES), some_carry(policy, len(STARTS))
+    _, logits, value = at_once(apply, params, carry, obs, STARTS)
+    other = obs.copy()
+    other[:, 0] += 1.0
+    past = jax.tree.map(lambda h: h + 1.0, carry)
+    for changed in ((carry, other), (past, obs)):
+        _, other_logits, other_value = at_once(apply, params, *changed, STARTS)
+        assert np.abs(np.asarray(other_logits - logits))[0, -1].max() > 1e-4
+        assert np.abs(np.asarray(other_value - value))[0, -1] > 1e-4
+
+
+@every_core
+def test_a_bad_observation_is_forgotten_with_its_episode(core):
+    """NaN in one episode says nothing of the next, within a sequence or at the start of one."""
+    policy, params, apply = remembering(core)
+    obs, carry = normal(6, *STARTS.shape, FEATURES), some_carry(policy, len(STARTS))
+    bad = obs.copy()
+    bad[:, 2] = np.nan
+    after, logits, _ = at_once(apply, params, carry, bad, STARTS)
+    _, expected, _ = at_once(apply, params, carry, obs, STARTS)
+    np.testing.assert_allclose(logits[2, 3:], expected[2, 3:], **NEAR)  # the row reset at step 3
+    assert np.isnan(logits[2, 2]).all()
+    spoilt = jax.tree.map(lambda h: jnp.full_like(h, jnp.nan), carry)
+    _, logits, _ = at_once(apply, params, spoilt, obs, STARTS)
+    np.testing.assert_allclose(logits[1], expected[1], **NEAR)  # the row reset at step 0
+    assert all(np.isfinite(h).all() for h in jax.tree.leaves(row(after, 5)))
+
+
+@every_core
+def test_gradients_of_a_sequence_are_those_of_its_steps(core):
+    policy, params, _ = remembering(core, shared=True)
+    starts = STARTS[1:, :4]
+    obs, carry = normal(6, *starts.shape, FEATURES), some_carry(policy, len(starts))
+    weights = normal(8, *starts.shape, 4)
+
+    def gradient(form):
+        def total(params, carry, obs):
+            after, logits, value = form(policy.apply, params, carry, obs, starts)
+            ends = sum(jnp.sum(jnp.sin(h)) for h in jax.tree.leaves(after))
+            return jnp.sum(weights * logits) + jnp.sum(weights[..., 0] * value) + ends
+
+        return jax.jit(jax.grad(total, (0, 1, 2)))(params, carry, obs)
+
+    same(gradient(at_once), gradient(stepped), rtol=1e-3, atol=1e-4)
+
+
+# -- rollouts as sequences ---------------------------------------------------------------------
+
+
+def test_rows_are_windows_of_one_environment():
+    """[T, N] = [6, 2] in sequences of 3: rows 0 and 1 are of steps 0 to 2, rows 2 and 3 of 3 to 5.
+
+    Number 10 t + n everywhere.
+    """
+    number = 10.0 * jnp.arange(6)[:, None] + jnp.arange(2)[None]
+    rollout = Rollout(
+        obs=None, action={"a": number[..., None]}, log_prob=number,
+        dist=Categorical(number[..., None]), value=number, next_value=number, reward=number,
+        terminated=number > 20, truncated=number > 20, episode_start=number > 20,
+        carry={"h": number[..., None]}, episode_return=number, episode_length=number,
+    )  # fmt: skip
+    batch = as_batch(rollout, (number, number[..., None, None]), number, number, 3)
+    rows = np.array([[0, 10, 20], [1, 11, 21], [30, 40, 50], [31, 41, 51]])
+    np.testing.assert_array_equal(batch.carry["h"], rows[:, :1])
+    np.testing.assert_array_equal(batch.episode_start, rows > 20)
+    for leaf in jax.tree.leaves(batch.replace(episode_start=(), carry=())):
+        np.testing.assert_array_equal(leaf.reshape(4, 3), rows)
+    assert batch.obs[1].shape == (4, 3, 1, 1)
+
+
+class Walk(Probe):
+    """x moves by the action, and is to be near 0; beyond -1 .. 1 it is over, at 3 steps cut."""
+
+    def __init__(self):
+        super().__init__(max_steps_in_episode=3)
+
+    def first(self, key):
+        return jax.random.uniform(key, minval=-1.0)
+
+    def pay(self, x, action):
+        return 1.0 - jnp.abs(x)
+
+    def move(self, x, action, time):
+        x = moved_by(x, action)
+        return x, jnp.abs(x) > 1.0
+
+
+def moved_by(x, action):
+    return 1.5 * x + 0.8 * action - 0.4
+
+
+WALK = PPOConfig(
+    core="gru", core_size=SIZE, hidden_sizes=(6,), num_envs=3, num_steps=8, sequence_length=4,
+    total_timesteps=24 * 4, num_minibatches=3, num_epochs=2, learning_rate=0.05,
+    objective="adaptive_kl", target_kl=100.0, normalize_observations=True,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def walk():
+    """(setup, compiled update, state after two updates, its next rollout, state after that)."""
+    learner, setup = make_learner(WALK, env=Walk()), make_setup(WALK, Walk())
+    update = jax.jit(learner.update)
+    state = jax.jit(learner.init)(KEYS[0])
+    for _ in range(2):
+        state, _ = update(state)
+    key = jax.random.split(state.key, 3)[0]  # as the learner does
+    run = jax.jit(
+        lambda state: collect(setup.policy, setup.vec_env, 8, state, setup.env_params, key)
+    )
+    after, rollout = run(state)
+    return setup, update, state, rollout, after
+
+
+def seen(state, obs):
+    """Brought to mean 0 and variance 1 by the statistics, in NumPy."""
+    stats = state.normalizers.obs
+    z = (np.asarray(obs) - np.asarray(stats.mean)) / np.sqrt(np.asarray(stats.var) + 1e-8)
+    return np.clip(z, -10, 10).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_a_rollout_remembers_step_by_step(walk):
+    """The memory stored is that before each step; a last value counts before its reset."""
+    setup, _, state, rollout, after = walk
+    ends = np.asarray(rollout.terminated | rollout.truncated)
+    assert rollout.terminated.any() and rollout.truncated.any()
+    apply = jax.jit(setup.policy.apply)
+    carry, starts = state.carry, state.episode_start
+    assert max(np.abs(h).max() for h in jax.tree.leaves(carry)) > 0.01
+    for t in range(8):
+        same(row(rollout.carry, t), carry, **NEAR)
+        np.testing.assert_array_equal(rollout.episode_start[t], starts)
+        obs = rollout.obs[t]
+        carry, dist, value = apply(state.params, carry, seen(state, obs), starts)
+        np.testing.assert_allclose(dist.logits, rollout.dist.logits[t], **NEAR)
+        np.testing.assert_allclose(value, rollout.value[t], **NEAR)
+        final = moved_by(np.asarray(obs), np.asarray(rollout.action[t])[:, None])
+        going_on = np.zeros(3, bool)
+        _, _, value = apply(state.params, carry, seen(state, final), going_on)
+        np.testing.assert_allclose(value, rollout.next_value[t], **NEAR)
+        starts = ends[t]
+    same(after.carry, carry, **NEAR)
+    np.testing.assert_array_equal(after.episode_start, starts)
+
+
+def test_a_sequence_goes_on_from_the_memory_that_the_rollout_had(walk):
+    """Row k of every field is of one environment and one window; evaluated, it is the rollout."""
+    setup, _, state, rollout, _ = walk
+    advantage, target = normal(9, 8, 3), normal(10, 8, 3)
+    obs = seen(state, rollout.obs)
+    batch = as_batch(rollout, jnp.asarray(obs), jnp.asarray(advantage), jnp.asarray(target), 4)
+    fields = {"obs": obs, "advantage": advantage, "target": target}
+    for name in ("action", "log_prob", "dist", "value", "episode_start"):
+        fields[name] = getattr(rollout, name)
+    for k, (window, env) in enumerate(itertools.product(range(2), range(3))):
+        for name, whole in fields.items():
+            there = jax.tree.map(lambda x, w=window, e=env: x[4 * w : 4 * w + 4, e], whole)
+            same(row(getattr(batch, name), k), there)
+        same(row(batch.carry, k), row(rollout.carry, 4 * window, env))
+    _, dist, value = jax.jit(setup.policy.apply)(
+        state.params, batch.carry, batch.obs, batch.episode_start
+    )
+    np.testing.assert_allclose(dist.log_prob(batch.action), batch.log_prob, **NEAR)
+    np.testing.assert_allclose(value, batch.value, **NEAR)
+
+
+def test_adaptive_kl_measures_the_divergence_of_sequences(walk):
+    """From the memory that the rollout had, under the new parameters, in NumPy from logits."""
+    setup, update, state, rollout, _ = walk
+    hyper = jax.tree.map(jnp.float32, WALK.hyperparams())
+    after, _ = update(state, hyper)
+    apply, obs, logits = jax.jit(setup.policy.apply), seen(state, rollout.obs), []
+    for first in (0, 4):
+        carry = row(rollout.carry, first)
+        for t in range(first, first + 4):
+            carry, dist, _ = apply(after.params, carry, obs[t], rollout.episode_start[t])
+            logits.append(dist.logits)
+    old, new = (log_softmax(np.asarray(x, np.float64), -1) for x in (rollout.dist.logits, logits))
+    kl = (np.exp(old) * (old - new)).sum(-1).mean()
+    assert kl > 1e-4
+    coefficient = float(state.objective_state)
+    # halved below target / 1.5, doubled above 1.5 target
+    for target, factor in ((kl * 1.55, 0.5), (kl * 1.45, 1), (kl / 1.45, 1), (kl / 1.55, 2)):
+        moved, metrics = update(state, hyper.replace(adaptive_kl_target=jnp.float32(target)))
+        assert float(metrics.kl_coef) == coefficient
+        assert float(moved.objective_state) == coefficient * factor
+
+
+def test_target_kl_with_a_memory(walk):
+    """The first ratio of an update is 1 whatever is remembered; the second is not."""
+    _, update, state, _, _ = walk
+    hyper = jax.tree.map(jnp.float32, WALK.hyperparams())
+    _, metrics = update(state, hyper)
+    assert (int(metrics.gradient_steps), int(metrics.skipped_steps)) == (6, 0)
+    _, metrics = update(state, hyper.replace(target_kl=jnp.float32(1e-7)))
+    assert (int(metrics.gradient_steps), int(metrics.skipped_steps)) == (1, 0)
+
+
+def test_chunks_of_sequences_change_nothing_but_rounding(walk):
+    """Minibatches of 3 sequences of 4, taken one by one."""
+    setup, _, state, rollout, _ = walk
+    obs = jnp.asarray(seen(state, rollout.obs))
+    batch = as_batch(rollout, obs, normal(11, 8, 3), normal(12, 8, 3), 4)
+    results = []
+    for chunk_size in (12, 4):
+        config = setup.config.replace(
+            num_minibatches=2, chunk_size=chunk_size, objective="kl_penalty", target_kl=None
+        )
+        hyper = config.hyperparams()
+        opt_state = optimizer(hyper).init(pack(state.params)[0])
+        objective = OBJECTIVES[config.objective]
+        run = jax.jit(functools.partial(optimize, setup.policy, objective, config, hyper))
+        results.append(run(state.params, opt_state, (), batch, KEYS[1]))
+    same(*results, rtol=1e-3, atol=1e-5)
+    assert int(results[0][2]["gradient_steps"]) == 4
+
+
+def test_an_actor_steps_as_training_does(walk):
+    """Statistics, memory and resets: the rollout again, sampled with its keys, or its modes."""
+    setup, _, state, rollout, after = walk
+    keys = jax.random.split(jax.random.split(jax.random.split(state.key, 3)[0])[0], 8)
+    for deterministic in (False, True):
+        actor = make_actor(WALK, state, deterministic, env=Walk())
+        act, carry = jax.jit(actor.act), state.carry
+        for t in range(8):
+            carry, action = act(keys[t], carry, rollout.obs[t], rollout.episode_start[t])
+            expected = rollout.dist.mode() if deterministic else rollout.action
+            np.testing.assert_array_equal(action, expected[t])
+        same(carry, after.carry, **NEAR)
+    alone = actor.initial_carry(())
+    same(alone, row(setup.policy.initial_carry((2,)), 0))
+    obs = np.float32([0.3])
+    carry, action = actor.act(KEYS[0], alone, obs, np.bool_(True))
+    batched = actor.act(KEYS[0], actor.initial_carry((1,)), obs[None], np.ones(1, bool))
+    assert action.shape == ()
+    same((carry, action), jax.tree.map(lambda x: x[0], batched), **NEAR)
+
+
+@pytest.mark.slow
+def test_vmap_over_seeds_is_each_run_by_itself(walk):
+    _, update, state, _, _ = walk
+    states = [state, state.replace(key=KEYS[1]), update(state)[0]]
+    together = jax.jit(jax.vmap(make_learner(WALK, env=Walk()).update))(stack(*states))
+    for i, state in enumerate(states):
+        same(row(together, i), update(state), **CLOSE)
+    assert np.abs(together[0].obs[0] - together[0].obs[1]).max() > 1e-3
+
+
+def test_an_act_cannot_remember(walk):
+    with pytest.raises(ConfigError, match="has a memory: use make_actor"):
+        make_act(WALK, walk[2], env=Walk())
+
+
+# -- boundaries by hand ------------------------------------------------------------------------
+
+
+def counting():
+    """Its memory is the number of steps seen, this one included: V = 10 steps + x."""
+
+    def apply(params, carry, obs, episode_start):
+        def one(steps, start):
+            steps = jnp.where(start, 0.0, steps) + 1.0
+            return steps, steps
+
+        last, steps = jax.lax.scan(one, carry, episode_start.reshape(len(episode_start), -1).T)
+        value = 10.0 * steps.T.reshape(episode_start.shape) + obs[..., 0]
+        return last, Categorical(params + jnp.zeros((*value.shape, 2))), value
+
+    return Policy(lambda key: jnp.float32(0), lambda shape: jnp.zeros(shape), apply)
+
+
+class Clock(Probe):
+    """x is the time in an episode, of 3 steps; each pays 1. What ends it is the limit, or not."""
+
+    def __init__(self, terminates):
+        super().__init__(max_steps_in_episode=1000 if terminates else 3)
+        self.terminates = terminates
+
+    def first(self, key):
+        return 0.0
+
+    def move(self, x, action, time):
+        return x + 1.0, (time == 2) & self.terminates
+
+
+@pytest.mark.parametrize("terminates", [False, True])
+def test_boundaries_of_remembered_values_by_hand(terminates):
+    """Five steps with gamma = lambda = 1/2: an episode of 3, and 2 steps of the next.
+
+    After the third step x is 3 and the memory 3 steps old, so that V' = 40 + 3, whatever comes
+    next: cut there, 43 is what the episode would have gone on to, 0 if it is over. The rollout
+    ends with x = 2 and a memory of 2 steps: V' = 30 + 2.
+    """
+    env, config = Clock(terminates), PPOConfig(num_envs=2, num_steps=5, total_timesteps=10,
+                                               num_minibatches=2)  # fmt: skip
+    setup = make_setup(config, env, policy=counting())
+    assert setup.config.sequence_length == 5
+    state = make_learner(config, env=env, policy=counting()).init(KEYS[0])
+    run = jax.jit(
+        lambda state: collect(setup.policy, setup.vec_env, 5, state, setup.env_params, KEYS[1])
+    )
+    state, rollout = run(state)
+    both = lambda *numbers: np.repeat(np.float32(numbers)[:, None], 2, 1)  # noqa: E731
+    np.testing.assert_array_equal(rollout.carry, both(0, 1, 2, 3, 1))
+    np.testing.assert_array_equal(rollout.episode_start, both(1, 0, 0, 1, 0))
+    np.testing.assert_array_equal(rollout.value, both(10, 21, 32, 10, 21))
+    np.testing.assert_array_equal(rollout.next_value, both(21, 32, 43, 21, 32))
+    np.testing.assert_array_equal(rollout.terminated, both(0, 0, terminates, 0, 0))
+    np.testing.assert_array_equal(rollout.truncated, both(0, 0, not terminates, 0, 0))
+    # delta: 1 + 21/2 - 10, 1 + 32/2 - 21, 1 + 43/2 - 32 or 1 - 32, and the first two again
+    expected = {
+        False: (-0.09375, -6.375, -9.5, 0.5, -4),
+        True: (-1.4375, -11.75, -31, 0.5, -4),
+    }[terminates]
+    np.testing.assert_array_equal(gae(rollout, 0.5, 0.5).advantage, both(*expected))
+    # the next rollout goes on with the third step of the second episode
+    np.testing.assert_array_equal(state.carry, [2, 2])
+    _, rollout = run(state)
+    np.testing.assert_array_equal(rollout.carry, both(2, 3, 1, 2, 3))
+    np.testing.assert_array_equal(rollout.value, both(32, 10, 21, 32, 10))
+    np.testing.assert_array_equal(rollout.next_value, both(43, 21, 32, 43, 21))
+
+
+# -- every kind of policy ----------------------------------------------------------------------
+
+
+class Juggle(Match):
+    """Several actions at once, of every kind; the number is never 2."""
+
+    def pay(self, x, action):
+        return super().pay(x, action["hand"][0]) - jnp.square(action["arm"][0] - x)
+
+    def see(self, state, params):
+        mask = {"number": jnp.array([True, True, False])}
+        return {"x": super().see(state, params), "action_mask": mask}
+
+    def observation_space(self, params):
+        return {
+            "x": super().observation_space(params),
+            "action_mask": {"number": box(3, dtype=np.bool_)},
+        }
+
+    def action_space(self, params):
+        arm = Aim.action_space(self, params)
+        return {"arm": arm, "hand": MultiBinary((2,)), "number": Discrete(3)}
+
+
+class Reach(Match):
+    """A continuous action is to be x."""
+
+    def pay(self, x, action):
+        return -jnp.square(action[0] - x)
+
+    action_space = Aim.action_space
+
+
+KINDS = {
+    "gru, masked settings": (Dials(), dict(core="gru", normalize_observations=True)),
+    "linear, everything": (
+        Juggle(), dict(core="linear", state_dependent_std=True, normalize_observations=True)),
+    "feed-forward, masked settings": (Dials(), dict(normalize_observations=True)),
+    "feed-forward, everything": (
+        Juggle(), dict(squash_actions=True, normalize_rewards=True, shared_torso=True)),
+    "lstm, shared, masked settings": (Dials(), dict(core="lstm", shared_torso=True)),
+    "linear, numbers": (Walk(), dict(core="linear", layer_norm=True)),
+    "gru, squashed": (
+        Reach(), dict(core="gru", squash_actions=True, normalize_observations=True)),
+    "lstm, squashed by state": (
+        Reach(), dict(core="lstm", squash_actions=True, state_dependent_std=True)),
+}  # fmt: skip
+QUICK = [*KINDS][:2]
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k in QUICK else pytest.mark.slow) for k in KINDS]
+)
+def test_the_first_ratio_is_one(kind):
+    """One epoch of one minibatch, so that metrics show the first step of each update alone."""
+    env, changes = KINDS[kind]
+    memory = dict(core_size=SIZE, sequence_length=4) if "core" in changes else {}
+    config = PPOConfig(
+        num_envs=4, num_steps=8, total_timesteps=128, num_epochs=1, num_minibatches=1,
+        hidden_sizes=(6,), learning_rate=0.05, entropy_coef=0.01, **changes, **memory,
+    )  # fmt: skip
+    metrics = jax.jit(make_train(config, env=env))(KEYS[0]).metrics
+    assert np.abs(metrics.approx_kl).max() < 1e-6
+    np.testing.assert_array_equal(metrics.clip_fraction, 0.0)
+    np.testing.assert_array_equal(metrics.gradient_steps, 1)
+    np.testing.assert_array_equal(metrics.empty_masks, 0)
+    assert metrics.grad_norm.min() > 1e-3
+
+
+# -- the whole program -------------------------------------------------------------------------
+
+SMALL = PPOConfig(
+    core="gru", core_size=SIZE, hidden_sizes=(6,), num_envs=4, num_steps=8, sequence_length=4,
+    total_timesteps=32 * UPDATES, num_minibatches=2, num_epochs=2, learning_rate=1e-2,
+    normalize_observations=True, normalize_rewards=True,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.as_shipped
+def test_updates_one_by_one_are_the_whole_run():
+    learner = make_learner(SMALL, env=Walk())
+    state, update, rows = jax.jit(learner.init)(KEYS[0]), jax.jit(learner.update), []
+    for _ in range(UPDATES):
+        state, metrics = update(state)
+        rows.append(metrics)
+    assert update._cache_size() == 1
+    out = jax.jit(make_train(SMALL, env=Walk()))(KEYS[0])
+    same(state, out.state)
+    same(stack(*rows), out.metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["lstm", "linear"])
+def test_an_update_gives_the_types_that_it_takes(core):
+    """To the weak type, so that a loop on the host compiles it once."""
+    learner = make_learner(SMALL.replace(core=core), env=Walk())
+    state = jax.eval_shape(learner.init, KEYS[0])
+    after, _ = jax.eval_shape(learner.update, state)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type)
+
+
+# -- what does not fit -------------------------------------------------------------------------
+
+TINY = dict(num_envs=4, num_steps=6, total_timesteps=24, num_minibatches=1)
+WRONG = [  # changes of the configuration, parts, what is said
+    (dict(sequence_length=3), {}, "sequence_length=3 has no effect without a memory"),
+    (dict(core="gru", sequence_length=4), {}, "must divide num_steps=6: use 3"),
+    (dict(core="gru", num_minibatches=3), {}, "must divide .* = 4 sequences of a rollout: use 2"),
+    (dict(core="lstm", chunk_size=4), {}, "must be a multiple of sequence_length=6 .*: use 6"),
+    (dict(core="gru"), dict(policy=counting()), "core would have no effect on a policy of your"),
+    (dict(squash_actions=True), dict(policy=counting()), "squash_actions would have no effect"),
+    (dict(core_size=32), {}, "core_size=32 has no effect here: use it with core='gru'"),
+    (dict(sequence_length=4), dict(policy=counting()), "must divide num_steps=6: use 3"),
+    (dict(num_minibatches=3), dict(policy=counting()), "= 4 sequences of a rollout: use 2"),
+    (dict(chunk_size=4), dict(policy=counting()), "multiple of sequence_length=6 .*: use 6"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "parts", "text"), WRONG)
+def test_what_does_not_fit_is_refused(changes, parts, text):
+    with pytest.raises(ConfigError, match=text):
+        make_train(PPOConfig(**{**TINY, **changes}), env=Walk(), **parts)
+
+
+@pytest.mark.parametrize("parts", [{}, dict(policy=counting())])
+def test_sequences_are_whole_rollouts_unless_said(parts):
+    core = {} if parts else dict(core="gru")
+    assert make_setup(PPOConfig(**TINY, **core), Walk(), **parts).config.sequence_length == 6
+    config = PPOConfig(**TINY, **core, sequence_length=2)
+    assert make_setup(config, Walk(), **parts).config.sequence_length == 2
+    assert make_setup(PPOConfig(**TINY), Walk()).config.sequence_length is None
+
+
+def refusal(**values):
+    try:
+        PPOConfig(**values)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("field", ["num_minibatches", "sequence_length", "chunk_size"])
+def test_what_a_message_offers_works_where_anything_would(field):
+    """If only that field has to change, then to what the message says."""
+    checked, chunks = 0, (1, 3, 4, 5, 8) if field == "chunk_size" else (None,)
+    for envs, steps, minibatches, length, chunk in itertools.product(
+        (1, 2, 3), (2, 4, 6), (1, 2, 3, 4), (None, 2, 3), chunks
+    ):
+        values = dict(
+            core="gru", num_envs=envs, num_steps=steps, num_minibatches=minibatches,
+            sequence_length=length, chunk_size=chunk, total_timesteps=envs * steps,
+            advantage_normalization="none",
+        )  # fmt: skip
+        text = refusal(**values)
+        if text is None or not text.startswith(field):
+            continue
+        if all(refusal(**{**values, field: other}) for other in range(1, 19)):
+            continue  # nothing would
+        offered = int(re.search(r"use (\d+)$", text)[1])
+        assert refusal(**{**values, field: offered}) is None, (values, text)
+        checked += 1
+    assert checked > 10
+
+
+# -- learning ----------------------------------------------------------------------------------
+
+DIALS = PPOConfig(
+    num_envs=32, num_steps=16, total_timesteps=512 * 60, learning_rate=3e-3, hidden_sizes=(32,)
+)
+
+
+def reached(core, remember):
+    """Return of the last tenth of the updates, the mean of two seeds."""
+    memory = {} if core == "none" else dict(core_size=16)
+    train = make_train(DIALS.replace(core=core, **memory), env=Dials(remember))
+    metrics = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 2)).metrics
+    assert not metrics.skipped_steps.any() and not metrics.empty_masks.any()
+    last = jax.tree.map(lambda x: x[:, -6:].sum(), (metrics.return_sum, metrics.episodes))
+    return float(last[0] / last[1])
+
+
+@pytest.mark.slow
+@pytest.mark.as_shipped
+def test_dials_are_set_as_shown():
+    assert reached("none", remember=False) > 7.5
+
+
+@pytest.mark.slow
+@pytest.mark.as_shipped
+@pytest.mark.parametrize("core", CORES)
+def test_dials_are_remembered(core):
+    assert reached(core, remember=True) > 7.5
+
+
+@pytest.mark.slow
+@pytest.mark.as_shipped
+def test_what_is_not_seen_cannot_be_set_without_a_memory():
+    """Right in the first step, then by chance among what is allowed: 5.34 at best.
+
+    With p = 0.7 for each wrong setting to be allowed, the right one of 2 is met with probability
+    0.3 + 0.7 / 2 = 0.65, that of 3 with 0.09 + 0.42 / 2 + 0.49 / 3 = 0.463: 2 + 3 (0.65 + 0.463).
+    """
+    assert reached("none", remember=True) < 5.6
