@@ -8,27 +8,48 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from purejaxppo.act import Actor, make_act, make_actor
     from purejaxppo.check import check_env
-    from purejaxppo.config.rules import ConfigError, HostError
-    from purejaxppo.config.schema import Hyperparams, PPOConfig
+    from purejaxppo.config.schema import PPOConfig
     from purejaxppo.envs.host import HostEnvironment
     from purejaxppo.envs.registry import make_env
+    from purejaxppo.errors import ConfigError, HostError, RunWarning
     from purejaxppo.export.export_policy import export_policy
+    from purejaxppo.hyperparams import Hyperparams
     from purejaxppo.parallel import use_cores, vmap_over_devices
-    from purejaxppo.ppo.advantages import ADVANTAGES, Estimate
+    from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES, Objective
+    from purejaxppo.ppo.optimizer import Optimizer
     from purejaxppo.rendering.render import render
     from purejaxppo.runs.agents import load_agents, load_policy
     from purejaxppo.runs.evaluate import make_evaluate
     from purejaxppo.runs.fit import FitResult, fit
+    from purejaxppo.runs.metric_rows import final_returns
+    from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.tuning import compiler_options
-    from purejaxppo.types import Learner, LearnerState, Metrics, Policy, TrainOutput
+    from purejaxppo.types import (
+        Batch,
+        Distribution,
+        Environment,
+        EnvStep,
+        Estimate,
+        Learner,
+        LearnerState,
+        Metrics,
+        Policy,
+        Rollout,
+        TrainOutput,
+    )
 
 __all__ = [
     "ADVANTAGES",
     "OBJECTIVES",
     "Actor",
+    "Batch",
     "ConfigError",
+    "Distribution",
+    "EnvSpec",
+    "EnvStep",
+    "Environment",
     "Estimate",
     "FitResult",
     "HostEnvironment",
@@ -38,12 +59,16 @@ __all__ = [
     "LearnerState",
     "Metrics",
     "Objective",
+    "Optimizer",
     "PPOConfig",
     "Policy",
+    "Rollout",
+    "RunWarning",
     "TrainOutput",
     "check_env",
     "compiler_options",
     "export_policy",
+    "final_returns",
     "fit",
     "load_agents",
     "load_policy",
@@ -59,32 +84,40 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_ROOMS = {
+_MODULES = {
     "act": ["Actor", "make_act", "make_actor"],
     "check": ["check_env"],
-    "config.rules": ["ConfigError", "HostError"],
-    "config.schema": ["Hyperparams", "PPOConfig"],
+    "config.schema": ["PPOConfig"],
     "envs.host": ["HostEnvironment"],
     "envs.registry": ["make_env"],
+    "errors": ["ConfigError", "HostError", "RunWarning"],
     "export.export_policy": ["export_policy"],
+    "hyperparams": ["Hyperparams"],
     "parallel": ["use_cores", "vmap_over_devices"],
-    "ppo.advantages": ["ADVANTAGES", "Estimate"],
+    "ppo.advantages": ["ADVANTAGES"],
     "ppo.objectives": ["OBJECTIVES", "Objective"],
+    "ppo.optimizer": ["Optimizer"],
     "rendering.render": ["render"],
     "runs.agents": ["load_agents", "load_policy"],
     "runs.evaluate": ["make_evaluate"],
     "runs.fit": ["FitResult", "fit"],
+    "runs.metric_rows": ["final_returns"],
+    "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
     "tuning": ["compiler_options"],
-    "types": ["Learner", "LearnerState", "Metrics", "Policy", "TrainOutput"],
-}
+    "types": [
+        "Batch", "Distribution", "EnvStep", "Environment", "Estimate", "Learner", "LearnerState",
+        "Metrics", "Policy", "Rollout", "TrainOutput",
+    ],
+}  # fmt: skip
+"""Where each public name is defined."""
 
 
 def __getattr__(name: str):
     """Imports a public name when it is first used: the command line starts without jax."""
-    for room, names in _ROOMS.items():
+    for module, names in _MODULES.items():
         if name in names:
-            value = globals()[name] = getattr(import_module(f"{__name__}.{room}"), name)
+            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.components import OwnPolicy, Setup, make_setup
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.vec_env import Environment
+from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.spaces import to_bounds
-from purejaxppo.types import Array, LearnerState
+from purejaxppo.types import Array, Environment, LearnerState
 
 
 class Actor(NamedTuple):

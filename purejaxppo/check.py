@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError, HostError
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.purity import (
     METHODS,
@@ -22,6 +21,7 @@ from purejaxppo.envs.purity import (
     traced,
 )
 from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.policies.heads import distribution, logit_shape
 from purejaxppo.spaces import (
     Box,

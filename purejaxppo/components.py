@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 import jax
 
 from purejaxppo.config.coerce import parse_options
-from purejaxppo.config.rules import ConfigError, check_sequences
+from purejaxppo.config.rules import check_sequences
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
-from purejaxppo.envs.vec_env import Environment, make_vec_env
+from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.errors import ConfigError
 from purejaxppo.policies.networks import Network, make_policy
-from purejaxppo.ppo.advantages import ADVANTAGES, Estimate
+from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.normalize import init_stats
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.spaces import is_measured, mask_of, without_mask
-from purejaxppo.types import Array, Policy, VecEnv
+from purejaxppo.types import Array, Environment, Estimate, Policy, VecEnv
 
 OwnPolicy = Policy | Network | None
 """What may be passed in place of the network that a configuration describes."""

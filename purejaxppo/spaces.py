@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 
 MASKS = ("action_mask", "legal_action_mask")
 """Names under which an observation (or `info`) says which actions are allowed."""

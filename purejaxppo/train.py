@@ -22,9 +22,9 @@ from purejaxppo.components import (
     make_method,
     make_setup,
 )
-from purejaxppo.config.schema import Hyperparams, PPOConfig, as_config
+from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.vec_env import Environment
+from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import across, standardize, total
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
@@ -38,6 +38,7 @@ from purejaxppo.ppo.rollout import as_batch, collect
 from purejaxppo.ppo.update import annealed, optimize, optimizer, pack
 from purejaxppo.types import (
     Array,
+    Environment,
     Learner,
     LearnerState,
     Metrics,

@@ -1,4 +1,4 @@
-"""The records that flow through the algorithm, and the bundles of functions that carry them.
+"""The records that flow through the algorithm, and the interfaces of what users bring.
 
 Letters in shapes: T num_steps, N num_envs, L sequence_length, B a (mini)batch, U num_updates, O and
 A the shapes of one observation and one action (pytrees have several). `done` stands for
@@ -7,12 +7,163 @@ A the shapes of one observation and one action (pytrees have several). `done` st
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax.numpy as jnp
+import optax
 from flax import struct
 from jax import Array
+
+from purejaxppo.hyperparams import Hyperparams
+from purejaxppo.spaces import EnvSpec
+
+# Pytrees of arrays whose structure is the environment's, the policy's or the optimizer's own.
+PyTree: TypeAlias = Any
+Obs: TypeAlias = Any
+Action: TypeAlias = Any
+EnvState: TypeAlias = Any
+EnvParams: TypeAlias = Any
+Params: TypeAlias = Any
+Carry: TypeAlias = Any
+
+Row: TypeAlias = Mapping[str, Any]
+"""What is logged of one update or evaluation of one seed: `step`, `seed`, and numbers by name."""
+
+
+# -- what users may bring -----------------------------------------------------------------------
+
+
+class Environment(Protocol):
+    """One environment, with the interface of gymnax 1.x.
+
+    Every method is pure and works on a single environment; `params` is a pytree of the
+    environment's constants, which may be traced.
+    """
+
+    @property
+    def default_params(self) -> EnvParams:
+        """Parameters for those who pass none."""
+        ...
+
+    def reset_env(self, key: Array, params: EnvParams) -> tuple[Obs, EnvState]:
+        """Begins an episode: (obs, state). The key is consumed."""
+        ...
+
+    def step_env(
+        self, key: Array, state: EnvState, action: Action, params: EnvParams
+    ) -> tuple[Obs, EnvState, Array, Array, Mapping[str, Any]]:
+        """Steps without auto-reset or time limit: (obs, state, reward, terminated, info)."""
+        ...
+
+    def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
+        """Says whether the time limit is reached in `state`, () bool."""
+        ...
+
+    def observation_space(self, params: EnvParams) -> Any:
+        """Describes the observations: a space of gymnax or gymnasium, or a tree of them."""
+        ...
+
+    def action_space(self, params: EnvParams) -> Any:
+        """Describes the actions: a space of gymnax or gymnasium, or a tree of them."""
+        ...
+
+
+class Distribution(Protocol):
+    """A distribution over actions: a pytree with leading axes [...], one action for each index."""
+
+    def sample(self, key: Array) -> Action:
+        """Draws actions [..., *A]. The key is consumed."""
+        ...
+
+    def mode(self) -> Action:
+        """Returns the most probable actions [..., *A]."""
+        ...
+
+    def log_prob(self, action: Action) -> Array:
+        """Returns the log-probability of actions [..., *A], in nats, [...]."""
+        ...
+
+    def entropy(self) -> Array:
+        """Returns the entropy in nats, [...]."""
+        ...
+
+    def kl(self, other: Any) -> Array:
+        """Returns KL(self, other), exactly, in nats, [...]; `other` is of the same class."""
+        ...
+
+
+class PolicyApply(Protocol):
+    """The forward pass of a policy; see `Policy.apply`."""
+
+    def __call__(
+        self, params: Params, carry: Carry, obs: Obs, episode_start: Array, /
+    ) -> tuple[Carry, Any, Array]:
+        """Returns the carry after the last step, the `Distribution` and the value."""
+        ...
+
+
+class ObjectiveLoss(Protocol):
+    """The loss of a policy objective, to be minimised.
+
+    Called with the distribution and log-probabilities [B] of the policy that is trained, the
+    minibatch, the hyperparameters in force, and what the objective remembers.
+    """
+
+    def __call__(
+        self, dist: Any, log_prob: Array, batch: Batch, hyper: Hyperparams, state: PyTree, /
+    ) -> Array | tuple[Array, Mapping[str, Array]]:
+        """Returns the loss of each transition, [B]; and values by name [B], to be logged."""
+        ...
+
+
+class EstimatorSizes(Protocol):
+    """The static sizes that an advantage estimator may read; a `PPOConfig` has them."""
+
+    @property
+    def n_step(self) -> int:
+        """Rewards summed before bootstrapping."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """Rollout length T."""
+        ...
+
+
+class Estimator(Protocol):
+    """An advantage estimator."""
+
+    def __call__(self, rollout: Rollout, hyper: Hyperparams, config: Any, /) -> Estimate:
+        """Returns advantages and targets of a rollout [T, N]; `config` has `EstimatorSizes`."""
+        ...
+
+
+class Schedule(Protocol):
+    """How hyperparameters change over a run."""
+
+    def __call__(self, hyper: Hyperparams, progress: Array, /) -> Hyperparams:
+        """Returns those in force at `progress`, () float32: 0 at the start of a run, 1 at its end."""
+        ...
+
+
+class MakeOptimizer(Protocol):
+    """What makes an optimizer; its update is given the parameters too."""
+
+    def __call__(self, hyper: Hyperparams, /) -> optax.GradientTransformation:
+        """Returns the transformation of gradients to updates, the learning rate included."""
+        ...
+
+
+class Logger(Protocol):
+    """A callback of `fit`; where it has a method `close`, that is called at the end."""
+
+    def __call__(self, step: int, row: Row, /) -> Any:
+        """Takes in a row after so many environment steps of each seed."""
+        ...
+
+
+# -- bundles of functions -----------------------------------------------------------------------
 
 
 class Policy(NamedTuple):
@@ -27,9 +178,9 @@ class Policy(NamedTuple):
             wherever `episode_start` is True.
     """
 
-    init: Callable[..., Any]
-    initial_carry: Callable[..., Any]
-    apply: Callable[..., Any]
+    init: Callable[[Array], Params]
+    initial_carry: Callable[[tuple[int, ...]], Carry]
+    apply: PolicyApply
 
 
 class VecEnv(NamedTuple):
@@ -41,14 +192,14 @@ class VecEnv(NamedTuple):
             environment, and a fresh episode should its own end. The key is consumed. Drawn for many
             steps at once, they cost far less than one by one.
         step: `(draws, env_state, action [N, *A], env_params) -> (env_state, EnvStep)`.
-        spec: what one environment sees and does (`envs.spaces.EnvSpec`).
+        spec: what one environment sees and does.
         close: `()`, ends what runs outside of the program; None where nothing does.
     """
 
-    reset: Callable[..., Any]
-    draw: Callable[..., Any]
-    step: Callable[..., Any]
-    spec: Any
+    reset: Callable[[Array, EnvParams], tuple[EnvState, Obs]]
+    draw: Callable[[Array, EnvParams], PyTree]
+    step: Callable[[PyTree, EnvState, Action, EnvParams], tuple[EnvState, EnvStep]]
+    spec: EnvSpec
     close: Callable[[], None] | None = None
 
 
@@ -66,11 +217,14 @@ class Learner(NamedTuple):
     close: Callable[[], None] | None = None
 
 
+# -- data: frozen pytrees ---------------------------------------------------------------------
+
+
 class EnvStep(struct.PyTreeNode):
     """What N environments return for one action each."""
 
-    obs: Any  # [N, *O], the first of a new episode where the last one ended
-    final_obs: Any  # [N, *O], the observation that the action led to, before any reset
+    obs: Obs  # [N, *O], the first of a new episode where the last one ended
+    final_obs: Obs  # [N, *O], the observation that the action led to, before any reset
     reward: Array  # [N] float32
     terminated: Array  # [N] bool, ended by the task
     truncated: Array  # [N] bool, cut off (time limit); never both
@@ -97,8 +251,8 @@ class Rollout(struct.PyTreeNode):
         episode_length: [T, N] int32.
     """
 
-    obs: Any
-    action: Any
+    obs: Obs
+    action: Action
     log_prob: Array
     dist: Any
     value: Array
@@ -107,9 +261,21 @@ class Rollout(struct.PyTreeNode):
     terminated: Array
     truncated: Array
     episode_start: Array
-    carry: Any
+    carry: Carry
     episode_return: Array
     episode_length: Array
+
+
+class Estimate(NamedTuple):
+    """What the update needs of a rollout.
+
+    Attributes:
+        advantage: [T, N], weight of each action's gradient.
+        target: [T, N], what the critic learns to predict.
+    """
+
+    advantage: Array
+    target: Array
 
 
 class Batch(struct.PyTreeNode):
@@ -129,22 +295,22 @@ class Batch(struct.PyTreeNode):
         episode_start: [B] bool.
     """
 
-    obs: Any
-    action: Any
+    obs: Obs
+    action: Action
     log_prob: Array
     dist: Any
     value: Array
     advantage: Array
     target: Array
-    carry: Any
+    carry: Carry
     episode_start: Array
 
 
 class Normalizers(struct.PyTreeNode):
     """Running statistics; a part that is switched off is None."""
 
-    obs: Any  # RunningStats (or None) for each part of an observation, or None
-    reward: Any  # RewardScaler, or None
+    obs: PyTree  # RunningStats (or None) for each part of an observation, or None
+    reward: PyTree  # RewardScaler, or None
 
 
 class LearnerState(struct.PyTreeNode):
@@ -154,7 +320,7 @@ class LearnerState(struct.PyTreeNode):
 
     Attributes:
         params: the policy's parameters.
-        opt_state: Adam's moments, over the packed parameters.
+        opt_state: of the optimizer, over the parameters as it holds them.
         normalizers: running statistics.
         env_state: leading axis [N].
         obs: [N, *O], what the policy sees next.
@@ -165,14 +331,14 @@ class LearnerState(struct.PyTreeNode):
         key: () typed key.
     """
 
-    params: Any
-    opt_state: Any
+    params: Params
+    opt_state: optax.OptState
     normalizers: Normalizers
-    env_state: Any
-    obs: Any
+    env_state: EnvState
+    obs: Obs
     episode_start: Array
-    carry: Any
-    objective_state: Any
+    carry: Carry
+    objective_state: PyTree
     step: Array
     key: Array
 
@@ -196,6 +362,7 @@ class Metrics(struct.PyTreeNode):
         gradient_steps: () int32, steps taken.
         skipped_steps: () int32, steps left out because loss or gradient was not finite.
         empty_masks: () int32, choices in the rollout whose action mask allowed nothing.
+        extra: values by name that the loss of a custom objective returns, () float32 each.
     """
 
     episodes: Array
@@ -213,6 +380,7 @@ class Metrics(struct.PyTreeNode):
     gradient_steps: Array
     skipped_steps: Array
     empty_masks: Array
+    extra: Mapping[str, Array] = struct.field(default_factory=dict)
 
     @property
     def episode_return(self) -> Array:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from purejaxppo.config.coerce import coerce
-from purejaxppo.config.rules import ConfigError, nearest
 from purejaxppo.config.schema import Algorithm
+from purejaxppo.errors import ConfigError, did_you_mean
 
 Weights = Literal["final", "best"]
 Format = Literal["stablehlo", "onnx", "npz"]
@@ -85,7 +85,7 @@ def fit_options(values: Mapping[str, Any]) -> FitOptions:
     names = [field.name for field in dataclasses.fields(FitOptions)]
     for name in values:
         if name not in names:
-            raise ConfigError(f"unknown option {name!r}: {nearest(name, names)}")
+            raise ConfigError(f"unknown option {name!r}: {did_you_mean(name, names)}")
     options = FitOptions(**values)
     options._check_idle("run_dir", "resume", "checkpoint_every", "keep_checkpoints")
     return options

@@ -20,8 +20,8 @@ from typing import Annotated, Any
 import tyro
 
 from purejaxppo.config.coerce import parse_options
-from purejaxppo.config.rules import ConfigError, HostError
 from purejaxppo.config.schema import Algorithm, PPOConfig
+from purejaxppo.errors import ConfigError, HostError, RunWarning
 from purejaxppo.runs.options import (
     EvalOptions,
     ExportOptions,
@@ -30,7 +30,6 @@ from purejaxppo.runs.options import (
     ReportOptions,
     RunOptions,
 )
-from purejaxppo.runs.problems import RunWarning
 
 USAGE = """usage: purejaxppo COMMAND ...
 

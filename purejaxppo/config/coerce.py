@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 
 _LARGEST = sys.float_info.max
 

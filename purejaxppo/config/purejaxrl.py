@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from purejaxppo.config.rules import ConfigError, nearest
+from purejaxppo.errors import ConfigError, did_you_mean
 
 
 def _anneal(on: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         meaning = key if key in names else UPPER_CASE.get(key)
         if meaning is None:
-            hint = nearest(str(key), UPPER_CASE if str(key).isupper() else names)
+            hint = did_you_mean(str(key), UPPER_CASE if str(key).isupper() else names)
             raise ConfigError(f"unknown option {key!r}: {hint}")
         new = {meaning: value} if isinstance(meaning, str) else meaning(value)
         twice = sorted(new.keys() & result.keys())

@@ -5,31 +5,15 @@ Each message names the value, the constraint and a value that would work.
 
 from __future__ import annotations
 
-import difflib
 import math
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from purejaxppo.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from purejaxppo.config.schema import PPOConfig
-
-
-class ConfigError(ValueError):
-    """Something the user asked for cannot be done; the message says what would."""
-
-
-class HostError(RuntimeError):
-    """An environment that runs in Python has failed; the message is its own."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause naming the known names nearest to `name`."""
-    names = sorted(known)
-    folded = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
-    found = [folded[n] for n in close] or names
-    return f"did you mean {' or '.join(found)}?" if close else f"known: {', '.join(found)}"
 
 
 _AT_LEAST_ONE = (
@@ -117,7 +101,9 @@ def _check_choices(config: PPOConfig) -> None:
             continue
         value, choices = getattr(config, name), typing.get_args(declared)
         if value not in choices:
-            raise ConfigError(f"{name}={value!r} is not a choice: {nearest(str(value), choices)}")
+            raise ConfigError(
+                f"{name}={value!r} is not a choice: {did_you_mean(str(value), choices)}"
+            )
 
 
 def _check_sizes(config: PPOConfig) -> None:

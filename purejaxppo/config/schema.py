@@ -9,44 +9,16 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from purejaxppo.config import presets
 from purejaxppo.config import rules as validation
 from purejaxppo.config.coerce import coerce
 from purejaxppo.config.purejaxrl import known_fields
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import Hyperparams
 
 Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
-
-
-class Hyperparams(NamedTuple):
-    """Every scalar that may vary without a new compilation; a pytree, so it can be vmapped.
-
-    Each field has the meaning of the `PPOConfig` field of the same name. Fields that are None
-    switch a part of the algorithm off, statically.
-    """
-
-    learning_rate: Any
-    learning_rate_final_scale: Any
-    gamma: Any
-    gae_lambda: Any
-    clip_eps: Any
-    clip_eps_final_scale: Any
-    kl_coef: Any
-    adaptive_kl_target: Any
-    value_coef: Any
-    value_clip_eps: Any
-    huber_delta: Any
-    entropy_coef: Any
-    entropy_coef_final_scale: Any
-    adam_eps: Any
-    max_grad_norm: Any | None
-    target_kl: Any | None
-
-    def replace(self, **changes: Any) -> Hyperparams:
-        """The same hyperparameters with some fields changed."""
-        return self._replace(**changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,7 +144,8 @@ class PPOConfig:
 
     def hyperparams(self) -> Hyperparams:
         """The traced scalars of this configuration, as floats (or None)."""
-        return Hyperparams(*(getattr(self, name) for name in Hyperparams._fields))
+        names = (name for name in Hyperparams._fields if name != "extra")
+        return Hyperparams(**{name: getattr(self, name) for name in names})
 
     def replace(self, **changes: Any) -> PPOConfig:
         """The same configuration with some fields changed, validated again."""

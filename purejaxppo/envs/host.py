@@ -16,7 +16,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
-from purejaxppo.config.rules import ConfigError, HostError
+from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.spaces import (
     Box,
     EnvSpec,

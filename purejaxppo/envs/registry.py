@@ -11,9 +11,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from purejaxppo.config.rules import ConfigError, nearest
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.suites.adapter import TracedOnce
+from purejaxppo.errors import ConfigError, did_you_mean
 
 SUITES = {
     "": "gymnax",
@@ -78,7 +78,7 @@ def _make_env(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Any, Any
 
 def _nearest(suite: str, rest: str, known: Iterable[str]) -> str:
     prefix = f"{suite}/" if suite else ""
-    return nearest(prefix + rest, [prefix + other for other in known])
+    return did_you_mean(prefix + rest, [prefix + other for other in known])
 
 
 def _adapter(suite: str) -> ModuleType:

@@ -7,14 +7,14 @@ wrapper can lose the last observation of an episode.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
 from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
+from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import (
     EnvSpec,
     action_spaces,
@@ -24,40 +24,7 @@ from purejaxppo.spaces import (
     to_bounds,
     zeros,
 )
-from purejaxppo.types import Array, EnvStep, VecEnv
-
-
-class Environment(Protocol):
-    """One environment, with the interface of gymnax 1.x.
-
-    Every method is pure and works on a single environment; `params` is a pytree of the
-    environment's constants, which may be traced.
-    """
-
-    @property
-    def default_params(self) -> Any:
-        """Parameters for those who pass none."""
-        ...
-
-    def reset_env(self, key: Array, params: Any) -> tuple[Any, Any]:
-        """A new episode: (obs, state). The key is consumed."""
-        ...
-
-    def step_env(self, key: Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
-        """One step without auto-reset or time limit: (obs, state, reward, terminated, info)."""
-        ...
-
-    def is_truncated(self, state: Any, params: Any) -> Array:
-        """Whether the time limit is reached in `state`."""
-        ...
-
-    def observation_space(self, params: Any) -> Any:
-        """What the observations are like."""
-        ...
-
-    def action_space(self, params: Any) -> Any:
-        """What the actions are like."""
-        ...
+from purejaxppo.types import Array, Environment, EnvStep, VecEnv
 
 
 def make_vec_env(

@@ -19,9 +19,8 @@ import numpy as np
 from jax import export
 
 from purejaxppo.components import OwnPolicy
-from purejaxppo.config.rules import ConfigError, nearest
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.vec_env import Environment
+from purejaxppo.errors import ConfigError, did_you_mean
 from purejaxppo.export import numpy_policy as reader
 from purejaxppo.export.flatten_jaxpr import evaluate, flatten
 from purejaxppo.export.inference import Acting, make_acting
@@ -30,6 +29,7 @@ from purejaxppo.runs.agents import agent_of, load_agents
 from purejaxppo.runs.checkpoint import check_new, write_new
 from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import ExportOptions, Format, Weights
+from purejaxppo.types import Environment
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -81,7 +81,7 @@ def _files(run_dir: str | Path, format: Format, out: Any, overwrite: bool) -> li
         ConfigError: there is no such format, or a name will not do.
     """
     if format not in WRITERS:
-        raise ConfigError(f"format={format!r} is not a choice: {nearest(format, WRITERS)}")
+        raise ConfigError(f"format={format!r} is not a choice: {did_you_mean(format, WRITERS)}")
     path = Path(run_dir) / f"policy.{format}" if out is None else Path(out)
     if path.suffix != f".{format}":
         raise ConfigError(f"out={str(path)!r} must end in .{format}: use policy.{format}")

@@ -12,8 +12,8 @@ from purejaxppo.act import actor_of
 from purejaxppo.components import OwnPolicy, make_setup
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.vec_env import Environment
 from purejaxppo.spaces import fields, zeros
+from purejaxppo.types import Environment
 
 
 class Acting(NamedTuple):

@@ -15,7 +15,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from numpy.lib.stride_tricks import sliding_window_view
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 
 Call = Callable[..., str]
 """`(function, *operands, options=())`, writes a call down and gives the name of its result.

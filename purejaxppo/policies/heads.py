@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 from purejaxppo.policies.distributions import (
     IMPOSSIBLE,
     Bernoulli,

@@ -13,8 +13,8 @@ import numpy as np
 from flax.errors import FlaxError
 from jax import Array
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.policies.cores import CORES, initial_carry
 from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
 from purejaxppo.policies.layers import orthogonal

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 from purejaxppo.policies.layers import convolve, orthogonal
 from purejaxppo.spaces import (
     PIXELS,

@@ -10,26 +10,11 @@ the observation that the action led to (before any reset), and $d_t$ = terminate
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo.types import Rollout
-
-
-class Estimate(NamedTuple):
-    """What the update needs of a rollout.
-
-    Attributes:
-        advantage: [T, N], weight of each action's gradient.
-        target: [T, N], what the critic learns to predict.
-    """
-
-    advantage: Array
-    target: Array
+from purejaxppo.types import Estimate, Estimator, Rollout
 
 
 def _done(rollout: Rollout) -> Array:
@@ -159,7 +144,7 @@ def reward_to_go(rollout: Rollout, gamma) -> Estimate:
     return Estimate(g, g)
 
 
-ADVANTAGES: dict[str, Callable[..., Estimate]] = {
+ADVANTAGES: dict[str, Estimator] = {
     "gae": lambda rollout, hyper, config: gae(rollout, hyper.gamma, hyper.gae_lambda),
     "n_step": lambda rollout, hyper, config: n_step(rollout, hyper.gamma, config.n_step),
     "monte_carlo": lambda rollout, hyper, config: monte_carlo(rollout, hyper.gamma),

@@ -12,7 +12,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from purejaxppo import tuning as backend
-from purejaxppo.config.schema import Hyperparams, PPOConfig
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.ppo.collectives import across, standardize
 from purejaxppo.ppo.objectives import VALUE_LOSSES, Objective
 from purejaxppo.ppo.rollout import nbytes

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.act import Actor
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.host import Host, HostEnvironment
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
 from purejaxppo.envs.wrappers.episodes import counts
+from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import fields
 from purejaxppo.types import Array
 

@@ -15,11 +15,11 @@ import matplotlib
 from purejaxppo.act import make_actor
 from purejaxppo.components import OwnPolicy
 from purejaxppo.config.coerce import parse_options
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.wrappers.base import Wrapper
+from purejaxppo.errors import ConfigError
 from purejaxppo.rendering.gif import FASTEST, write_gif
 from purejaxppo.rendering.playback import Episode, play, play_on_host
 from purejaxppo.runs import folder as store

@@ -13,8 +13,8 @@ import numpy as np
 
 from purejaxppo.config import presets
 from purejaxppo.config.coerce import parse_options
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import Algorithm, PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs import folder as store
 from purejaxppo.runs.metric_rows import final_returns
 from purejaxppo.types import Metrics

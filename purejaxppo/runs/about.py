@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 
 
 def names_of(own: Mapping[str, Any]) -> dict[str, str]:

@@ -11,8 +11,8 @@ from flax import struct
 
 from purejaxppo.act import make_act
 from purejaxppo.components import OwnPolicy
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs import checkpoint
 from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import Weights

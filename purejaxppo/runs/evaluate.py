@@ -16,8 +16,8 @@ from rich.table import Table
 
 from purejaxppo.act import actor_of
 from purejaxppo.components import OwnPolicy, make_setup
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import spread_seeds
 from purejaxppo.runs.agents import Agents, load_agents
 from purejaxppo.runs.compiled import Programs

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 
 FORMAT = 1
 MANIFEST = "manifest"

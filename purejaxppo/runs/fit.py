@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from purejaxppo.components import OwnAdvantage, OwnObjective, OwnPolicy
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.envs.host import ONE_AT_A_TIME
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs.about import as_json, names_of
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate

@@ -23,8 +23,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs import checkpoint
 from purejaxppo.types import Metrics
 

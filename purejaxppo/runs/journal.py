@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 
 Row = Mapping[str, Any]
 

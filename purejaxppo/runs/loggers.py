@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs.journal import Row
 
 

@@ -6,9 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-
-class RunWarning(UserWarning):
-    """Something around a run went wrong; the run goes on."""
+from purejaxppo.errors import RunWarning
 
 
 class Problems(list[str]):

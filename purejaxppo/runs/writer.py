@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs import checkpoint
 from purejaxppo.runs import folder as store
 from purejaxppo.runs.about import device, plain, versions

@@ -8,8 +8,8 @@ import scipy.signal
 import scipy.special
 import scipy.stats
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.policies.distributions import Categorical, DiagGaussian
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.networks import make_policy

@@ -18,7 +18,7 @@ from purejaxppo.runs import checkpoint
 from purejaxppo.runs import folder as store
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.journal import Journal
-from purejaxppo.runs.problems import RunWarning
+from purejaxppo.errors import RunWarning
 
 CONFIG = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 40,

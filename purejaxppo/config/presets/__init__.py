@@ -7,7 +7,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from purejaxppo.config.rules import ConfigError, nearest
+from purejaxppo.errors import ConfigError, did_you_mean
 
 # what makes PPO another algorithm
 
@@ -43,7 +43,7 @@ def tables(name: str) -> dict[str, dict[str, Any]]:
         ConfigError: no such preset; the nearest names are given.
     """
     if name not in names():
-        raise ConfigError(f"unknown preset {name!r}: {nearest(name, names())}")
+        raise ConfigError(f"unknown preset {name!r}: {did_you_mean(name, names())}")
     return tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text("utf-8"))
 
 

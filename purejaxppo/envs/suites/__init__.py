@@ -1,1 +1,1 @@
-"""Adapters, one for each suite of environments; imported when one of its environments is asked for."""
+"""Adapters, one for each suite of environments, imported when one of its environments is made."""

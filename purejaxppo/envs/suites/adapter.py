@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.wrappers.base import Wrapper
+from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import Box
 from purejaxppo.types import Array
 

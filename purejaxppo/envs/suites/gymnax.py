@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.suites.adapter import downloading, paint
 from purejaxppo.envs.wrappers.base import ObservationWrapper
+from purejaxppo.errors import ConfigError
 
 _DOWNLOADS = ("MNISTBandit-bsuite",)
 _VISUALIZED = ("Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc")

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jumanji import registration, specs
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.suites.adapter import Adapter, anything, box, downloading
 from purejaxppo.envs.wrappers.base import Remembered, Wrapper
 from purejaxppo.envs.wrappers.episodes import TimeLimit
+from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import MASKS, Box, Discrete, MultiDiscrete, fields, mask_of
 
 NEVER = 2**30

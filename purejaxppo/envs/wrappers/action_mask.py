@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.wrappers.base import Wrapper
+from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import MASKS, Box, action_spaces, fields, mask_of, zeros
 
 

@@ -8,7 +8,7 @@ import jax
 from flax import struct
 from jax import Array
 
-from purejaxppo.config.rules import ConfigError
+from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import Box, parts_of, space_of
 
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.wrappers.base import (
     Array,
     ObservationWrapper,
@@ -18,6 +17,7 @@ from purejaxppo.envs.wrappers.base import (
     box_of,
     check_count,
 )
+from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import (
     Box,
     Discrete,

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config.rules import ConfigError
 from purejaxppo.envs.wrappers.base import (
     Array,
     Remembered,
@@ -17,6 +16,7 @@ from purejaxppo.envs.wrappers.base import (
     Wrapper,
     check_count,
 )
+from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import action_spaces, zeros
 
 
