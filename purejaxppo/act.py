@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.components import OwnPolicy, Setup, make_setup
+from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.spaces import to_bounds
-from purejaxppo.types import Array, Environment, LearnerState
+from purejaxppo.types import Action, Array, Carry, EnvParams, Normalizers, Obs, Params
+
+
+class Trained(Protocol):
+    """What acting needs: a `LearnerState` has it, and so have the agents of `load_agents`."""
+
+    @property
+    def params(self) -> Params:
+        """The policy's parameters."""
+        ...
+
+    @property
+    def normalizers(self) -> Normalizers:
+        """Running statistics, which acting leaves as they are."""
+        ...
 
 
 class Actor(NamedTuple):
@@ -27,20 +40,20 @@ class Actor(NamedTuple):
             used when deterministic).
     """
 
-    initial_carry: Callable[[tuple[int, ...]], Any]
-    act: Callable[[Array, Any, Any, Array], tuple[Any, Any]]
+    initial_carry: Callable[[tuple[int, ...]], Carry]
+    act: Callable[[Array, Carry, Obs, Array], tuple[Carry, Action]]
 
 
 def make_actor(
     config: PPOConfig | Mapping[str, Any],
-    state: LearnerState | Any,
+    state: Trained,
     deterministic: bool = False,
     *,
-    env: Environment | HostEnvironment | None = None,
-    env_params: Any = None,
-    policy: OwnPolicy = None,
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
 ) -> Actor:
-    """The trained policy as pure functions, with a memory or without.
+    """Makes pure functions of the trained policy, with a memory or without.
 
     Args:
         config: the configuration that was trained.
@@ -55,43 +68,54 @@ def make_actor(
         The functions that start and step it.
 
     Raises:
-        ConfigError: see `setup.make_setup`.
+        ConfigError: see `components.make_components`.
     """
-    return actor_of(make_setup(config, env, env_params, policy), state, deterministic)
+    components = make_components(config, env=env, env_params=env_params, policy=policy)
+    return actor_of(components, state, deterministic)
 
 
-def actor_of(setup: Setup, state: Any, deterministic: bool) -> Actor:
-    """The actor of a setup that is made already, and of what has params and normalizers."""
-    spec = setup.vec_env.spec
+def actor_of(components: Components, state: Trained, deterministic: bool) -> Actor:
+    """Makes the actor of components that are built already.
 
-    def act(key: Array, carry: Any, obs: Any, episode_start: Array) -> tuple[Any, Any]:
+    Args:
+        components: of the run.
+        state: parameters and statistics of one seed.
+        deterministic: the most probable action rather than a sampled one.
+
+    Returns:
+        The functions that start and step it.
+    """
+    spec = components.spec
+
+    def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
         obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
         obs = normalize(state.normalizers.obs, obs)
-        carry, dist, _ = setup.policy.apply(state.params, carry, obs, episode_start)
+        carry, dist, _ = components.policy.apply(state.params, carry, obs, episode_start)
         action = dist.mode() if deterministic else dist.sample(key)
         return carry, to_bounds(spec.action, action)
 
-    return Actor(setup.policy.initial_carry, act)
+    return Actor(components.policy.initial_carry, act)
 
 
 def make_act(
     config: PPOConfig | Mapping[str, Any],
-    state: LearnerState | Any,
+    state: Trained,
     deterministic: bool = False,
     *,
-    env: Environment | HostEnvironment | None = None,
-    env_params: Any = None,
-    policy: OwnPolicy = None,
-) -> Callable[[Array, Any], Any]:
-    """The trained policy as one function of a key and observations.
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
+) -> Callable[[Array, Obs], Action]:
+    """Makes one function of a key and observations of the trained policy.
 
     Args:
-        config: as in `make_actor`, as are all others.
-        state: see there.
-        deterministic: see there.
-        env: see there.
-        env_params: see there.
-        policy: see there.
+        config: the configuration that was trained.
+        state: the learner after training, or its agents (`load_agents`); of one seed: index the
+            leaves of vmapped ones.
+        deterministic: the most probable action rather than a sampled one.
+        env: the environment, if one was passed to training.
+        env_params: its parameters; None: its defaults.
+        policy: the policy or linen module, if one was passed to training.
 
     Returns:
         `act(key, obs [..., *O]) -> action [..., *A]`, within the action bounds. The key is
@@ -100,12 +124,29 @@ def make_act(
     Raises:
         ConfigError: the policy has a memory, which `make_actor` passes in and out.
     """
-    setup = make_setup(config, env, env_params, policy)
-    actor, spec = actor_of(setup, state, deterministic), setup.vec_env.spec
+    components = make_components(config, env=env, env_params=env_params, policy=policy)
+    return act_of(components, state, deterministic)
+
+
+def act_of(components: Components, state: Trained, deterministic: bool) -> Callable[..., Action]:
+    """Makes the function of `make_act` of components that are built already.
+
+    Args:
+        components: of the run.
+        state: parameters and statistics of one seed.
+        deterministic: the most probable action rather than a sampled one.
+
+    Returns:
+        `act(key, obs [..., *O]) -> action [..., *A]`.
+
+    Raises:
+        ConfigError: the policy has a memory.
+    """
+    actor, spec = actor_of(components, state, deterministic), components.spec
     if jax.tree.leaves(jax.eval_shape(lambda: actor.initial_carry((1,)))):
         raise ConfigError("this policy has a memory: use make_actor, which passes it in and out")
 
-    def act(key: Array, obs: Any) -> Any:
+    def act(key: Array, obs: Obs) -> Action:
         obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
         first, space = jax.tree.leaves(obs)[0], jax.tree.leaves(spec.observation)[0]
         lead = first.shape[: first.ndim - len(space.shape)]

@@ -1,4 +1,4 @@
-"""What a configuration stands for: environments, policy and first statistics."""
+"""What a configuration stands for, built once: environments, policy and method."""
 
 from __future__ import annotations
 
@@ -12,73 +12,184 @@ from purejaxppo.config.rules import check_sequences
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
-from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.envs.vec_env import inspect_env, vectorize
 from purejaxppo.errors import ConfigError
 from purejaxppo.policies.networks import Network, make_policy
 from purejaxppo.ppo.advantages import ADVANTAGES
-from purejaxppo.ppo.normalize import init_stats
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
-from purejaxppo.spaces import is_measured, mask_of, without_mask
-from purejaxppo.types import Array, Environment, Estimate, Policy, VecEnv
+from purejaxppo.ppo.optimizer import ADAM, Optimizer, behind_clipping, linear_schedule
+from purejaxppo.spaces import EnvSpec, is_measured, without_mask
+from purejaxppo.types import (
+    Environment,
+    EnvParams,
+    Estimator,
+    MakeOptimizer,
+    ObjectiveLoss,
+    Policy,
+    Schedule,
+    VecEnv,
+)
 
-OwnPolicy = Policy | Network | None
-"""What may be passed in place of the network that a configuration describes."""
-OwnObjective = Objective | Callable[..., Array] | None
-"""In place of the objective that it names."""
-OwnAdvantage = Callable[..., Estimate] | None
-"""In place of the advantage estimator that it names."""
-
-# what a network, or a policy, in place of the configured one must do itself
-_OF_NETWORK = ("core", "core_size", "state_dependent_std")
-_OF_POLICY = (*_OF_NETWORK, "squash_actions")
+# what may be passed in place of what a configuration describes
+CustomEnv = Environment | HostEnvironment | None
+CustomPolicy = Policy | Network | None
+CustomObjective = Objective | ObjectiveLoss | None
+CustomOptimizer = Optimizer | MakeOptimizer | None
 
 
-class Setup(NamedTuple):
-    """What a configuration stands for, made once."""
+class Components(NamedTuple):
+    """What a configuration stands for, built once for each call or command and passed on.
+
+    Attributes:
+        config: what is trained.
+        env: one environment, as it was named or passed.
+        env_params: its parameters.
+        spec: what it sees and does.
+        vectorize: `(num_envs) -> VecEnv`, so many of it as one.
+        policy: actor and critic.
+        sequence_length: L, where the policy has a memory; else None.
+        objective: of the policy.
+        advantage: the estimator.
+        optimizer: clipping included.
+        schedule: of the hyperparameters.
+        custom: what was passed in place of what the configuration describes, by its name.
+    """
 
     config: PPOConfig
-    env_params: Any
-    vec_env: VecEnv
+    env: Environment | HostEnvironment
+    env_params: EnvParams
+    spec: EnvSpec
+    vectorize: Callable[[int], VecEnv]
     policy: Policy
+    sequence_length: int | None
+    objective: Objective
+    advantage: Estimator
+    optimizer: Optimizer
+    schedule: Schedule
+    custom: Mapping[str, Any]
 
 
-def make_setup(
+def make_components(
     config: PPOConfig | Mapping[str, Any],
-    env: Environment | HostEnvironment | None = None,
-    env_params: Any = None,
-    policy: OwnPolicy = None,
-    num_envs: int | None = None,
-) -> Setup:
-    """Environments and policy of a configuration; those that are passed take precedence.
+    *,
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
+    objective: CustomObjective = None,
+    advantage: Estimator | None = None,
+    optimizer: CustomOptimizer = None,
+    schedule: Schedule | None = None,
+) -> Components:
+    """Builds what a configuration describes; what is passed takes its place.
 
     Args:
-        config: what to train; as in `make_learner`, as are those that are passed.
-        env: see there.
-        env_params: see there.
-        policy: see there.
-        num_envs: how many environments, if not as many as are trained on.
+        config: what to train; a mapping is read by `PPOConfig.from_dict`.
+        env: an environment with gymnax's 1.x interface, or a `HostEnvironment`.
+        env_params: its parameters; None: its defaults.
+        policy: a `Policy`, or a linen module `obs [B, *O] -> (parameters, value [B])`.
+        objective: an `Objective`, or its loss alone.
+        advantage: `(rollout, hyperparams, config) -> Estimate`.
+        optimizer: an `Optimizer`, or `(hyperparams) -> optax.GradientTransformation`.
+        schedule: `(hyperparams, progress) -> hyperparams`.
+
+    Returns:
+        The components.
 
     Raises:
-        ConfigError: the environment contradicts itself (`envs.base.make_vec_env`), the policy
-            cannot be made for it (`policies.networks.make_policy`), or an option has no effect.
+        ConfigError: the environment contradicts itself (`envs.vec_env.inspect_env`), the policy
+            cannot be made for it (`policies.networks.make_policy`), what is passed cannot be
+            called, or an option has no effect.
     """
     config = as_config(config)
+    given = dict(
+        env=env, env_params=env_params, policy=policy, objective=objective, advantage=advantage,
+        optimizer=optimizer, schedule=schedule,
+    )  # fmt: skip
+    custom = {name: x for name, x in given.items() if x is not None}
+    _check_custom(config, custom)
+
+    # environments first: everything else is made for their spaces
     made, default_params = _environment(config, env)
     env_params = default_params if env_params is None else env_params
-    vec_env = _vectorize(config, made, env_params, num_envs or config.num_envs)
-    parts = jax.tree.leaves(without_mask(vec_env.spec.observation))
+    spec, vectorize = _vectorizer(config, made, env_params)
+    parts = jax.tree.leaves(without_mask(spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
-    if policy is not None:
-        names = _OF_POLICY if isinstance(policy, Policy) else _OF_NETWORK
-        _check_idle(config, names, "a policy")
+
     if not isinstance(policy, Policy):
-        policy = make_policy(config, vec_env.spec, policy)
-    return Setup(with_sequences(config, policy), env_params, vec_env, policy)
+        policy = make_policy(config, spec, policy)
+
+    # the method: by name, or as it is passed
+    if objective is None:
+        objective = OBJECTIVES[config.objective]
+    elif not isinstance(objective, Objective):
+        objective = Objective(objective)
+    if optimizer is None:
+        optimizer = ADAM
+    elif not isinstance(optimizer, Optimizer):
+        optimizer = Optimizer(optimizer)
+    return Components(
+        config=config,
+        env=made,
+        env_params=env_params,
+        spec=spec,
+        vectorize=vectorize,
+        policy=policy,
+        sequence_length=_sequence_length(config, policy),
+        objective=objective,
+        advantage=advantage or ADVANTAGES[config.advantage],
+        optimizer=optimizer if optimizer is ADAM else behind_clipping(optimizer),
+        schedule=schedule or linear_schedule,
+        custom=custom,
+    )
 
 
-def _environment(config: PPOConfig, env: Any) -> tuple[Any, Any]:
-    """The environment, passed or named, and its default parameters."""
+_NETWORK = ("core", "core_size", "state_dependent_std")
+_FINAL_SCALES = (
+    "learning_rate_final_scale", "clip_eps_final_scale", "entropy_coef_final_scale",
+)  # fmt: skip
+_REPLACED: dict[str, tuple[str, ...]] = {
+    "policy": (*_NETWORK, "squash_actions"),
+    "objective": ("objective",),
+    "advantage": ("advantage",),
+    "optimizer": ("adam_eps",),
+    "schedule": _FINAL_SCALES,
+}
+"""Fields of the configuration that have no effect beside what is passed, by its name."""
+
+
+def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
+    """Refuses options that only what is replaced obeys, and what cannot be called."""
+    default = PPOConfig()
+    for kind, names in _REPLACED.items():
+        if kind not in custom:
+            continue
+        passed, a = custom[kind], "an" if kind[0] in "aeiou" else "a"
+        if kind == "policy" and not isinstance(passed, Policy):
+            names = _NETWORK  # a module is given its distribution, which may be squashed
+        idle = [name for name in names if getattr(config, name) != getattr(default, name)]
+        if idle:
+            changes = ", ".join(f"{name}={getattr(default, name)!r}" for name in idle)
+            raise ConfigError(
+                f"{', '.join(idle)} would have no effect on {a} {kind} of your own: use "
+                f"config.replace({changes})"
+            )
+        if kind != "policy" and not (callable(passed) or isinstance(passed, Objective | Optimizer)):
+            named = hasattr(config, kind)
+            raise ConfigError(
+                f"{kind}={passed!r} must be a function: "
+                + (f"pass names to PPOConfig({kind}=...)" if named else _EXAMPLES[kind])
+            )
+
+
+_EXAMPLES = {
+    "optimizer": "such as lambda hyper: optax.adamw(hyper.learning_rate)",
+    "schedule": "such as lambda hyper, progress: hyper.replace(learning_rate=1e-3)",
+}
+
+
+def _environment(config: PPOConfig, env: CustomEnv) -> tuple[Any, EnvParams]:
+    """Returns the environment, passed or named, and its default parameters."""
     options = parse_options(config.env_options)
     if env is None:
         return registry.make_env(config.env, **options)
@@ -90,87 +201,34 @@ def _environment(config: PPOConfig, env: Any) -> tuple[Any, Any]:
     return env, env.default_params
 
 
-def _vectorize(config: PPOConfig, env: Any, env_params: Any, num_envs: int) -> VecEnv:
-    """N environments as one: pure ones vmapped, those of the host behind a callback."""
-    if isinstance(env, HostEnvironment):
-        if config.reset_batch is not None:
-            raise ConfigError(
-                f"reset_batch={config.reset_batch} has no effect on environments of the host: "
-                "leave it None"
-            )
-        if jax.tree.leaves(env_params):
-            raise ConfigError(
-                f"env_params={env_params} have no effect on environments of the host: leave it None"
-            )
-        return make_host_vec_env(env, num_envs)
-    return make_vec_env(env, env_params, num_envs, config.reset_batch)
-
-
-def make_method(
-    config: PPOConfig, objective: OwnObjective, advantage: OwnAdvantage
-) -> tuple[Objective, Callable[..., Estimate]]:
-    """Policy objective and advantage estimator; those that are passed take precedence.
-
-    Args:
-        config: names them.
-        objective: as in `make_learner`.
-        advantage: as in `make_learner`.
-
-    Raises:
-        ConfigError: what is passed cannot be called, or an option has no effect beside it.
-    """
-    for name, own in (("objective", objective), ("advantage", advantage)):
-        if own is not None:
-            _check_idle(config, (name,), f"an {name}")
-            if not (callable(own) or isinstance(own, Objective)):
-                raise ConfigError(
-                    f"{name}={own!r} must be a function: pass names to PPOConfig({name}=...)"
-                )
-    if objective is None:
-        objective = OBJECTIVES[config.objective]
-    elif not isinstance(objective, Objective):
-        objective = Objective(objective)
-    return objective, advantage or ADVANTAGES[config.advantage]
-
-
-def _check_idle(config: PPOConfig, names: tuple[str, ...], own: str) -> None:
-    """Raises ConfigError if any of these, which only what is ours obeys, is set."""
-    default = PPOConfig()
-    idle = [name for name in names if getattr(config, name) != getattr(default, name)]
-    if idle:
-        changes = ", ".join(f"{name}={getattr(default, name)!r}" for name in idle)
+def _vectorizer(
+    config: PPOConfig, env: Any, env_params: EnvParams
+) -> tuple[EnvSpec, Callable[[int], VecEnv]]:
+    """Inspects an environment once, and returns what makes N of it one: vmap, or a callback."""
+    if not isinstance(env, HostEnvironment):
+        inspected = inspect_env(env, env_params)
+        return inspected.spec, lambda n: vectorize(inspected, n, config.reset_batch)
+    if config.reset_batch is not None:
         raise ConfigError(
-            f"{', '.join(idle)} would have no effect on {own} of your own: use "
-            f"config.replace({changes})"
+            f"reset_batch={config.reset_batch} has no effect on environments of the host: "
+            "leave it None"
         )
+    if jax.tree.leaves(env_params):
+        raise ConfigError(
+            f"env_params={env_params} have no effect on environments of the host: leave it None"
+        )
+    return env.spec, lambda n: make_host_vec_env(env, n)
 
 
-def with_sequences(config: PPOConfig, policy: Policy) -> PPOConfig:
-    """The configuration with its sequence_length filled in where the policy has a memory.
-
-    Raises:
-        ConfigError: a memory that the policy does not have, or sequences that do not fit.
-    """
+def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:
+    """Returns the steps that gradients flow back through a memory; None without one."""
     if jax.tree.leaves(jax.eval_shape(lambda: policy.initial_carry((1,)))):
-        config = config.replace(sequence_length=config.sequence_length or config.num_steps)
-        check_sequences(config)
-    elif config.sequence_length is not None:
+        length = config.sequence_length or config.num_steps
+        check_sequences(config.replace(sequence_length=length))
+        return length
+    if config.sequence_length is not None:
         raise ConfigError(
             f"sequence_length={config.sequence_length} has no effect without a memory: use it "
             "with core='gru', or leave it None"
         )
-    return config
-
-
-def init_obs_stats(observation: Any) -> Any:
-    """Statistics of what is measured in an observation; None for images, bits, names and masks.
-
-    Args:
-        observation: spaces, a pytree (`EnvSpec.observation`).
-    """
-    masks = list(map(id, jax.tree.leaves(mask_of(observation))))
-
-    def of(space):
-        return init_stats(space.shape) if is_measured(space) and id(space) not in masks else None
-
-    return jax.tree.map(of, observation)
+    return None

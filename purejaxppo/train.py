@@ -8,6 +8,7 @@ train    init, then U updates in one scan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,34 +16,39 @@ import jax.numpy as jnp
 from jax.experimental import io_callback
 
 from purejaxppo.components import (
-    OwnAdvantage,
-    OwnObjective,
-    OwnPolicy,
-    init_obs_stats,
-    make_method,
-    make_setup,
+    Components,
+    CustomEnv,
+    CustomObjective,
+    CustomOptimizer,
+    CustomPolicy,
+    make_components,
 )
-from purejaxppo.config.schema import PPOConfig, as_config
-from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import across, standardize, total
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
+from purejaxppo.ppo.minibatches import Minibatches, as_batch, rows_per_pass
 from purejaxppo.ppo.normalize import (
+    init_obs_stats,
     init_reward_scaler,
     normalize,
     scale_rewards,
     update_obs_stats,
 )
-from purejaxppo.ppo.rollout import as_batch, collect
-from purejaxppo.ppo.update import annealed, optimize, optimizer, pack
+from purejaxppo.ppo.optimizer import pack
+from purejaxppo.ppo.rollout import collect
+from purejaxppo.ppo.update import loss, optimize
+from purejaxppo.ppo.value_losses import VALUE_LOSSES
 from purejaxppo.types import (
     Array,
-    Environment,
+    EnvParams,
+    Estimator,
     Learner,
     LearnerState,
     Metrics,
     Normalizers,
+    Schedule,
     TrainOutput,
 )
 
@@ -50,14 +56,16 @@ from purejaxppo.types import (
 def make_learner(
     config: PPOConfig | Mapping[str, Any],
     *,
-    env: Environment | HostEnvironment | None = None,
-    env_params: Any = None,
-    policy: OwnPolicy = None,
-    objective: OwnObjective = None,
-    advantage: OwnAdvantage = None,
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
+    objective: CustomObjective = None,
+    advantage: Estimator | None = None,
+    optimizer: CustomOptimizer = None,
+    schedule: Schedule | None = None,
     axis_name: str | None = None,
 ) -> Learner:
-    """A training run as `(init, update)`, for those who drive the updates themselves.
+    """Makes a training run as `(init, update)`, for those who drive the updates themselves.
 
     Args:
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
@@ -67,9 +75,14 @@ def make_learner(
         policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
             the network that `config` describes.
         objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
-            state) -> [B]`, in place of the one that `config` names.
+            state) -> [B]`, in place of the one that `config` names. The loss may also return values
+            to be logged, `([B], {name: [B]})`.
         advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
             `config` names.
+        optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
+            Adam; gradients are clipped to max_grad_norm before it.
+        schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
+            the linear one.
         axis_name: mesh axis over which environments are spread (each device has num_envs); None:
             one device.
 
@@ -79,31 +92,54 @@ def make_learner(
         where environments run on the host, which belong to the last `init` until it is called.
 
     Raises:
-        ConfigError: see `PPOConfig`, `setup.make_setup`, `setup.make_method`.
+        ConfigError: see `PPOConfig` and `components.make_components`.
 
     Reference: arXiv:1707.06347, algorithm 1.
     """
-    config, default_params, vec_env, policy = make_setup(config, env, env_params, policy)
-    objective, estimate = make_method(config, objective, advantage)
-    observation = vec_env.spec.observation
+    components = make_components(
+        config, env=env, env_params=env_params, policy=policy, objective=objective,
+        advantage=advantage, optimizer=optimizer, schedule=schedule,
+    )  # fmt: skip
+    return learner_of(components, axis_name)
+
+
+def learner_of(components: Components, axis_name: str | None = None) -> Learner:
+    """Makes a training run of components that are built already.
+
+    Args:
+        components: what is trained, and how.
+        axis_name: mesh axis over which environments are spread, or None.
+
+    Returns:
+        `init`, `update` and `close`, see `make_learner`.
+    """
+    config, policy, objective = components.config, components.policy, components.objective
+    vec_env = components.vectorize(config.num_envs)
 
     def defaults(hyperparams, env_params):
         hyper = config.hyperparams() if hyperparams is None else hyperparams
-        hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper)
-        return hyper, default_params if env_params is None else env_params
+        scalars = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper.replace(extra=()))
+        hyper = scalars.replace(extra=jax.tree.map(jnp.asarray, hyper.extra))
+        return hyper, components.env_params if env_params is None else env_params
 
-    def init(key: Array, hyperparams: Hyperparams | None = None, env_params: Any = None):
+    def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
         hyper, env_params = defaults(hyperparams, env_params)
         if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             key = jax.random.wrap_key_data(key)
         key_params, key_reset, key = jax.random.split(key, 3)
+
+        # policy and optimizer
         params = policy.init(key_params)
+        packed, _ = pack(components.optimizer, params)
+        opt_state = components.optimizer.make(hyper).init(packed)
+
+        # environments, and statistics that have seen nothing
         env_state, obs = vec_env.reset(key_reset, env_params)
-        obs_stats = init_obs_stats(observation) if config.normalize_observations else None
+        obs_stats = init_obs_stats(components.spec) if config.normalize_observations else None
         scaler = init_reward_scaler(config.num_envs) if config.normalize_rewards else None
         return LearnerState(
             params=params,
-            opt_state=optimizer(hyper).init(pack(params)[0]),
+            opt_state=opt_state,
             normalizers=Normalizers(obs_stats, scaler),
             env_state=env_state,
             obs=obs,
@@ -114,40 +150,62 @@ def make_learner(
             key=key,
         )
 
-    def update(state: LearnerState, hyperparams: Hyperparams | None = None, env_params: Any = None):
+    def update(
+        state: LearnerState, hyperparams: Hyperparams | None = None, env_params: EnvParams = None
+    ):
+        # the hyperparameters in force, and keys for what is left to chance
         hyper, env_params = defaults(hyperparams, env_params)
-        hyper = annealed(hyper, state.step / config.num_updates)
+        progress = jnp.minimum(state.step / config.num_updates, 1.0)
+        hyper = components.schedule(hyper, progress)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
         norms = state.normalizers
 
+        # experience: T steps of N environments
         state, rollout = collect(policy, vec_env, config.num_steps, state, env_params, key_rollout)
         done = rollout.terminated | rollout.truncated
+
+        # advantages, of rewards scaled by statistics that have seen this rollout
         scaler, reward = scale_rewards(norms.reward, rollout.reward, done, hyper.gamma, axis_name)
-        advantage, target = estimate(rollout.replace(reward=reward), hyper, config)
+        advantage, target = components.advantage(rollout.replace(reward=reward), hyper, config)
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, axis_name)
 
+        # gradient steps, on observations as the rollout saw them: the first ratio is exactly 1
         obs = normalize(norms.obs, rollout.obs)
-        batch = as_batch(rollout, obs, advantage, target, config.sequence_length)
+        batch = as_batch(rollout, obs, advantage, target, components.sequence_length)
+        plan = Minibatches(
+            config.num_epochs,
+            config.num_minibatches,
+            rows_per_pass(policy, state.params, batch, config.num_minibatches, config.chunk_size),
+            standardize=config.advantage_normalization == "minibatch",
+        )
+        minibatch_loss = partial(
+            loss, policy=policy, objective=objective, value_loss=VALUE_LOSSES[config.value_loss],
+            hyper=hyper, objective_state=state.objective_state,
+        )  # fmt: skip
         params, opt_state, learned = optimize(
-            policy, objective, config, hyper, state.params, state.opt_state,
-            state.objective_state, batch, key_update, axis_name,
+            minibatch_loss, components.optimizer, hyper, plan, state.params, state.opt_state, batch,
+            key_update, axis_name,
         )  # fmt: skip
 
+        # what the objective remembers, adapted to how far the policy has moved
         kl_coef, objective_state = objective.kl_coef(hyper, state.objective_state), ()
         if objective.adapt is not None:
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
             kl = across(batch.dist.kl(dist).mean(), axis_name)
             objective_state = objective.adapt(state.objective_state, kl, hyper)
+
+        # statistics move once per update, after all use of the old ones
         obs_stats = update_obs_stats(norms.obs, rollout.obs, axis_name)
 
+        # metrics, in scalars: nothing of size [T, N] leaves the program
         metrics = Metrics(
             **episode_sums(rollout, done, axis_name),
             **learned,
             explained_variance=explained_variance(rollout.value, target, axis_name),
-            learning_rate=hyper.learning_rate,
+            learning_rate=jnp.asarray(hyper.learning_rate, jnp.float32),
             kl_coef=jnp.asarray(kl_coef, jnp.float32),
-            empty_masks=total(empty_masks(vec_env.spec, rollout.obs), axis_name),
+            empty_masks=total(empty_masks(components.spec, rollout.obs), axis_name),
         )
         return state.replace(
             params=params,
@@ -164,13 +222,15 @@ def make_learner(
 def make_train(
     config: PPOConfig | Mapping[str, Any],
     *,
-    env: Environment | HostEnvironment | None = None,
-    env_params: Any = None,
-    policy: OwnPolicy = None,
-    objective: OwnObjective = None,
-    advantage: OwnAdvantage = None,
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
+    objective: CustomObjective = None,
+    advantage: Estimator | None = None,
+    optimizer: CustomOptimizer = None,
+    schedule: Schedule | None = None,
 ) -> Callable[..., TrainOutput]:
-    """A whole training run as one pure function.
+    """Makes a whole training run as one pure function.
 
     Args:
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
@@ -179,32 +239,37 @@ def make_train(
         env_params: its parameters; None: its defaults.
         policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
             the network that `config` describes.
-        objective: as in `make_learner`.
-        advantage: as in `make_learner`.
+        objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
+            state) -> [B]`, in place of the one that `config` names. The loss may also return values
+            to be logged, `([B], {name: [B]})`.
+        advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
+            `config` names.
+        optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
+            Adam; gradients are clipped to max_grad_norm before it.
+        schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
+            the linear one.
 
     Returns:
         `train(key, hyperparams=None, env_params=None) -> TrainOutput`, to be jitted, and vmapped
         over any of its arguments. The key is consumed; legacy uint32 keys are accepted.
 
     Raises:
-        ConfigError: see `make_learner`.
+        ConfigError: see `PPOConfig` and `components.make_components`.
     """
-    config = as_config(config)
-    learner = make_learner(
-        config,
-        env=env,
-        env_params=env_params,
-        policy=policy,
-        objective=objective,
-        advantage=advantage,
-    )
+    components = make_components(
+        config, env=env, env_params=env_params, policy=policy, objective=objective,
+        advantage=advantage, optimizer=optimizer, schedule=schedule,
+    )  # fmt: skip
+    learner, num_updates = learner_of(components), components.config.num_updates
 
-    def train(key: Array, hyperparams: Hyperparams | None = None, env_params: Any = None):
+    def train(
+        key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None
+    ) -> TrainOutput:
         def update(state, _):
             return learner.update(state, hyperparams, env_params)
 
         state = learner.init(key, hyperparams, env_params)
-        output = TrainOutput(*jax.lax.scan(update, state, length=config.num_updates))
+        output = TrainOutput(*jax.lax.scan(update, state, length=num_updates))
         if learner.close is not None:
             io_callback(learner.close, None, ordered=True)
         return output

@@ -1,14 +1,20 @@
-"""What differs from one kind of device to the next, in one place."""
+"""What differs from one kind of device to the next, and programs kept between processes."""
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import Any
+
 import jax
+import platformdirs
 
 IN_CACHE = 9 * 2**20  # bytes of activations that a CPU's cores go through without waiting
+LARGEST_CACHE = 2**30  # bytes; the entries that were not used for longest make room
 
 
 def compiler_options() -> dict[str, str | bool | int]:
-    """Options under which training programs run fastest on the default device.
+    """Returns the options under which training programs run fastest on the default device.
 
     For `jax.jit(train, compiler_options=compiler_options())`. They change speed, and the last
     digits of results.
@@ -26,7 +32,7 @@ def compiler_options() -> dict[str, str | bool | int]:
 
 
 def chunk_size(rows: int, bytes_per_row: int) -> int:
-    """How many rows to take through the network at once in a gradient step.
+    """Chooses how many rows to take through the network at once in a gradient step.
 
     Args:
         rows: those of a gradient step.
@@ -44,7 +50,7 @@ def chunk_size(rows: int, bytes_per_row: int) -> int:
 
 
 def steps_on_one_vector(size: int) -> bool:
-    """Whether gradient steps are faster on all parameters as one vector than leaf by leaf.
+    """Says whether gradient steps are faster on all parameters as one vector than leaf by leaf.
 
     Args:
         size: number of parameters.
@@ -54,3 +60,31 @@ def steps_on_one_vector(size: int) -> bool:
         and pasted at every step. Elsewhere always, for every operation is a launch.
     """
     return jax.default_backend() != "cpu" or size <= 2**15
+
+
+def nbytes(tree: Any) -> int:
+    """Counts the bytes of all arrays in a pytree, or of what has their shapes and dtypes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def keep_compiled_programs() -> None:
+    """Turns on JAX's persistent compilation cache, in the user's cache folder.
+
+    A folder that JAX was told of already (JAX_COMPILATION_CACHE_DIR) is left as it is. Where none
+    can be written, one line on stderr says so, and the run goes on without.
+    """
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is not None:
+        return
+    folder = platformdirs.user_cache_path("purejaxppo") / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written")
+    except OSError as error:
+        print(f"purejaxppo: compiled programs are not kept: {error}", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", LARGEST_CACHE)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -143,7 +143,7 @@ class Schedule(Protocol):
     """How hyperparameters change over a run."""
 
     def __call__(self, hyper: Hyperparams, progress: Array, /) -> Hyperparams:
-        """Returns those in force at `progress`, () float32: 0 at the start of a run, 1 at its end."""
+        """Returns those in force at `progress`, () float32, from 0 (start of the run) to 1."""
         ...
 
 
@@ -306,11 +306,26 @@ class Batch(struct.PyTreeNode):
     episode_start: Array
 
 
+class RunningStats(struct.PyTreeNode):
+    """Mean and variance of everything seen."""
+
+    mean: Array  # [*O] float32
+    var: Array  # [*O] float32, population variance
+    count: Array  # () float32, samples seen
+
+
+class RewardScaler(struct.PyTreeNode):
+    """The discounted return so far of each environment, and the statistics of all of them."""
+
+    discounted_return: Array  # [N] float32, 0 at an episode's start
+    stats: RunningStats  # over []
+
+
 class Normalizers(struct.PyTreeNode):
     """Running statistics; a part that is switched off is None."""
 
     obs: PyTree  # RunningStats (or None) for each part of an observation, or None
-    reward: PyTree  # RewardScaler, or None
+    reward: RewardScaler | None
 
 
 class LearnerState(struct.PyTreeNode):

@@ -1,111 +1,79 @@
-"""What the adapters of suites have in common."""
+"""Environments whose Python is run once, however often a program is made of them."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from jax.core import Tracer
 
 from purejaxppo.envs.wrappers.base import Wrapper
-from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import Box
-from purejaxppo.types import Array
+from purejaxppo.types import Action, Array, EnvParams, EnvState
 
 
 class TracedOnce(Wrapper):
-    """An environment whose steps and resets are traced once, however often they are asked for.
+    """Keeps the traced programs of `reset_env` and `step_env`.
 
-    Spaces, plans and programs each trace them; some suites take seconds every time.
+    Spaces, plans, training and evaluation each trace an environment, some of which take seconds
+    every time.
+
+    Args:
+        env: one environment.
+        constant_params: parameters that are not traced stay what they are, so that the environment
+            may use them in Python (as shapes, in conditions); else all of them are traced.
     """
 
-    def __init__(self, env: Any):
+    def __init__(self, env: Any, constant_params: bool = False):
         super().__init__(env)
-        self.reset_env, self.step_env = jax.jit(env.reset_env), jax.jit(env.step_env)
+        keep = _traced_once if constant_params else jax.jit
+        self._constant_params = constant_params
+        self._reset, self._step = keep(env.reset_env), keep(env.step_env)
 
-    def __reduce__(self) -> tuple[type, tuple[Any]]:
-        """Copied and pickled without what was compiled."""
-        return TracedOnce, (self.env,)
+    def reset_env(self, key: Array, params: EnvParams) -> tuple[Any, ...]:
+        """Begins an episode: (obs, state)."""
+        return self._reset(key, params)
 
+    def step_env(
+        self, key: Array, state: EnvState, action: Action, params: EnvParams
+    ) -> tuple[Any, ...]:
+        """Steps: (obs, state, reward, terminated, info)."""
+        return self._step(key, state, action, params)
 
-@contextlib.contextmanager
-def downloading(name: str, downloads: bool) -> Iterator[None]:
-    """Says so where an environment cannot be made because its data are not there.
-
-    Args:
-        name: of the environment.
-        downloads: whether it needs data; the errors of others are left alone.
-
-    Raises:
-        ConfigError: in place of whatever was raised.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not downloads:
-            raise
-        raise ConfigError(
-            f"{name} downloads its data when it is made, and that failed ({error}): "
-            "use it with a network, or another environment"
-        ) from error
+    def __reduce__(self) -> tuple[type, tuple[Any, bool]]:
+        """Copies and pickles without what was traced."""
+        return TracedOnce, (self.env, self._constant_params)
 
 
-class Adapter:
-    """A suite's environment: spaces that are fixed, no parameters, and no limit of its own."""
-
-    default_params: Any = ()
-
-    def __init__(self, env: Any, observation: Any, action: Any):
-        self.env = env
-        self._observation, self._action = observation, action
-
-    def observation_space(self, params: Any) -> Any:
-        """What the observations are like."""
-        return self._observation
-
-    def action_space(self, params: Any) -> Any:
-        """What the actions are like."""
-        return self._action
-
-    def is_truncated(self, state: Any, params: Any) -> Array:
-        """Never: the suite's own clock, if it has one, is replaced by `TimeLimit`."""
-        return jnp.bool_(False)
-
-
-def box(low: Any, high: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> Box:
-    """A Box with the same bounds everywhere, or with those of arrays."""
-    dtype = np.dtype(dtype)
-    low, high = (np.broadcast_to(np.asarray(bound), shape) for bound in (low, high))
-    return Box(low, high, tuple(shape), dtype)
-
-
-def anything(x: Any) -> Box:
-    """The Box of all arrays of the shape and dtype of `x`."""
-    dtype = np.dtype(x.dtype)
-    if dtype == np.bool_:
-        return box(False, True, x.shape, dtype)
-    if np.issubdtype(dtype, np.integer):
-        return box(np.iinfo(dtype).min, np.iinfo(dtype).max, x.shape, dtype)
-    return box(-np.inf, np.inf, x.shape, dtype)
-
-
-def paint(channels: Any) -> np.ndarray:
-    """A picture of what is where: a colour for each channel, the last on top.
+def _traced_once(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps the programs of a method, one for each kind of arguments.
 
     Args:
-        channels: [H, W, C], not zero where something is.
+        method: of any arguments, `params` the last of them.
 
     Returns:
-        [H, W, 3] uint8.
+        The same function; its program is part of whatever program it is called in.
     """
-    import matplotlib
+    programs: dict[Any, Callable[..., Any]] = {}
 
-    present = np.asarray(channels) != 0
-    number = present.shape[-1]
-    colours = matplotlib.colormaps["turbo"](np.linspace(0.1, 0.9, number))[:, :3]
-    palette = np.concatenate([np.zeros((1, 3)), colours])  # black where nothing is
-    top = (present * np.arange(1, number + 1)).max(-1)
-    return np.round(palette[top] * 255).astype(np.uint8)
+    def call(*args: Any) -> Any:
+        *others, params = args
+        leaves, structure = jax.tree.flatten(params)
+        traced = [isinstance(x, Tracer) for x in leaves]
+        # arrays are told apart by identity: the program holds them, so that none takes their place
+        constants = tuple(
+            None if t else (type(x), repr(x) if isinstance(x, bool | int | float) else id(x))
+            for x, t in zip(leaves, traced, strict=True)
+        )
+        kind = structure, constants
+        if kind not in programs:
+
+            def program(others: list[Any], inputs: list[Any]) -> Any:
+                given = iter(inputs)
+                merged = [next(given) if t else x for x, t in zip(leaves, traced, strict=True)]
+                return method(*others, structure.unflatten(merged))
+
+            programs[kind] = jax.jit(program, inline=True)
+        return programs[kind](others, [x for x, t in zip(leaves, traced, strict=True) if t])
+
+    return call

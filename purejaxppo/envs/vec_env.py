@@ -1,4 +1,4 @@
-"""Environments: what one must offer, and how N of them are stepped as one.
+"""How N environments are stepped as one.
 
 Auto-reset, final observations and episode statistics are done here, so that no environment's own
 wrapper can lose the last observation of an episode.
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
 from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
 from purejaxppo.errors import ConfigError
@@ -24,38 +25,101 @@ from purejaxppo.spaces import (
     to_bounds,
     zeros,
 )
-from purejaxppo.types import Array, Environment, EnvStep, VecEnv
+from purejaxppo.types import (
+    Array,
+    Environment,
+    EnvParams,
+    EnvState,
+    EnvStep,
+    Obs,
+    PyTree,
+    VecEnv,
+)
+
+
+class InspectedEnv(NamedTuple):
+    """One environment, made ready to be stepped N at a time.
+
+    Attributes:
+        env: the environment, its action mask in the observation, its episodes counted.
+        spec: what it sees and does.
+        state: its state after a step, in shapes and dtypes.
+    """
+
+    env: Any
+    spec: EnvSpec
+    state: EnvState
+
+
+def inspect_env(env: Environment, env_params: EnvParams) -> InspectedEnv:
+    """Compares what an environment returns with what it declares, and makes it ready.
+
+    Its `reset_env` and `step_env` are traced here, once each; programs that are made of it later
+    use what was traced.
+
+    Args:
+        env: one environment.
+        env_params: parameters that fix the spaces; those of each call may differ in value.
+
+    Returns:
+        The environment with its spaces.
+
+    Raises:
+        ConfigError: a space is not supported, or the environment's values contradict it.
+    """
+    if not isinstance(env, TracedOnce):
+        env = cast(Any, TracedOnce(env, constant_params=True))
+    env = mask_in_observation(env, env_params)
+    spec = check_spec(env, env_params)
+    shapes = _shapes(env, env_params, spec.action)
+    # episodes are counted inside of reward wrappers where the user did so, else outside of all
+    if not (counts(env) and {"episode_return", "episode_length"} <= fields(shapes.info).keys()):
+        env = cast(Any, EpisodeStatistics(env))
+        shapes = _shapes(env, env_params, spec.action)
+    return InspectedEnv(env, spec, shapes.state)
 
 
 def make_vec_env(
-    env: Environment, env_params: Any, num_envs: int, reset_batch: int | None = None
+    env: Environment, env_params: EnvParams, num_envs: int, reset_batch: int | None = None
 ) -> VecEnv:
-    """N copies of an environment stepped as one, each reset as soon as its episode ends.
-
-    Every episode begins from a state of its own, drawn with a key of its own; `reset_batch` changes
-    when it is drawn, not what.
+    """Steps N copies of an environment as one, each reset as soon as its episode ends.
 
     Args:
         env: one environment.
         env_params: parameters that fix the spaces; those of each call may differ in value.
         num_envs: N.
-        reset_batch: K; None: N fresh states are drawn for every step, and most thrown away. Else as
-            many as are needed, K at a time: for environments whose reset is dear.
+        reset_batch: K, see `vectorize`.
+
+    Returns:
+        N environments as one.
 
     Raises:
         ConfigError: a space is not supported, or the environment's values contradict it.
     """
-    env = mask_in_observation(env, env_params)
-    spec = check_spec(env, env_params)
-    shapes = _shapes(env, env_params, spec.action)
-    if not (counts(env) and {"episode_return", "episode_length"} <= fields(shapes.info).keys()):
-        env = cast(Any, EpisodeStatistics(env))
-        shapes = _shapes(env, env_params, spec.action)
+    return vectorize(inspect_env(env, env_params), num_envs, reset_batch)
+
+
+def vectorize(inspected: InspectedEnv, num_envs: int, reset_batch: int | None = None) -> VecEnv:
+    """Steps N copies of an inspected environment as one, each reset as soon as its episode ends.
+
+    Every episode begins from a state of its own, drawn with a key of its own; `reset_batch` changes
+    when it is drawn, not what.
+
+    Args:
+        inspected: one environment.
+        num_envs: N.
+        reset_batch: K; None: N fresh states are drawn for every step, and most thrown away. Else as
+            many as are needed, K at a time: for environments whose reset is expensive.
+
+    Returns:
+        N environments as one.
+    """
+    env, spec, state_types = inspected
 
     def reset_one(key, params):
         obs, state, *_ = env.reset_env(key, params)  # gymnasium's habit: an info too
         # the types that a step gives (some resets give Python numbers), so that loops can carry it
-        return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), state, shapes.state), obs
+        return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), state, state_types), obs
 
     def step_one(key, state, action, params):
         action = to_bounds(spec.action, action)
@@ -91,9 +155,9 @@ def make_vec_env(
 
 
 def reset_in_batches(
-    reset: Callable[[Array], Any], keys: Array, done: Array, current: Any, batch: int
-) -> Any:
-    """Fresh episodes for the environments that ended, K at a time until all are served.
+    reset: Callable[[Array], PyTree], keys: Array, done: Array, current: PyTree, batch: int
+) -> PyTree:
+    """Gives the environments that ended fresh episodes, K at a time until all are served.
 
     Args:
         reset: one key to one fresh episode, a pytree.
@@ -101,6 +165,9 @@ def reset_in_batches(
         done: [N] bool.
         current: the episodes as they are, leading axis [N].
         batch: K.
+
+    Returns:
+        The episodes, those that ended replaced.
     """
     num_envs, num_done = len(done), done.sum()
     ended = jnp.flatnonzero(done, size=-(-num_envs // batch) * batch, fill_value=num_envs)
@@ -120,8 +187,15 @@ def _where(done: Array, a: Array, b: Array) -> Array:
     return jax.vmap(jnp.where)(done, a, b)
 
 
-def check_spec(env: Environment, env_params: Any) -> EnvSpec:
-    """The environment's spaces, once its own values have been held against them.
+def check_spec(env: Environment, env_params: EnvParams) -> EnvSpec:
+    """Compares the spaces that an environment declares with the values that it returns.
+
+    Args:
+        env: one environment.
+        env_params: parameters that fix the spaces.
+
+    Returns:
+        Its spaces.
 
     Raises:
         ConfigError: an unsupported space, unbounded actions, or an observation, reward or flag of
@@ -139,7 +213,7 @@ def check_spec(env: Environment, env_params: Any) -> EnvSpec:
         if got != said or jax.tree.structure(obs) != jax.tree.structure(observation):
             raise ConfigError(
                 f"{where} returns an observation {got}, its space says {said}: "
-                "mend the one or the other"
+                "fix the one or the other"
             )
     for name in ("reward", "terminated", "is_truncated"):
         x = getattr(shapes, name)
@@ -156,19 +230,19 @@ def _describe(tree: Any) -> str:
 
 
 class _Shapes(NamedTuple):
-    """What a reset and a step give, as shapes and dtypes."""
+    """What a reset and a step return, in shapes and dtypes."""
 
-    reset_obs: Any
-    state: Any  # after a step
-    step_obs: Any
-    reward: Any
-    terminated: Any
-    is_truncated: Any
-    info: Any
+    reset_obs: Obs
+    state: EnvState  # after a step
+    step_obs: Obs
+    reward: Array
+    terminated: Array
+    is_truncated: Array
+    info: PyTree
 
 
-def _shapes(env: Environment, env_params: Any, action: Any) -> _Shapes:
-    """Found by tracing: nothing is run."""
+def _shapes(env: Environment, env_params: EnvParams, action: Any) -> _Shapes:
+    """Finds what a reset and a step return by tracing them: nothing is run."""
 
     def once(key):
         obs, state, *_ = env.reset_env(key, env_params)

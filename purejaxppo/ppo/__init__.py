@@ -1,1 +1,147 @@
-"""The algorithm: pure functions over the records of `records.py`."""
+"""The algorithm: pure functions over the records of `purejaxppo.types`.
+
+Nothing here knows a simulator, a network or a file. `purejaxppo.train` puts the parts together.
+
+## Advantages
+
+With `delta_t = r_t + gamma (1 - terminated_t) V'_t - V_t`, where `V'_t` is the value of the
+observation that the action led to, *before* any reset, and `done = terminated or truncated`:
+
+| `advantage=` | equation | source |
+|---|---|---|
+| `gae` | `A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}` | arXiv:1506.02438, eq. 16 |
+| `n_step` | `A_t = r_t + ... + gamma^n V'_{t+n-1} - V_t`, less at a boundary | arXiv:1602.01783 |
+| `monte_carlo` | `A_t = G_t - V_t`, `G_t` the discounted reward-to-go | Williams 1992 |
+| `td` | `A_t = delta_t` | Sutton and Barto 2018, eq. 6.5 |
+| `none` | `A_t = G_t`, no baseline | Williams 1992 |
+
+They are normalised per minibatch, per batch or not at all (`advantage_normalization`).
+
+## Objectives
+
+With `rho = pi(a) / pi_old(a)`, both given the state:
+
+| `objective=` | minimised | source |
+|---|---|---|
+| `clip` | `-min(rho A, clip(rho, 1 - eps, 1 + eps) A)` | arXiv:1707.06347, eq. 7 |
+| `kl_penalty` | `-rho A + beta KL(pi_old, pi)`, the exact divergence | eq. 8 |
+| `adaptive_kl` | `beta` halves if KL < target / 1.5, doubles if KL > 1.5 target | section 4 |
+| `unclipped` | `-rho A` | eq. 6 |
+| `policy_gradient` | `-log pi(a) A` | Williams 1992 |
+
+## Value losses
+
+| `value_loss=` | with `e = V - target` |
+|---|---|
+| `squared` | `e^2 / 2` |
+| `clipped` | `max(e^2, (V_old + clip(V - V_old, -eps, eps) - target)^2) / 2`, its own `eps` |
+| `huber` | `e^2 / 2` up to `delta`, `delta (abs(e) - delta / 2)` beyond |
+
+## Algorithms
+
+| algorithm | is |
+|---|---|
+| `PPOConfig.ppo()` | `clip`, `gae`, 4 epochs of 4 minibatches |
+| `PPOConfig.ppo_kl()` | `kl_penalty` (or `objective="adaptive_kl"`) in place of `clip` |
+| `PPOConfig.a2c()` | `policy_gradient`, `n_step`, one gradient step per 5-step rollout |
+| `PPOConfig.reinforce()` | `policy_gradient`, `monte_carlo`, one gradient step per rollout |
+| `PPOConfig.preset("classic")` | one environment, 2,048 steps, 10 epochs of minibatches of 32 |
+
+The network of `classic` has two layers of 32 with ReLU. Beside the tables: an entropy bonus; linear
+annealing of learning rate, clip range and entropy (`*_final_scale`, the fraction left at the end);
+clipping of gradients by their global norm; `target_kl`, which skips the rest of an update; running
+normalisation of rewards and of observations, part by part (images, bits and names are left out).
+
+## What goes wrong elsewhere
+
+| what goes wrong elsewhere | here |
+|---|---|
+| a time limit counts as failure | the value of the final observation is used, the trace is cut |
+| observation statistics move between rollout and update | the same for both: the first ratio is 1 |
+| a NaN ends everything | the step is left out and counted (`skipped_steps`); other seeds go on |
+| an option that does nothing | rejected, with what would make it count |
+| sizes that do not divide are rounded | rejected, with the sizes that work |
+
+Right time limits cost about 4% of training speed on CartPole-v1: `benchmarks/README.md` has the
+figures.
+
+## Your own
+
+An objective or an estimator of yours is a function, or an `Objective` where it remembers something
+from one update to the next:
+
+```python
+import jax
+import jax.numpy as jnp
+from purejaxppo import PPOConfig, make_train
+
+
+def reverse_kl(dist, log_prob, batch, hyper, state):  # of each transition, [B]
+    surrogate = jnp.exp(log_prob - batch.log_prob) * batch.advantage
+    return dist.kl(batch.dist) - surrogate
+
+
+train = make_train(PPOConfig(env="CartPole-v1"), objective=reverse_kl)
+print(jax.jit(train)(jax.random.key(0)).metrics.approx_kl)
+```
+
+So are an optimizer, a schedule, and hyperparameters beyond those of `Hyperparams`:
+
+- `optimizer=`: `(hyper) -> optax.GradientTransformation`, the learning rate included. Gradients are
+  still clipped to `max_grad_norm` before it; `adam_eps` has no effect beside it and is refused. One
+  that works element by element may say so, `Optimizer(make, elementwise=True)`: where there are few
+  parameters, they are then stepped as one vector, which is faster.
+- `schedule=`: `(hyper, progress) -> hyper`, with progress from 0 to 1. It replaces the linear one:
+  the `*_final_scale` options are refused beside it.
+- `hyper.extra`: any pytree, traced, and vmapped with all other hyperparameters.
+- An objective may return `(loss [B], {name: [B]})`: the means over each update are in
+  `metrics.extra[name]`, and with `fit` in the columns of `metrics.jsonl` and in TensorBoard.
+
+```python
+import jax
+import jax.numpy as jnp
+import optax
+from purejaxppo import PPOConfig, fit, make_train
+
+
+def soft_clip(dist, log_prob, batch, hyper, state):
+    ratio = jnp.exp(log_prob - batch.log_prob)
+    excess = jax.nn.relu(jnp.abs(ratio - 1) - hyper.clip_eps)
+    return hyper.extra["tau"] * excess**2 - ratio * batch.advantage, {"excess": excess}
+
+
+def muon(hyper):  # steps whole matrices
+    return optax.contrib.muon(hyper.learning_rate)
+
+
+def cosine(hyper, progress):
+    return hyper.replace(learning_rate=hyper.learning_rate * (1 + jnp.cos(jnp.pi * progress)) / 2)
+
+
+config = PPOConfig(env="CartPole-v1", learning_rate=0.01)
+custom = {"objective": soft_clip, "optimizer": muon, "schedule": cosine}
+result = fit(config, **custom, extra={"tau": 0.5})
+print(result.metrics.extra["excess"])  # [seeds, updates]
+
+
+def with_tau(tau):
+    return config.hyperparams().replace(extra={"tau": tau})
+
+
+sweep = jax.vmap(make_train(config, **custom), (None, 0))  # five values of tau in one program
+print(jax.jit(sweep)(jax.random.key(0), jax.vmap(with_tau)(jnp.logspace(-1, 1, 5))).metrics.extra)
+```
+
+## Names
+
+| name | is | name | is |
+|---|---|---|---|
+| `num_envs` N | environments side by side | `terminated` | ended by the task |
+| `num_steps` T | rollout length | `truncated` | cut off by a time limit |
+| `num_epochs` E | passes over a rollout | `final_obs` | what the action led to |
+| `num_minibatches` M | gradient steps per epoch | `next_value` | V(final_obs) |
+| `sequence_length` L | a minibatch's steps in a row | `carry` | a memory's, `()` without one |
+| `num_updates` U | rollouts in a run | `approx_kl` | mean of (rho - 1) - log rho |
+| `progress` | 0 at the start of a run, 1 at its end | `clip_fraction` | of ratios clipped |
+| `key` | consumed by what it is passed to | `hyper` | `Hyperparams` in force |
+"""

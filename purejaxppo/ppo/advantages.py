@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.hyperparams import Scalar
 from purejaxppo.types import Estimate, Estimator, Rollout
 
 
@@ -21,11 +22,11 @@ def _done(rollout: Rollout) -> Array:
     return rollout.terminated | rollout.truncated
 
 
-def _one_step_return(rollout: Rollout, gamma) -> Array:
+def _one_step_return(rollout: Rollout, gamma: Scalar) -> Array:
     return rollout.reward + gamma * jnp.where(rollout.terminated, 0.0, rollout.next_value)
 
 
-def td(rollout: Rollout, gamma) -> Estimate:
+def td(rollout: Rollout, gamma: Scalar) -> Estimate:
     r"""One-step temporal difference, $A_t = r_t + \gamma (1 - terminated_t) V'_t - V_t$.
 
     Args:
@@ -41,7 +42,7 @@ def td(rollout: Rollout, gamma) -> Estimate:
     return Estimate(target - rollout.value, target)
 
 
-def gae(rollout: Rollout, gamma, gae_lambda) -> Estimate:
+def gae(rollout: Rollout, gamma: Scalar, gae_lambda: Scalar) -> Estimate:
     r"""Generalized advantage estimation, $A_t = \delta_t + \gamma \lambda (1 - d_t) A_{t+1}$.
 
     $\delta_t$ is the one-step temporal difference (`td`); $A_T = 0$.
@@ -68,7 +69,7 @@ def gae(rollout: Rollout, gamma, gae_lambda) -> Estimate:
     return Estimate(advantage, advantage + rollout.value)
 
 
-def n_step(rollout: Rollout, gamma, n: int) -> Estimate:
+def n_step(rollout: Rollout, gamma: Scalar, n: int) -> Estimate:
     r"""The n-step return minus the value, $A_t = r_t + ... + \gamma^n V'_{t+n-1} - V_t$.
 
     The sum stops early at a boundary. Computed as n applications of the one-step backup
@@ -97,7 +98,7 @@ def n_step(rollout: Rollout, gamma, n: int) -> Estimate:
     return Estimate(target - rollout.value, target)
 
 
-def _reward_to_go(rollout: Rollout, gamma) -> Array:
+def _reward_to_go(rollout: Rollout, gamma: Scalar) -> Array:
     r"""$G_t = r_t + \gamma G_{t+1}$, V' in place of $G_{t+1}$ at truncation and rollout end."""
 
     def step(later, inputs):
@@ -110,7 +111,7 @@ def _reward_to_go(rollout: Rollout, gamma) -> Array:
     return jax.lax.scan(step, rollout.next_value[-1], inputs, reverse=True)[1]
 
 
-def monte_carlo(rollout: Rollout, gamma) -> Estimate:
+def monte_carlo(rollout: Rollout, gamma: Scalar) -> Estimate:
     r"""Discounted reward-to-go minus the value baseline, $A_t = G_t - V_t$.
 
     Args:
@@ -126,7 +127,7 @@ def monte_carlo(rollout: Rollout, gamma) -> Estimate:
     return Estimate(g - rollout.value, g)
 
 
-def reward_to_go(rollout: Rollout, gamma) -> Estimate:
+def reward_to_go(rollout: Rollout, gamma: Scalar) -> Estimate:
     r"""Discounted reward-to-go without a baseline, $A_t = G_t = \sum_k \gamma^k r_{t+k}$.
 
     The critic still learns G_t: its value continues the sum where a rollout cuts an episode.

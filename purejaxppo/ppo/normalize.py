@@ -6,31 +6,48 @@ statistics, so the first ratio of an update is exactly 1.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
 
 from purejaxppo.ppo.collectives import moments
-
-
-class RunningStats(struct.PyTreeNode):
-    """Mean and variance of everything seen."""
-
-    mean: Array  # [*O] float32
-    var: Array  # [*O] float32, population variance
-    count: Array  # () float32, samples seen
+from purejaxppo.spaces import EnvSpec, is_measured, mask_of
+from purejaxppo.types import Obs, PyTree, RewardScaler, RunningStats
 
 
 def init_stats(shape: tuple[int, ...]) -> RunningStats:
-    """Statistics that leave values as they are: mean 0, variance 1, nothing seen."""
+    """Makes statistics that leave values as they are: mean 0, variance 1, nothing seen."""
     return RunningStats(jnp.zeros(shape), jnp.ones(shape), jnp.float32(0))
 
 
-def update_obs_stats(stats: Any, obs: Any, axis_name: str | None = None) -> Any:
-    """Statistics of every part of an observation after a rollout more; None stays None."""
+def init_obs_stats(spec: EnvSpec) -> PyTree:
+    """Makes statistics of what is measured in an observation.
+
+    Args:
+        spec: of the environment.
+
+    Returns:
+        `RunningStats` for each part of an observation; None for images, bits, names and masks.
+    """
+    masks = list(map(id, jax.tree.leaves(mask_of(spec.observation))))
+
+    def of(space):
+        return init_stats(space.shape) if is_measured(space) and id(space) not in masks else None
+
+    return jax.tree.map(of, spec.observation)
+
+
+def update_obs_stats(stats: PyTree, obs: Obs, axis_name: str | None = None) -> PyTree:
+    """Adds a rollout to the statistics of every part of an observation.
+
+    Args:
+        stats: RunningStats for each part, or None, which stays None.
+        obs: [..., *O], what was observed.
+        axis_name: mesh axis over which the observations are spread, or None.
+
+    Returns:
+        The statistics of all that was seen.
+    """
 
     def update(stats, x):
         return None if stats is None else update_stats(stats, x, axis_name)
@@ -39,7 +56,7 @@ def update_obs_stats(stats: Any, obs: Any, axis_name: str | None = None) -> Any:
 
 
 def update_stats(stats: RunningStats, x: Array, axis_name: str | None = None) -> RunningStats:
-    """Statistics after a batch more.
+    """Merges a batch into running statistics.
 
     Args:
         stats: what was seen before, over [*O].
@@ -64,13 +81,16 @@ def update_stats(stats: RunningStats, x: Array, axis_name: str | None = None) ->
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), merged, stats)
 
 
-def normalize(stats: Any, obs: Any) -> Any:
-    """(x - mean) / sqrt(var + 1e-8), cut off at -10 and 10.
+def normalize(stats: PyTree, obs: Obs) -> Obs:
+    """Computes (x - mean) / sqrt(var + 1e-8), cut off at -10 and 10.
 
     Args:
         stats: RunningStats for each part of an observation, or None for parts (or a whole) that
             stay as they are.
         obs: observations with any leading axes.
+
+    Returns:
+        The observations, normalised part by part.
     """
 
     def standard(stats, x):
@@ -83,19 +103,12 @@ def normalize(stats: Any, obs: Any) -> Any:
     return jax.tree.map(standard, stats, obs, is_leaf=_is_stats)
 
 
-def _is_stats(x: Any) -> bool:
+def _is_stats(x: PyTree) -> bool:
     return x is None or isinstance(x, RunningStats)
 
 
-class RewardScaler(struct.PyTreeNode):
-    """The discounted return so far of each environment, and the statistics of all of them."""
-
-    discounted_return: Array  # [N] float32, 0 at an episode's start
-    stats: RunningStats  # over []
-
-
 def init_reward_scaler(num_envs: int) -> RewardScaler:
-    """A scaler that has seen nothing."""
+    """Makes a scaler that has seen nothing, for N environments."""
     return RewardScaler(jnp.zeros(num_envs), init_stats(()))
 
 
@@ -106,7 +119,7 @@ def scale_rewards(
     gamma: Array | float,
     axis_name: str | None = None,
 ) -> tuple[RewardScaler | None, Array]:
-    """Rewards divided by the standard deviation of the discounted return R.
+    """Divides rewards by the standard deviation of the discounted return R.
 
     R_t = gamma * (1 - done_{t-1}) * R_{t-1} + r_t: reset after the last reward was counted.
 

@@ -1,4 +1,4 @@
-r"""Policy objectives and value losses, one function per equation, all to be minimised.
+r"""Policy objectives, one function per equation, all to be minimised; the registry `OBJECTIVES`.
 
 With the ratio $\rho = \pi(a|s) / \pi_{old}(a|s)$ = exp(log_prob - old_log_prob), and
 the advantage A.
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo.types import Batch
+from purejaxppo.hyperparams import Hyperparams, Scalar
+from purejaxppo.types import Batch, ObjectiveLoss, PyTree
 
 
 def policy_gradient(log_prob: Array, advantage: Array) -> Array:
@@ -46,7 +47,7 @@ def unclipped(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
     return -jnp.exp(log_prob - old_log_prob) * advantage
 
 
-def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps) -> Array:
+def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: Scalar) -> Array:
     r"""The clipped surrogate of PPO, $-\min(\rho A, \rho_c A)$.
 
     $\rho_c$ is the ratio, held within $1 - \epsilon$ and $1 + \epsilon$.
@@ -67,7 +68,9 @@ def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps) -> Ar
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
-def kl_penalty(log_prob: Array, old_log_prob: Array, advantage: Array, kl: Array, kl_coef) -> Array:
+def kl_penalty(
+    log_prob: Array, old_log_prob: Array, advantage: Array, kl: Array, kl_coef: Scalar
+) -> Array:
     r"""The surrogate with a penalty, $-\rho A + \beta \, KL(\pi_{old}, \pi)$.
 
     Args:
@@ -85,7 +88,7 @@ def kl_penalty(log_prob: Array, old_log_prob: Array, advantage: Array, kl: Array
     return unclipped(log_prob, old_log_prob, advantage) + kl_coef * kl
 
 
-def adapt_kl_coef(kl_coef: Array, kl: Array, target) -> Array:
+def adapt_kl_coef(kl_coef: Array, kl: Array, target: Scalar) -> Array:
     r"""$\beta$ for the next update: halved if KL < target / 1.5, doubled if KL > 1.5 target.
 
     Args:
@@ -102,36 +105,47 @@ def adapt_kl_coef(kl_coef: Array, kl: Array, target) -> Array:
     return jnp.where(kl < target / 1.5, 0.5 * kl_coef, grown)
 
 
+def _remembers_nothing(hyper: Hyperparams) -> PyTree:
+    return ()
+
+
+def _without_penalty(hyper: Hyperparams, state: PyTree) -> Scalar:
+    return 0.0
+
+
 class Objective(NamedTuple):
     """A policy objective and what it remembers from one update to the next.
 
     Attributes:
-        loss: `(dist, log_prob [B], batch, hyperparams, state) -> [B]`.
+        loss: `(dist, log_prob [B], batch, hyperparams, state) -> [B]`, or `([B], {name: [B]})` with
+            values to be logged, whose means are in `Metrics.extra`.
         init: `(hyperparams) -> state`; () where there is nothing to remember.
         adapt: `(state, kl, hyperparams) -> state`, called after each update with the mean exact
             divergence; None where there is nothing to adapt.
         kl_coef: `(hyperparams, state) -> ()`, weight of the KL penalty in force.
     """
 
-    loss: Callable[..., Array]
-    init: Callable[..., Any] = lambda hyper: ()
-    adapt: Callable[..., Any] | None = None
-    kl_coef: Callable[..., Any] = lambda hyper, state: 0.0
+    loss: ObjectiveLoss
+    init: Callable[[Hyperparams], PyTree] = _remembers_nothing
+    adapt: Callable[[PyTree, Array, Hyperparams], PyTree] | None = None
+    kl_coef: Callable[[Hyperparams, PyTree], Scalar] = _without_penalty
 
 
-def _penalised(beta: Callable[..., Any]) -> Callable[..., Array]:
-    def loss(dist, log_prob: Array, batch: Batch, hyper, state) -> Array:
+def _penalised(beta: Callable[[Hyperparams, PyTree], Scalar]) -> ObjectiveLoss:
+    """Makes the loss with a penalty whose weight is `beta(hyperparams, state)`."""
+
+    def loss(dist: Any, log_prob: Array, batch: Batch, hyper: Hyperparams, state: PyTree) -> Array:
         kl = batch.dist.kl(dist)
         return kl_penalty(log_prob, batch.log_prob, batch.advantage, kl, beta(hyper, state))
 
     return loss
 
 
-def _fixed_beta(hyper, state):
+def _fixed_beta(hyper: Hyperparams, state: PyTree) -> Scalar:
     return hyper.kl_coef
 
 
-def _adapted_beta(hyper, state):
+def _adapted_beta(hyper: Hyperparams, state: PyTree) -> Scalar:
     return state
 
 
@@ -158,66 +172,3 @@ OBJECTIVES: dict[str, Objective] = {
     ),
 }
 """Policy objectives by name."""
-
-
-def squared(value: Array, target: Array) -> Array:
-    r"""$(V - target)^2 / 2$.
-
-    Args:
-        value: [B], of the critic that is trained.
-        target: [B].
-
-    Returns:
-        Loss of each transition, [B].
-
-    Reference: arXiv:1602.01783, section 4.
-    """
-    return 0.5 * jnp.square(value - target)
-
-
-def clipped(value: Array, old_value: Array, target: Array, value_clip_eps) -> Array:
-    r"""The larger of two losses: of the value, and of the value held near the old one.
-
-    $\max((V - target)^2, (V_{old} + clip(V - V_{old}, -\epsilon, \epsilon) - target)^2) / 2$
-
-    Args:
-        value: [B], of the critic that is trained.
-        old_value: [B], of the critic at the rollout.
-        target: [B].
-        value_clip_eps: how far a value may move before its gradient stops.
-
-    Returns:
-        Loss of each transition, [B].
-
-    Reference: openai/baselines ppo2; arXiv:2006.05990, section 3.2.
-    """
-    near = old_value + jnp.clip(value - old_value, -value_clip_eps, value_clip_eps)
-    return jnp.maximum(squared(value, target), squared(near, target))
-
-
-def huber(value: Array, target: Array, delta) -> Array:
-    r"""$e^2 / 2$ for $|e| \le \delta$, else $\delta (|e| - \delta / 2)$, with $e = V - target$.
-
-    Args:
-        value: [B], of the critic that is trained.
-        target: [B].
-        delta: error at which the loss turns linear.
-
-    Returns:
-        Loss of each transition, [B].
-
-    Reference: Huber 1964.
-    """
-    error = jnp.abs(value - target)
-    quadratic = jnp.minimum(error, delta)
-    return 0.5 * jnp.square(quadratic) + delta * (error - quadratic)
-
-
-VALUE_LOSSES: dict[str, Callable[..., Array]] = {
-    "squared": lambda value, batch, hyper: squared(value, batch.target),
-    "clipped": lambda value, batch, hyper: clipped(
-        value, batch.value, batch.target, hyper.value_clip_eps
-    ),
-    "huber": lambda value, batch, hyper: huber(value, batch.target, hyper.huber_delta),
-}
-"""Value losses by name: `(value [B], batch, hyperparams) -> [B]`."""

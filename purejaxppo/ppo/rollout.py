@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.ppo.normalize import RunningStats, normalize
-from purejaxppo.types import Array, Batch, LearnerState, Policy, Rollout, VecEnv
+from purejaxppo.ppo.normalize import normalize
+from purejaxppo.tuning import nbytes
+from purejaxppo.types import (
+    Array,
+    Carry,
+    EnvParams,
+    LearnerState,
+    Obs,
+    Params,
+    Policy,
+    PyTree,
+    Rollout,
+    VecEnv,
+)
 
 # A few small draws cost most of a short step: a rollout's are made at once, unless they are large.
 DRAWN_IN_BULK = 2**20  # bytes
-
-
-def nbytes(tree: Any) -> int:
-    """Bytes of all arrays in a pytree, or of what has their shapes."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def collect(
@@ -24,7 +29,7 @@ def collect(
     vec_env: VecEnv,
     num_steps: int,
     state: LearnerState,
-    env_params: Any,
+    env_params: EnvParams,
     key: Array,
 ) -> tuple[LearnerState, Rollout]:
     """Steps N environments T times under the policy of `state`.
@@ -40,6 +45,7 @@ def collect(
     Returns:
         The state with its environments moved on, and the rollout [T, N].
     """
+    # what one step leaves to chance, for all steps at once unless that would be large
     obs_stats = state.normalizers.obs
     key_actions, key_envs = jax.random.split(key)
     keys = jax.random.split(key_envs, num_steps)
@@ -53,9 +59,11 @@ def collect(
         env_state, obs, episode_start, carry = loop
         key_action, draws = inputs
         draws = draws if in_bulk else draw(draws)
+        # act
         seen = normalize(obs_stats, obs)
         next_carry, dist, value = policy.apply(state.params, carry, seen, episode_start)
         action = dist.sample(key_action)
+        # step, and keep what the update will read
         env_state, after = vec_env.step(draws, env_state, action, env_params)
         transition = dict(
             obs=obs,
@@ -74,10 +82,13 @@ def collect(
         done = after.terminated | after.truncated
         return (env_state, after.obs, done, next_carry), (transition, after.final_obs)
 
+    # T steps; where an episode ended, the memory is forgotten at the next one (episode_start)
     start = (state.env_state, state.obs, state.episode_start, state.carry)
     inputs = (jax.random.split(key_actions, num_steps), jax.vmap(draw)(keys) if in_bulk else keys)
     end, (transitions, final_obs) = jax.lax.scan(step, start, inputs)
     env_state, obs, episode_start, carry = end
+
+    # what each action led to is valued with the memory after it, in one batch
     remembered = jax.tree.map(
         lambda before, last: jnp.concatenate([before[1:], last[None]]), transitions["carry"], carry
     )
@@ -87,9 +98,9 @@ def collect(
 
 
 def final_values(
-    policy: Policy, params: Any, obs_stats: RunningStats | None, carry: Any, final_obs: Any
+    policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, final_obs: Obs
 ) -> Array:
-    """V of the observations that the actions led to, in one batch: the actor is not computed.
+    """Computes V of the observations that the actions led to, in one batch; the actor is left out.
 
     Args:
         policy: actor and critic.
@@ -107,40 +118,3 @@ def final_values(
     going_on = jnp.zeros(shape[0] * shape[1], bool)
     _, _, value = policy.apply(params, carry, normalize(obs_stats, obs), going_on)
     return value.reshape(shape)
-
-
-def as_batch(
-    rollout: Rollout, obs: Any, advantage: Array, target: Array, length: int | None = None
-) -> Batch:
-    """The rollout [T, N] as rows: transitions [T * N], or sequences with a memory.
-
-    Args:
-        rollout: [T, N].
-        obs: [T, N, *O], normalised if the run normalises.
-        advantage: [T, N].
-        target: [T, N].
-        length: L, a divisor of T; None: transitions stand alone.
-
-    Returns:
-        Rows [T * N], or [T / L * N, L] with the carry that each began with.
-    """
-
-    def rows(x):
-        if length is None:
-            return x.reshape(-1, *x.shape[2:])
-        x = x.reshape(-1, length, *x.shape[1:]).swapaxes(1, 2)  # [T / L, N, L]
-        return x.reshape(-1, *x.shape[2:])
-
-    carry = jax.tree.map(lambda x: x[::length].reshape(-1, *x.shape[2:]), rollout.carry)
-    batch = Batch(
-        obs=obs,
-        action=rollout.action,
-        log_prob=rollout.log_prob,
-        dist=rollout.dist,
-        value=rollout.value,
-        advantage=advantage,
-        target=target,
-        carry=(),
-        episode_start=rollout.episode_start,
-    )
-    return jax.tree.map(rows, batch).replace(carry=carry)

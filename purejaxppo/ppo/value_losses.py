@@ -1,163 +1,17 @@
-r"""Policy objectives and value losses, one function per equation, all to be minimised.
-
-With the ratio $\rho = \pi(a|s) / \pi_{old}(a|s)$ = exp(log_prob - old_log_prob), and
-the advantage A.
-"""
+"""Losses of the critic, one function per equation, and the registry `VALUE_LOSSES`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.hyperparams import Hyperparams, Scalar
 from purejaxppo.types import Batch
 
-
-def policy_gradient(log_prob: Array, advantage: Array) -> Array:
-    r"""The policy gradient, $-\log \pi(a|s) \, A$, of REINFORCE and A2C.
-
-    Args:
-        log_prob: [B], under the policy that is trained.
-        advantage: [B].
-
-    Returns:
-        Loss of each transition, [B].
-
-    Reference: Williams 1992; arXiv:1602.01783, section 4.
-    """
-    return -log_prob * advantage
-
-
-def unclipped(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
-    r"""The importance-sampled surrogate, $-\rho A$.
-
-    Args:
-        log_prob: [B], under the policy that is trained.
-        old_log_prob: [B], under the policy of the rollout.
-        advantage: [B].
-
-    Returns:
-        Loss of each transition, [B].
-
-    Reference: arXiv:1707.06347, eq. 6.
-    """
-    return -jnp.exp(log_prob - old_log_prob) * advantage
-
-
-def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps) -> Array:
-    r"""The clipped surrogate of PPO, $-\min(\rho A, \rho_c A)$.
-
-    $\rho_c$ is the ratio, held within $1 - \epsilon$ and $1 + \epsilon$.
-
-    Args:
-        log_prob: [B], under the policy that is trained.
-        old_log_prob: [B], under the policy of the rollout.
-        advantage: [B].
-        clip_eps: how far the ratio may move before its gradient stops.
-
-    Returns:
-        Loss of each transition, [B].
-
-    Reference: arXiv:1707.06347, eq. 7.
-    """
-    ratio = jnp.exp(log_prob - old_log_prob)
-    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
-    return -jnp.minimum(ratio * advantage, clipped * advantage)
-
-
-def kl_penalty(log_prob: Array, old_log_prob: Array, advantage: Array, kl: Array, kl_coef) -> Array:
-    r"""The surrogate with a penalty, $-\rho A + \beta \, KL(\pi_{old}, \pi)$.
-
-    Args:
-        log_prob: [B], under the policy that is trained.
-        old_log_prob: [B], under the policy of the rollout.
-        advantage: [B].
-        kl: [B], exact divergence of the two distributions at each state.
-        kl_coef: beta.
-
-    Returns:
-        Loss of each transition, [B].
-
-    Reference: arXiv:1707.06347, eq. 8.
-    """
-    return unclipped(log_prob, old_log_prob, advantage) + kl_coef * kl
-
-
-def adapt_kl_coef(kl_coef: Array, kl: Array, target) -> Array:
-    r"""$\beta$ for the next update: halved if KL < target / 1.5, doubled if KL > 1.5 target.
-
-    Args:
-        kl_coef: (), beta of the update that was made.
-        kl: (), mean KL(pi_old, pi) over the rollout after it.
-        target: the divergence to aim for.
-
-    Returns:
-        The new beta, ().
-
-    Reference: arXiv:1707.06347, section 4.
-    """
-    grown = jnp.where(kl > 1.5 * target, 2.0 * kl_coef, kl_coef)
-    return jnp.where(kl < target / 1.5, 0.5 * kl_coef, grown)
-
-
-class Objective(NamedTuple):
-    """A policy objective and what it remembers from one update to the next.
-
-    Attributes:
-        loss: `(dist, log_prob [B], batch, hyperparams, state) -> [B]`.
-        init: `(hyperparams) -> state`; () where there is nothing to remember.
-        adapt: `(state, kl, hyperparams) -> state`, called after each update with the mean exact
-            divergence; None where there is nothing to adapt.
-        kl_coef: `(hyperparams, state) -> ()`, weight of the KL penalty in force.
-    """
-
-    loss: Callable[..., Array]
-    init: Callable[..., Any] = lambda hyper: ()
-    adapt: Callable[..., Any] | None = None
-    kl_coef: Callable[..., Any] = lambda hyper, state: 0.0
-
-
-def _penalised(beta: Callable[..., Any]) -> Callable[..., Array]:
-    def loss(dist, log_prob: Array, batch: Batch, hyper, state) -> Array:
-        kl = batch.dist.kl(dist)
-        return kl_penalty(log_prob, batch.log_prob, batch.advantage, kl, beta(hyper, state))
-
-    return loss
-
-
-def _fixed_beta(hyper, state):
-    return hyper.kl_coef
-
-
-def _adapted_beta(hyper, state):
-    return state
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "clip": Objective(
-        lambda dist, log_prob, batch, hyper, state: clip(
-            log_prob, batch.log_prob, batch.advantage, hyper.clip_eps
-        )
-    ),
-    "kl_penalty": Objective(_penalised(_fixed_beta), kl_coef=_fixed_beta),
-    "adaptive_kl": Objective(
-        _penalised(_adapted_beta),
-        init=lambda hyper: jnp.asarray(hyper.kl_coef, jnp.float32),
-        adapt=lambda state, kl, hyper: adapt_kl_coef(state, kl, hyper.adaptive_kl_target),
-        kl_coef=_adapted_beta,
-    ),
-    "unclipped": Objective(
-        lambda dist, log_prob, batch, hyper, state: unclipped(
-            log_prob, batch.log_prob, batch.advantage
-        )
-    ),
-    "policy_gradient": Objective(
-        lambda dist, log_prob, batch, hyper, state: policy_gradient(log_prob, batch.advantage)
-    ),
-}
-"""Policy objectives by name."""
+ValueLoss = Callable[[Array, Batch, Hyperparams], Array]
+"""`(value [B], batch, hyperparams) -> [B]`."""
 
 
 def squared(value: Array, target: Array) -> Array:
@@ -175,7 +29,7 @@ def squared(value: Array, target: Array) -> Array:
     return 0.5 * jnp.square(value - target)
 
 
-def clipped(value: Array, old_value: Array, target: Array, value_clip_eps) -> Array:
+def clipped(value: Array, old_value: Array, target: Array, value_clip_eps: Scalar) -> Array:
     r"""The larger of two losses: of the value, and of the value held near the old one.
 
     $\max((V - target)^2, (V_{old} + clip(V - V_{old}, -\epsilon, \epsilon) - target)^2) / 2$
@@ -195,7 +49,7 @@ def clipped(value: Array, old_value: Array, target: Array, value_clip_eps) -> Ar
     return jnp.maximum(squared(value, target), squared(near, target))
 
 
-def huber(value: Array, target: Array, delta) -> Array:
+def huber(value: Array, target: Array, delta: Scalar) -> Array:
     r"""$e^2 / 2$ for $|e| \le \delta$, else $\delta (|e| - \delta / 2)$, with $e = V - target$.
 
     Args:
@@ -213,7 +67,7 @@ def huber(value: Array, target: Array, delta) -> Array:
     return 0.5 * jnp.square(quadratic) + delta * (error - quadratic)
 
 
-VALUE_LOSSES: dict[str, Callable[..., Array]] = {
+VALUE_LOSSES: dict[str, ValueLoss] = {
     "squared": lambda value, batch, hyper: squared(value, batch.target),
     "clipped": lambda value, batch, hyper: clipped(
         value, batch.value, batch.target, hyper.value_clip_eps

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 from flax import struct
 
-from purejaxppo.act import make_act
-from purejaxppo.components import OwnPolicy
+from purejaxppo.act import act_of
+from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs import checkpoint
 from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import Weights
-from purejaxppo.train import make_learner
-from purejaxppo.types import LearnerState, Normalizers
+from purejaxppo.train import learner_of
+from purejaxppo.types import Action, LearnerState, Normalizers, Obs, Params, PyTree
 
 FILES = {"final": "agents.npz", "best": "best.npz"}
 
@@ -25,12 +24,12 @@ FILES = {"final": "agents.npz", "best": "best.npz"}
 class Agents(struct.PyTreeNode):
     """What acting needs of a learner; every leaf has a leading axis of seeds."""
 
-    params: Any
+    params: Params
     normalizers: Normalizers
 
     @classmethod
     def of(cls, state: LearnerState) -> Agents:
-        """Of learners."""
+        """Extracts what acting needs from a learner state."""
         return cls(params=state.params, normalizers=state.normalizers)
 
 
@@ -44,15 +43,19 @@ def save_agents(path: Path, agents: Agents) -> None:
     checkpoint.save(path, agents, {})
 
 
-def with_seeds(tree: Any, seeds: int) -> Any:
-    """Shapes and dtypes with a leading axis of seeds."""
+def with_seeds(tree: PyTree, seeds: int) -> PyTree:
+    """Puts a leading axis of seeds before shapes and dtypes."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), tree)
 
 
 def load_agents(
-    run_dir: str | Path, weights: Weights = "final", *, env: Any = None, policy: OwnPolicy = None
+    run_dir: str | Path,
+    weights: Weights = "final",
+    *,
+    env: CustomEnv = None,
+    policy: CustomPolicy = None,
 ) -> tuple[PPOConfig, Agents]:
-    """The configuration and the trained agents of a run folder, for `make_act`.
+    """Loads the configuration and the trained agents of a run folder, for `make_act`.
 
     Args:
         run_dir: a folder that `purejaxppo train` or `fit` wrote.
@@ -63,6 +66,27 @@ def load_agents(
     Returns:
         The configuration, and agents with a leading axis of seeds: take one with
         `jax.tree.map(lambda x: x[i], agents)`.
+
+    Raises:
+        ConfigError: the folder holds no such agents, or those of another network.
+    """
+    _, agents = load_components(run_dir, weights, env, policy)
+    return read_run(run_dir)[0], agents
+
+
+def load_components(
+    run_dir: str | Path, weights: Weights, env: CustomEnv = None, policy: CustomPolicy = None
+) -> tuple[Components, Agents]:
+    """Builds the components of a run that is written, and loads its agents.
+
+    Args:
+        run_dir: a folder that `purejaxppo train` or `fit` wrote.
+        weights: "final", at the end of the run; or "best", by evaluation.
+        env: the environment, if one was passed to training.
+        policy: the policy, if one was passed to training.
+
+    Returns:
+        The components, and agents with a leading axis of seeds.
 
     Raises:
         ConfigError: the folder holds no such agents, or those of another network.
@@ -81,13 +105,15 @@ def load_agents(
     if not path.exists():
         how = "train with --eval-every" if weights == "best" else "finish it with --resume"
         raise ConfigError(f"{str(run_dir)!r} holds no {path.name}: {how}")
-    learner = make_learner(config, env=env, policy=policy)
-    state = jax.eval_shape(learner.init, jax.random.key(0))
+
+    # the file is compared with what the configuration would train
+    components = make_components(config, env=env, policy=policy)
+    state = jax.eval_shape(learner_of(components).init, jax.random.key(0))
     try:
         agents, _ = checkpoint.load(path, with_seeds(Agents.of(state), run["seeds"]))
     except checkpoint.Damaged as error:
         raise ConfigError(f"{error}: train again, or use a copy of it") from error
-    return config, jax.tree.map(jax.numpy.asarray, agents)
+    return components, jax.tree.map(jax.numpy.asarray, agents)
 
 
 def load_policy(
@@ -96,33 +122,40 @@ def load_policy(
     weights: Weights = "final",
     deterministic: bool = True,
     *,
-    env: Any = None,
-    policy: OwnPolicy = None,
-) -> Callable[[jax.Array, Any], Any]:
-    """A trained policy of a run folder as one compiled function, statistics frozen.
+    env: CustomEnv = None,
+    policy: CustomPolicy = None,
+) -> Callable[[jax.Array, Obs], Action]:
+    """Loads a trained policy of a run folder as one compiled function, statistics frozen.
 
     Args:
-        run_dir: see `load_agents`.
+        run_dir: a folder that `purejaxppo train` or `fit` wrote.
         agent: which of the run's seeds, counted from 0.
-        weights: see `load_agents`.
+        weights: "final", at the end of the run; or "best", by evaluation.
         deterministic: the most probable action rather than a sampled one.
-        env: see `load_agents`.
-        policy: see there.
+        env: the environment, if one was passed to training.
+        policy: the policy, if one was passed to training.
 
     Returns:
-        `act(key, obs [..., *O]) -> action [..., *A]`, as of `make_act`.
+        `act(key, obs [..., *O]) -> action [..., *A]`. The key is consumed (and not used when
+        deterministic).
 
     Raises:
-        ConfigError: see `load_agents`; no such agent; or the policy has a memory: `make_actor`
-            passes it in and out.
+        ConfigError: the folder holds no such agents, or those of another network; no such agent; or
+            the policy has a memory: `make_actor` passes it in and out.
     """
-    config, agents = load_agents(run_dir, weights, env=env, policy=policy)
-    one = agent_of(agents, agent)
-    return jax.jit(make_act(config, one, deterministic, env=env, policy=policy))
+    components, agents = load_components(run_dir, weights, env, policy)
+    return jax.jit(act_of(components, agent_of(agents, agent), deterministic))
 
 
 def agent_of(agents: Agents, agent: int) -> Agents:
-    """One of the agents of a run.
+    """Takes one of the agents of a run.
+
+    Args:
+        agents: with a leading axis of seeds.
+        agent: which of them, counted from 0.
+
+    Returns:
+        Its parameters and statistics.
 
     Raises:
         ConfigError: there is no such one.

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.parallel import SEEDS, seed_mesh, side_by_side
 from purejaxppo.tuning import compiler_options
 from purejaxppo.types import Learner, LearnerState, Metrics
@@ -50,13 +51,19 @@ class Programs(NamedTuple):
         )
 
 
-def compile_run(learner: Learner, seeds: int, config: PPOConfig) -> Programs:
-    """The programs of a run of so many seeds.
+def compile_run(
+    learner: Learner, seeds: int, config: PPOConfig, hyper: Hyperparams | None = None
+) -> Programs:
+    """Compiles the programs of a run.
 
     Args:
         learner: the run.
         seeds: S.
         config: its sizes.
+        hyper: its hyperparameters; None: those of the configuration.
+
+    Returns:
+        The programs.
     """
     most = min(config.num_updates, UPDATES_PER_CHUNK)
 
@@ -64,10 +71,10 @@ def compile_run(learner: Learner, seeds: int, config: PPOConfig) -> Programs:
         def one(i, loop):
             # within a loop of unknown length, XLA copies the state of every loop in it at each
             # step; within one of length 1 in between, it does not (2% of the time of CartPole-v1)
-            state, metrics = jax.lax.scan(lambda s, _: learner.update(s), loop[0], length=1)
+            state, metrics = jax.lax.scan(lambda s, _: learner.update(s, hyper), loop[0], length=1)
             return state, jax.tree.map(lambda b, m: b.at[i].set(m[0]), loop[1], metrics)
 
-        metrics = jax.eval_shape(learner.update, state)[1]
+        metrics = jax.eval_shape(learner.update, state, hyper)[1]
         empty = jax.tree.map(lambda m: jnp.zeros(most, m.dtype), metrics)
         return jax.lax.fori_loop(0, length, one, (state, empty))
 
@@ -76,7 +83,7 @@ def compile_run(learner: Learner, seeds: int, config: PPOConfig) -> Programs:
 
     mesh, options = seed_mesh(seeds), compiler_options()
     start = jax.shard_map(
-        side_by_side(lambda key: learner.init(key)),
+        side_by_side(lambda key: learner.init(key, hyper)),
         mesh=mesh, in_specs=P(SEEDS), out_specs=P(SEEDS), check_vma=False,
     )  # fmt: skip
     run_chunk = jax.shard_map(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from purejaxppo.act import actor_of
-from purejaxppo.components import OwnPolicy, make_setup
+from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import spread_seeds
@@ -23,7 +22,7 @@ from purejaxppo.runs.agents import Agents, load_agents
 from purejaxppo.runs.compiled import Programs
 from purejaxppo.runs.metric_rows import evaluation_rows
 from purejaxppo.runs.options import EvalOptions, FitOptions
-from purejaxppo.types import Array
+from purejaxppo.types import Array, EnvParams
 
 NOT_FOR_TRAINING = 2**31  # folded into keys, which are then not those that agents are trained with
 LONGEST = 30_000  # steps; an episode that does not end by itself counts as it then stands
@@ -42,32 +41,49 @@ def make_evaluate(
     episodes: int,
     sampled: bool = False,
     *,
-    env: Any = None,
-    env_params: Any = None,
-    policy: OwnPolicy = None,
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
 ) -> tuple[Callable[[Agents, Array], Evaluation], Callable[[], None] | None]:
-    """Evaluation as a pure function: statistics frozen, episodes begun alike for equal keys.
+    """Makes evaluation a pure function: statistics frozen, episodes begun alike for equal keys.
 
     Args:
         config: what was trained.
         episodes: E, played side by side, one from each first state: short ones weigh no more.
         sampled: sampled actions rather than the most probable ones.
-        env: as in `make_learner`, as are the others.
-        env_params: see there.
-        policy: see there.
+        env: the environment, if one was passed to training.
+        env_params: its parameters; None: its defaults.
+        policy: the policy or linen module, if one was passed to training.
 
     Returns:
         `evaluate(agents of one seed, key) -> Evaluation` (the key is consumed), and what closes
         environments that run on the host (None without).
 
     Raises:
-        ConfigError: see `setup.make_setup`.
+        ConfigError: see `components.make_components`.
     """
-    setup = make_setup(config, env, env_params, policy, num_envs=episodes)
-    vec_env, params = setup.vec_env, setup.env_params
+    components = make_components(config, env=env, env_params=env_params, policy=policy)
+    return evaluate_of(components, episodes, sampled)
+
+
+def evaluate_of(
+    components: Components, episodes: int, sampled: bool = False
+) -> tuple[Callable[[Agents, Array], Evaluation], Callable[[], None] | None]:
+    """Makes the evaluation of components that are built already.
+
+    Args:
+        components: of the run.
+        episodes: E, played side by side, one from each first state.
+        sampled: sampled actions rather than the most probable ones.
+
+    Returns:
+        `evaluate(agents of one seed, key) -> Evaluation`, and what closes environments, or None.
+    """
+    vec_env, params = components.vectorize(episodes), components.env_params
 
     def evaluate(agents: Agents, key: Array) -> Evaluation:
-        actor = actor_of(setup, agents, deterministic=not sampled)
+        # E first states
+        actor = actor_of(components, agents, deterministic=not sampled)
         key_reset, key = jax.random.split(key)
         env_state, obs = vec_env.reset(key_reset, params)
         result = Evaluation(
@@ -75,6 +91,7 @@ def make_evaluate(
         )
         start = jnp.ones(episodes, bool)
 
+        # one step of all; what an episode counts stands from its first end on
         def step(loop):
             t, env_state, obs, start, carry, result = loop
             key_act, key_draw = jax.random.split(jax.random.fold_in(key, t))
@@ -101,20 +118,22 @@ def make_evaluate(
 
 @contextlib.contextmanager
 def compile_evaluate(
-    config: PPOConfig, options: FitOptions, programs: Programs, **own: Any
+    components: Components, options: FitOptions, programs: Programs
 ) -> Iterator[Callable[[Agents], Evaluation] | None]:
-    """Evaluation of all agents of a run, compiled ahead of time; None if none is wanted.
+    """Compiles the evaluation of all agents of a run ahead of time.
 
     Args:
-        config: what is trained.
+        components: of the run.
         options: how often, how many episodes, sampled or not.
         programs: of the run.
-        **own: env, env_params and policy as in `make_evaluate`.
+
+    Yields:
+        `(agents) -> Evaluation`, None if none is wanted; its environments are closed afterwards.
     """
     if options.eval_every is None:
         yield None
         return
-    evaluate, close = make_evaluate(config, options.eval_episodes, options.eval_sampled, **own)
+    evaluate, close = evaluate_of(components, options.eval_episodes, options.eval_sampled)
     key = jax.random.fold_in(jax.random.key(0), NOT_FOR_TRAINING)  # the same in every run
     try:
         yield programs.compile(

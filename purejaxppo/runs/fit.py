@@ -9,21 +9,40 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from purejaxppo.components import OwnAdvantage, OwnObjective, OwnPolicy
-from purejaxppo.config.schema import PPOConfig, as_config
+import jax
+
+from purejaxppo.components import (
+    Components,
+    CustomEnv,
+    CustomObjective,
+    CustomOptimizer,
+    CustomPolicy,
+    make_components,
+)
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.about import as_json, names_of
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.loop import Best, Run
-from purejaxppo.runs.options import fit_options
+from purejaxppo.runs.options import FitOptions, fit_options
 from purejaxppo.runs.signals import stop_requests
-from purejaxppo.runs.writer import Callback, Record
-from purejaxppo.train import make_learner
-from purejaxppo.types import Learner, LearnerState, Metrics
+from purejaxppo.runs.writer import Record
+from purejaxppo.train import learner_of
+from purejaxppo.types import (
+    EnvParams,
+    Estimator,
+    Learner,
+    LearnerState,
+    Logger,
+    Metrics,
+    PyTree,
+    Schedule,
+)
 
 
 class FitResult(NamedTuple):
@@ -53,14 +72,26 @@ class FitResult(NamedTuple):
 def fit(
     config: PPOConfig | Mapping[str, Any],
     *,
-    callbacks: Callback | Sequence[Callback] = (),
+    seeds: int = 1,
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 3,
+    eval_every: int | None = None,
+    eval_episodes: int = 16,
+    eval_sampled: bool = False,
+    target_return: float | None = None,
+    callbacks: Logger | Sequence[Logger] = (),
     about: Mapping[str, Any] | None = None,
-    env: Any = None,
-    env_params: Any = None,
-    policy: OwnPolicy = None,
-    objective: OwnObjective = None,
-    advantage: OwnAdvantage = None,
-    **options: Any,
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
+    objective: CustomObjective = None,
+    advantage: Estimator | None = None,
+    optimizer: CustomOptimizer = None,
+    schedule: Schedule | None = None,
+    extra: PyTree = (),
 ) -> FitResult:
     """Trains agents side by side in one program, in chunks of about half a second.
 
@@ -69,45 +100,108 @@ def fit(
     chunk in hand, saved; a second one ends it at once.
 
     Args:
-        config: what to train.
+        config: what to train; a mapping is read by `PPOConfig.from_dict`.
+        seeds: agents trained side by side.
+        seed: of the random key that every agent's is split from.
+        run_dir: folder for the results; None: nothing is written.
+        resume: go on with the run in run_dir from its last checkpoint, if it holds one.
+        checkpoint_every: steps of each agent between checkpoints, rounded up to whole updates;
+            None: once a minute.
+        keep_checkpoints: how many of the last checkpoints stay.
+        eval_every: steps of each agent between evaluations, rounded up to whole updates; None:
+            never.
+        eval_episodes: episodes of an evaluation, which begin alike every time and for every agent.
+        eval_sampled: evaluate sampled actions rather than the most probable ones.
+        target_return: stop once the evaluations of all agents reach this mean return.
         callbacks: `(step, row)`, each called with every row that is logged, of every update and
             seed: {"step": environment steps, "seed": which, name: number}; those of evaluations
             are named eval_*. One that raises is not called again, and the run goes on; `close`,
             where it has one, is called at the end.
         about: plain values to keep in the folder's `run.json`.
-        env: as in `make_learner`.
-        env_params: as in `make_learner`.
-        policy: as in `make_learner`.
-        objective: as in `make_learner`.
-        advantage: as in `make_learner`.
-        **options: fields of `FitOptions`: seeds=1, seed=0, run_dir=None (nothing is written),
-            resume=False, checkpoint_every, keep_checkpoints, eval_every, eval_episodes,
-            eval_sampled, target_return.
+        env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
+            one that `config` names.
+        env_params: its parameters; None: its defaults.
+        policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
+            the network that `config` describes.
+        objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
+            state) -> [B]`, in place of the one that `config` names. Values that the loss also
+            returns, `([B], {name: [B]})`, are columns of the rows.
+        advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
+            `config` names.
+        optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
+            Adam; gradients are clipped to max_grad_norm before it.
+        schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
+            the linear one.
+        extra: `Hyperparams.extra`, any pytree of numbers and arrays for custom parts to read.
 
     Returns:
         States, metrics, times, and what went wrong on the way.
 
     Raises:
-        ConfigError: see `make_learner`, `FitOptions`; several seeds of environments that run on
-            the host; a folder in use, or with resume=True the folder of another run.
+        ConfigError: see `PPOConfig`, `components.make_components`, `FitOptions`; several seeds of
+            environments that run on the host; a folder in use, or with resume=True the folder of
+            another run.
         HostError: such an environment failed; its own message.
     """
-    config, given = as_config(config), fit_options(options)
+    options = fit_options(
+        dict(
+            seeds=seeds, seed=seed, run_dir=run_dir, resume=resume,
+            checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints,
+            eval_every=eval_every, eval_episodes=eval_episodes, eval_sampled=eval_sampled,
+            target_return=target_return,
+        )
+    )  # fmt: skip
+    components = make_components(
+        config, env=env, env_params=env_params, policy=policy, objective=objective,
+        advantage=advantage, optimizer=optimizer, schedule=schedule,
+    )  # fmt: skip
+    return fit_of(components, options, callbacks, about or {}, extra)
+
+
+def fit_of(
+    components: Components,
+    options: FitOptions,
+    callbacks: Logger | Sequence[Logger] = (),
+    about: Mapping[str, Any] | None = None,
+    extra: PyTree = (),
+) -> FitResult:
+    """Trains components that are built already, as `fit` does.
+
+    Args:
+        components: what is trained, and how.
+        options: seeds, where results go, and what happens between updates.
+        callbacks: `(step, row)`, called with every row that is logged.
+        about: plain values to keep in the folder's `run.json`.
+        extra: `Hyperparams.extra`.
+
+    Returns:
+        States, metrics, times, and what went wrong on the way.
+
+    Raises:
+        ConfigError: several seeds of environments that run on the host; a folder in use, or with
+            `resume` the folder of another run.
+        HostError: such an environment failed; its own message.
+    """
+    config, learner = components.config, learner_of(components)
+    hyper = config.hyperparams().replace(extra=extra)
     callbacks = [callbacks] if callable(callbacks) else callbacks
-    own = {"env": env, "env_params": env_params, "policy": policy}
-    method = {"objective": objective, "advantage": advantage}
-    learner = make_learner(config, **own, **method)
+    custom = dict(components.custom)
+    if jax.tree.leaves(extra):
+        custom["extra"] = extra
     with contextlib.ExitStack() as stack:
+        # from here on a signal is heard, and environments are closed however it ends
         stop = stack.enter_context(stop_requests())
         stack.enter_context(closing(learner))
-        check_seeds(learner, given.seeds)
-        record = Record(config, given, callbacks, as_json(about or {}), names_of(own | method))
+        check_seeds(learner, options.seeds)
+        record = Record(config, options, callbacks, as_json(about or {}), names_of(custom))
         stack.callback(record.close)
+
+        # everything is compiled before the first step, so that times are told apart
         started = time.perf_counter()
-        programs = compile_run(learner, given.seeds, config)
-        with compile_evaluate(config, given, programs, **own) as evaluate:
+        programs = compile_run(learner, options.seeds, config, hyper)
+        with compile_evaluate(components, options, programs) as evaluate:
             compiled = time.perf_counter()
-            run = Run(config, given, programs, evaluate, record)
+            run = Run(config, options, programs, evaluate, record)
             run.begin(learner)
             state = run.train(stop)
     finished = time.perf_counter()

@@ -12,20 +12,18 @@ summary.json       the results
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
+from typing import Any
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs import checkpoint
+from purejaxppo.runs.metric_rows import metrics_from_rows
 from purejaxppo.types import Metrics
 
 
@@ -162,12 +160,4 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def read_metrics(run_dir: str | Path) -> Metrics:
     """What `metrics.jsonl` holds of whole updates: every field [seeds, updates], NumPy."""
     _, run = read_run(run_dir)
-    names = [field.name for field in dataclasses.fields(Metrics)]
-    rows = [[row[name] for name in names] for row in read_rows(Path(run_dir) / "metrics.jsonl")]
-    whole = len(rows) // run["seeds"] * run["seeds"]
-    columns: dict[str, Any] = {name: [] for name in names}
-    for name, values in zip(names, zip(*rows[:whole], strict=True), strict=False):
-        kind = np.int32 if all(isinstance(x, int) for x in values) else np.float32
-        columns[name] = np.array(values, kind)
-    fields = {name: np.reshape(x, (-1, run["seeds"])).T for name, x in columns.items()}
-    return Metrics(**cast(dict[str, Any], fields))
+    return metrics_from_rows(list(read_rows(Path(run_dir) / "metrics.jsonl")), run["seeds"])

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import Metrics
+from purejaxppo.types import Metrics, Row
+
+SCALARS = tuple(field.name for field in dataclasses.fields(Metrics) if field.name != "extra")
+"""Columns of every run; those of `Metrics.extra` stand behind them."""
+DERIVED = ("step", "seed", "episode_return", "episode_length")
+"""Columns that are computed from others."""
 
 
 def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[str, Any]]:
@@ -19,7 +25,8 @@ def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[s
         first: updates before them.
         config: gives the steps per update.
     """
-    columns = {f.name: np.asarray(getattr(metrics, f.name)) for f in dataclasses.fields(metrics)}
+    columns = {name: np.asarray(getattr(metrics, name)) for name in SCALARS}
+    columns |= {name: np.asarray(x) for name, x in metrics.extra.items()}
     count = columns["episodes"]
     for name in ("return", "length"):
         total = np.asarray(columns[f"{name}_sum"], np.float64)
@@ -30,6 +37,28 @@ def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[s
     columns = place | columns
     values = (column.T.ravel().tolist() for column in columns.values())
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def metrics_from_rows(rows: Sequence[Row], seeds: int) -> Metrics:
+    """Reads metrics back from the rows of whole updates; what is left over is left out.
+
+    Args:
+        rows: as `metrics_rows` wrote them, None for what was not finite.
+        seeds: agents that were trained side by side.
+
+    Returns:
+        Every field [seeds, updates], NumPy.
+    """
+    whole = rows[: len(rows) // seeds * seeds]
+    custom = [name for name in (rows[0] if rows else ()) if name not in (*SCALARS, *DERIVED)]
+
+    def column(name: str) -> np.ndarray:
+        values = [row[name] for row in whole]
+        kind = np.int32 if all(isinstance(x, int) for x in values) else np.float32
+        return np.array(values, kind).reshape(-1, seeds).T
+
+    scalars: dict[str, Any] = {name: column(name) for name in SCALARS}
+    return Metrics(**scalars, extra={name: column(name) for name in custom})
 
 
 def evaluation_rows(evaluation: Any, step: int | None = None) -> list[dict[str, Any]]:

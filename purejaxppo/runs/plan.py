@@ -1,4 +1,4 @@
-"""What a run will be, found without running or compiling anything."""
+"""The sizes of a run, found without running or compiling anything."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 import jax
 
-from purejaxppo.components import make_setup
-from purejaxppo.config.schema import PPOConfig
-from purejaxppo.ppo.rollout import as_batch, collect, nbytes
-from purejaxppo.ppo.update import activation_bytes, chunk_rows
+from purejaxppo.components import Components
+from purejaxppo.ppo.minibatches import activation_bytes, as_batch, rows_per_pass
+from purejaxppo.ppo.rollout import collect
 from purejaxppo.runs.fit import check_seeds
-from purejaxppo.train import make_learner
+from purejaxppo.train import learner_of
+from purejaxppo.tuning import nbytes
 
 
 class Plan(NamedTuple):
-    """What a run will be.
+    """The sizes of a run.
 
     Attributes:
         updates: rollouts, each followed by its epochs.
@@ -32,27 +32,37 @@ class Plan(NamedTuple):
     bytes_per_seed: int
 
 
-def make_plan(config: PPOConfig, seeds: int = 1) -> Plan:
-    """Sizes of a run, from the shapes of its parts.
+def plan_of(components: Components, seeds: int = 1) -> Plan:
+    """Finds the sizes of a run from the shapes of its parts.
+
+    Args:
+        components: of the run.
+        seeds: agents trained side by side.
+
+    Returns:
+        The plan.
 
     Raises:
-        ConfigError: see `fit`.
+        ConfigError: several seeds of environments that run on the host.
     """
-    learner = make_learner(config)
+    config, policy = components.config, components.policy
+    vec_env, learner = components.vectorize(config.num_envs), learner_of(components)
     check_seeds(learner, seeds)
-    config, env_params, vec_env, policy = make_setup(config)
+
+    # the shapes of an update's stages, nothing of which is run
     state = jax.eval_shape(learner.init, jax.random.key(0))
 
     def roll(state, key):
-        return collect(policy, vec_env, config.num_steps, state, env_params, key)[1]
+        return collect(policy, vec_env, config.num_steps, state, components.env_params, key)[1]
 
     def rows(rollout):
         value = rollout.value
-        return as_batch(rollout, rollout.obs, value, value, config.sequence_length)
+        return as_batch(rollout, rollout.obs, value, value, components.sequence_length)
 
     rollout = jax.eval_shape(roll, state, jax.random.key(0))
     batch = jax.eval_shape(rows, rollout)
-    chunk = chunk_rows(policy, config, state.params, batch)
+    chunk = rows_per_pass(policy, state.params, batch, config.num_minibatches, config.chunk_size)
+
     # the rollout is held as collected and as the batch; one chunk has its activations
     activations = chunk * activation_bytes(policy, state.params, batch)
     total = nbytes(state) + 2 * nbytes(rollout) + activations

@@ -8,7 +8,7 @@ import numpy as np
 from purejaxppo import PPOConfig
 from purejaxppo.types import Metrics
 
-NAMES = [field.name for field in dataclasses.fields(Metrics)]
+NAMES = [field.name for field in dataclasses.fields(Metrics) if field.name != "extra"]
 VERSIONS = {"python": "3.11.2", "purejaxppo": "0.1.0", "jax": "0.10.2"}
 
 
