@@ -1,4 +1,4 @@
-"""What to train: `PPOConfig` (static choices and sizes) and `Hyperparams` (traced scalars).
+"""What to train: `PPOConfig`, every field with its rule and its text beside it.
 
 Without jax, so that the command line can show its help at once.
 """
@@ -12,13 +12,44 @@ from pathlib import Path
 from typing import Any, Literal
 
 from purejaxppo.config import presets
-from purejaxppo.config import rules as validation
-from purejaxppo.config.coerce import coerce
 from purejaxppo.config.purejaxrl import known_fields
+from purejaxppo.config.rules import (
+    AT_LEAST_ONE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    WIDTHS,
+    Effect,
+    check_bounds,
+    check_choices,
+    check_effects,
+    coerce_fields,
+    option,
+)
+from purejaxppo.config.sizes import check_sequences, check_sizes
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import Hyperparams
 
 Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
+
+# when fields have an effect
+GAE = Effect(lambda c: c.advantage == "gae", "advantage='gae'")
+N_STEP = Effect(lambda c: c.advantage == "n_step", "advantage='n_step'")
+CLIP = Effect(lambda c: c.objective == "clip", "objective='clip'")
+KL_PENALTY = Effect(
+    lambda c: c.objective in ("kl_penalty", "adaptive_kl"), "objective='kl_penalty'"
+)
+ADAPTIVE_KL = Effect(lambda c: c.objective == "adaptive_kl", "objective='adaptive_kl'")
+CRITIC = Effect(lambda c: c.value_coef > 0, "value_coef=0.5")
+CLIPPED_VALUE = Effect(lambda c: c.value_loss == "clipped", "value_loss='clipped'")
+HUBER = Effect(lambda c: c.value_loss == "huber", "value_loss='huber'")
+ENTROPY = Effect(lambda c: c.entropy_coef > 0, "entropy_coef=0.01")
+CORE = Effect(lambda c: c.core != "none", "core='gru'")
+# at an update's first gradient step the ratio is 1, the divergence and its gradient are 0
+SEVERAL_STEPS = Effect(
+    lambda c: c.num_epochs * c.num_minibatches > 1,
+    "more than one gradient step per update (num_epochs=4)",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,76 +65,76 @@ class PPOConfig:
     """Name of the environment; `purejaxppo envs` lists them."""
     env_options: tuple[str, ...] = ()
     """What its suite makes it with, as name=value; in Python a mapping: {"max_steps": 50}."""
-    total_timesteps: int = 500_000
+    total_timesteps: int = option(500_000, AT_LEAST_ONE)
     """Environment steps in all: a multiple of num_envs * num_steps."""
-    num_envs: int = 8
+    num_envs: int = option(8, AT_LEAST_ONE)
     """Environments stepped side by side (N)."""
-    num_steps: int = 125
+    num_steps: int = option(125, AT_LEAST_ONE)
     """Steps of each environment per update, the rollout length (T)."""
-    num_epochs: int = 4
+    num_epochs: int = option(4, AT_LEAST_ONE)
     """Passes over each rollout (E)."""
-    num_minibatches: int = 4
+    num_minibatches: int = option(4, AT_LEAST_ONE)
     """Gradient steps per epoch (M): a divisor of num_envs * num_steps."""
-    reset_batch: int | None = None
+    reset_batch: int | None = option(None, POSITIVE)
     """Fresh episodes drawn at once when some are needed (K); None: num_envs for every step."""
-    chunk_size: int | None = None
+    chunk_size: int | None = option(None, POSITIVE)
     """Transitions per pass through the network in a gradient step; None: chosen for the device."""
 
-    learning_rate: float = 2.5e-4
+    learning_rate: float = option(2.5e-4, POSITIVE)
     """Step size of Adam."""
-    learning_rate_final_scale: float = 1.0
+    learning_rate_final_scale: float = option(1.0, FRACTION)
     """The learning rate falls linearly to this fraction of itself (1: constant, 0: annealed)."""
-    adam_eps: float = 1e-5
+    adam_eps: float = option(1e-5, POSITIVE)
     """Term added to Adam's denominator."""
-    max_grad_norm: float | None = 0.5
+    max_grad_norm: float | None = option(0.5, POSITIVE)
     """Gradients are scaled down to this global norm; None: never."""
 
-    gamma: float = 0.99
+    gamma: float = option(0.99, FRACTION)
     """Discount per step."""
     advantage: Literal["gae", "n_step", "monte_carlo", "td", "none"] = "gae"
     """Advantage estimator, a name in ADVANTAGES."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = option(0.95, FRACTION, when=(GAE,))
     """Decay of generalized advantage estimation (advantage='gae')."""
-    n_step: int = 5
+    n_step: int = option(5, AT_LEAST_ONE, when=(N_STEP,))
     """Rewards summed before bootstrapping (advantage='n_step')."""
     advantage_normalization: Literal["minibatch", "batch", "none"] = "minibatch"
     """Where advantages are brought to mean 0 and standard deviation 1."""
 
     objective: Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"] = "clip"
     """Policy objective, a name in OBJECTIVES."""
-    clip_eps: float = 0.2
+    clip_eps: float = option(0.2, POSITIVE, when=(CLIP, SEVERAL_STEPS))
     """Probability ratios are clipped to 1 - clip_eps .. 1 + clip_eps (objective='clip')."""
-    clip_eps_final_scale: float = 1.0
+    clip_eps_final_scale: float = option(1.0, FRACTION, when=(CLIP, SEVERAL_STEPS))
     """clip_eps falls linearly to this fraction of itself."""
-    kl_coef: float = 1.0
+    kl_coef: float = option(1.0, NOT_NEGATIVE, when=(KL_PENALTY, SEVERAL_STEPS))
     """Weight of the KL penalty, beta (its first value under objective='adaptive_kl')."""
-    adaptive_kl_target: float = 0.01
+    adaptive_kl_target: float = option(0.01, POSITIVE, when=(ADAPTIVE_KL,))
     """KL divergence per update that adaptive_kl aims for."""
-    target_kl: float | None = None
+    target_kl: float | None = option(None, POSITIVE, when=(SEVERAL_STEPS,))
     """Skip the rest of an update once a minibatch's approx_kl exceeds this; None: never."""
 
-    value_loss: Literal["squared", "clipped", "huber"] = "squared"
+    value_loss: Literal["squared", "clipped", "huber"] = option("squared", when=(CRITIC,))
     """Loss of the critic."""
-    value_coef: float = 0.5
+    value_coef: float = option(0.5, NOT_NEGATIVE)
     """Weight of the value loss."""
-    value_clip_eps: float = 0.2
+    value_clip_eps: float = option(0.2, POSITIVE, when=(CLIPPED_VALUE, SEVERAL_STEPS))
     """Values move at most this far from the rollout's (value_loss='clipped')."""
-    huber_delta: float = 1.0
+    huber_delta: float = option(1.0, POSITIVE, when=(HUBER,))
     """Error at which the value loss turns linear (value_loss='huber')."""
-    entropy_coef: float = 0.0
+    entropy_coef: float = option(0.0, NOT_NEGATIVE)
     """Weight of the entropy bonus."""
-    entropy_coef_final_scale: float = 1.0
+    entropy_coef_final_scale: float = option(1.0, FRACTION, when=(ENTROPY,))
     """entropy_coef falls linearly to this fraction of itself."""
 
     torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = "auto"
     """Body of the network; auto: nature for images, cnn for smaller grids, mlp for all else."""
     core: Literal["none", "gru", "lstm", "linear"] = "none"
     """Memory of the policy, behind the torso; none: feed-forward."""
-    core_size: int = 64
+    core_size: int = option(64, AT_LEAST_ONE, when=(CORE,))
     """Width of the memory."""
-    sequence_length: int | None = None
+    sequence_length: int | None = option(None, POSITIVE)
     """Steps that gradients flow back through a memory, a divisor of num_steps; None: num_steps."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
+    hidden_sizes: tuple[int, ...] = option((64, 64), WIDTHS)
     """Width of each hidden layer."""
     activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"
     """Nonlinearity of the hidden layers."""
@@ -121,59 +152,62 @@ class PPOConfig:
     """Divide rewards by the running standard deviation of the discounted return."""
 
     def __post_init__(self) -> None:
-        """Brings numbers and sequences to their declared types, then checks every rule."""
-        for field in dataclasses.fields(self):
-            value = coerce(field.name, field.type, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-        validation.check(self)
+        """Brings values to their declared types, then checks every rule."""
+        coerce_fields(self, PPOConfig)
+        check_choices(self, PPOConfig)
+        check_bounds(self, PPOConfig)
+        if self.core != "none":
+            check_sequences(self)
+        check_sizes(self)
+        check_effects(self, PPOConfig)
 
     @property
     def batch_size(self) -> int:
-        """Transitions per update: num_envs * num_steps."""
+        """Returns the transitions per update: num_envs * num_steps."""
         return self.num_envs * self.num_steps
 
     @property
     def minibatch_size(self) -> int:
-        """Transitions per gradient step."""
+        """Returns the transitions per gradient step."""
         return self.batch_size // self.num_minibatches
 
     @property
     def num_updates(self) -> int:
-        """Rollouts, each followed by its epochs (U)."""
+        """Returns the number of rollouts, each followed by its epochs (U)."""
         return self.total_timesteps // self.batch_size
 
     def hyperparams(self) -> Hyperparams:
-        """The traced scalars of this configuration, as floats (or None)."""
+        """Returns the traced scalars of this configuration, as floats (or None)."""
         names = (name for name in Hyperparams._fields if name != "extra")
         return Hyperparams(**{name: getattr(self, name) for name in names})
 
     def replace(self, **changes: Any) -> PPOConfig:
-        """The same configuration with some fields changed, validated again."""
+        """Returns the same configuration with some fields changed, validated again."""
         return dataclasses.replace(self, **known_fields(type(self), changes))
 
     @classmethod
     def ppo(cls, **changes: Any) -> PPOConfig:
-        """PPO with the clipped surrogate (arXiv:1707.06347, eq. 7)."""
+        """Configures PPO with the clipped surrogate (arXiv:1707.06347, eq. 7)."""
         return cls().replace(**changes)
 
     @classmethod
     def ppo_kl(cls, **changes: Any) -> PPOConfig:
-        """PPO with a KL penalty (arXiv:1707.06347, eq. 8); objective='adaptive_kl' adapts it."""
+        """Configures PPO with a KL penalty (arXiv:1707.06347, eq. 8), fixed or 'adaptive_kl'."""
         return cls(objective="kl_penalty").replace(**changes)
 
     @classmethod
     def a2c(cls, **changes: Any) -> PPOConfig:
-        """Advantage actor-critic (arXiv:1602.01783): one gradient step on 5-step advantages."""
+        """Configures advantage actor-critic (arXiv:1602.01783): one step on 5-step advantages."""
         return cls(**presets.A2C).replace(**changes)
 
     @classmethod
     def reinforce(cls, **changes: Any) -> PPOConfig:
-        """REINFORCE (Williams 1992): reward-to-go minus a value baseline, one step per rollout."""
+        """Configures REINFORCE (Williams 1992) with a value baseline, one step per rollout."""
         return cls(**presets.REINFORCE).replace(**changes)
 
     @classmethod
     def preset(cls, name: str, algorithm: Algorithm = "ppo", **changes: Any) -> PPOConfig:
-        """A tuned configuration by name: `PPOConfig.preset("CartPole-v1")`.
+        """Loads a tuned configuration by name: `PPOConfig.preset("CartPole-v1")`.
 
         Args:
             name: the environment's name, or another preset's (`classic`).
@@ -187,12 +221,12 @@ class PPOConfig:
         return getattr(cls, algorithm)(**{**presets.load(name, algorithm), **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values by field name; `from_dict` reads them back."""
+        """Returns plain Python values by field name; `from_dict` reads them back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PPOConfig:
-        """A configuration from a mapping, which is left as it is.
+        """Reads a configuration from a mapping, which is left as it is.
 
         Upper-case keys as used with PureJaxRL (`LR`, `NUM_ENVS`, ...) are understood.
 
@@ -210,12 +244,19 @@ class PPOConfig:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> PPOConfig:
-        """A configuration from a TOML file of fields; missing ones take their defaults."""
+        """Reads a configuration from a TOML file of fields; missing ones take their defaults."""
         return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def as_config(config: PPOConfig | Mapping[str, Any]) -> PPOConfig:
-    """The configuration itself, or the one that a mapping describes (see `from_dict`)."""
+    """Returns the configuration itself, or the one that a mapping describes.
+
+    Args:
+        config: a configuration, or a mapping of its fields (see `PPOConfig.from_dict`).
+
+    Raises:
+        ConfigError: it is neither, or `PPOConfig.from_dict` refuses it.
+    """
     if isinstance(config, PPOConfig):
         return config
     if isinstance(config, Mapping):

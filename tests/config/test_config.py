@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purejaxppo import ConfigError, Hyperparams, PPOConfig, presets
+from purejaxppo import ConfigError, Hyperparams, PPOConfig
+from purejaxppo.config import presets
 from purejaxppo.config.schema import as_config
 from purejaxppo.envs import registry
 
