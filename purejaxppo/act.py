@@ -21,12 +21,12 @@ class Trained(Protocol):
 
     @property
     def params(self) -> Params:
-        """The policy's parameters."""
+        """Holds the policy's parameters."""
         ...
 
     @property
     def normalizers(self) -> Normalizers:
-        """Running statistics, which acting leaves as they are."""
+        """Holds running statistics, which acting leaves as they are."""
         ...
 
 

@@ -1,7 +1,8 @@
-"""Is an environment what training takes it for? `check_env`, for one's own and for all others."""
+"""`check_env`: whether an environment, custom or built in, is what training takes it for."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, cast
@@ -11,32 +12,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
-from purejaxppo.envs.purity import (
-    METHODS,
-    first_line,
-    is_key,
-    kept_by,
-    raised_in,
-    state_fault,
-    traced,
-)
 from purejaxppo.envs.vec_env import make_vec_env
 from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.policies.heads import distribution, logit_shape
-from purejaxppo.spaces import (
-    Box,
-    EnvSpec,
-    Space,
-    mask_of,
-    to_bounds,
+from purejaxppo.spaces import Box, EnvSpec, Space, action_spaces, mask_of, to_bounds, zeros
+from purejaxppo.types import (
+    Action,
+    Array,
+    Environment,
+    EnvParams,
+    EnvState,
+    EnvStep,
+    Obs,
+    PyTree,
+    VecEnv,
 )
-from purejaxppo.types import Array, EnvStep, VecEnv
 
 NUM_ENVS = 4
 
+METHODS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space")
+"""What an environment that is written in JAX must have, beside `default_params`."""
 
-def check_env(env: Any, env_params: Any = None, *, num_steps: int = 200) -> EnvSpec:
-    """Steps an environment at random, and holds what it does against what training needs.
+
+def check_env(
+    env: Environment | HostEnvironment, env_params: EnvParams = None, *, num_steps: int = 200
+) -> EnvSpec:
+    """Steps an environment at random, and compares what it does with what training needs.
 
     That is: its interface and spaces; observations within them; finite rewards; flags that are off
     when an episode begins; states that a loop can carry; equal results for equal arguments, also
@@ -51,24 +52,53 @@ def check_env(env: Any, env_params: Any = None, *, num_steps: int = 200) -> EnvS
         Its spaces, as training sees them.
 
     Raises:
-        ConfigError: what is wrong and how to mend it, a line for each fault.
+        ConfigError: what is wrong and how to fix it, a line for each fault.
     """
     if isinstance(env, HostEnvironment):
         faults = list(_host_faults(env, num_steps))
-    else:
-        faults = list(_interface_faults(env)) or list(_faults(env, env_params, num_steps))
+        if faults:
+            raise ConfigError("\n".join(faults))
+        return env.spec
+    faults = list(_interface_faults(env))
+    # without its interface an environment cannot even be asked for its parameters
+    if not faults:
+        env_params = env.default_params if env_params is None else env_params
+        faults = list(_faults(env, env_params, num_steps))
     if faults:
         raise ConfigError("\n".join(faults))
-    if isinstance(env, HostEnvironment):
-        return env.spec
-    return make_vec_env(env, _params(env, env_params), 1).spec
+    return make_vec_env(env, env_params, 1).spec
 
 
-def _params(env: Any, env_params: Any) -> Any:
-    return env.default_params if env_params is None else env_params
+def random_actions(key: Array, spec: EnvSpec, obs: Obs, num_envs: int) -> Action:
+    """Returns actions [N, *A] at random, among those that are allowed.
+
+    Args:
+        key: consumed.
+        spec: what the environment sees and does.
+        obs: [N, *O], which may hold a mask.
+        num_envs: N.
+    """
+
+    def parameters(space: Space) -> PyTree:
+        if isinstance(space, Box):
+            # a normal distribution with most of its mass within the bounds, and some beyond
+            low, high = (
+                jnp.broadcast_to(b, (num_envs, *space.shape)) for b in (space.low, space.high)
+            )
+            low, high = low.astype(jnp.float32), high.astype(jnp.float32)
+            return (low + high) / 2, jnp.log(jnp.maximum((high - low) / 2, 1e-6))
+        return jnp.zeros((num_envs, *logit_shape(space)))
+
+    # the distributions of training, so that masks are obeyed as there
+    dist = distribution(spec.action, jax.tree.map(parameters, spec.action), mask_of(obs), False)
+    return to_bounds(spec.action, dist.sample(key))
 
 
-def _interface_faults(env: Any) -> Iterator[str]:
+# -- environments in JAX --------------------------------------------------------------------------
+
+
+def _interface_faults(env: object) -> Iterator[str]:
+    """Yields what is missing of the interface."""
     if isinstance(env, type):
         yield f"{env.__name__} is a class: pass an environment, such as {env.__name__}()"
         return
@@ -79,16 +109,18 @@ def _interface_faults(env: Any) -> Iterator[str]:
         yield "default_params is missing: a pytree of constants, or () for none"
 
 
-def _faults(env: Any, env_params: Any, num_steps: int) -> Iterator[str]:
-    """What is wrong with a pure environment, the gravest first."""
-    params, kept = _params(env, env_params), kept_by(env)
+def _faults(env: Environment, params: EnvParams, num_steps: int) -> Iterator[str]:
+    """Yields what is wrong with an environment in JAX, the gravest first."""
+    kept = _kept_by(env)
     try:
-        fault = state_fault(env, params)
+        # states of two forms fail in every loop, with words that help nobody: so they come first
+        fault = _state_fault(env, params)
         if fault:
             yield fault
             return
         vec_env = make_vec_env(env, params, NUM_ENVS)
-        traces = [traced(env, params, vec_env.spec) for _ in range(2)]
+        traces = [_traced(env, params, vec_env.spec) for _ in range(2)]
+        # what can be seen of random play, then of single steps computed in several ways
         first, (action, after) = _roll(vec_env, params, num_steps)
         yield from _values(vec_env.spec, first, after)
         agreement = list(_agreement(env, params, jax.tree.map(lambda x: x[0], action)))
@@ -96,27 +128,142 @@ def _faults(env: Any, env_params: Any, num_steps: int) -> Iterator[str]:
         yield str(error)
         return
     except Exception as error:
-        yield f"{raised_in(error, env)} raises {type(error).__name__}: {first_line(error)}"
+        yield f"{_raised_in(error, env)} raises {type(error).__name__}: {_first_line(error)}"
         return
-    now = kept_by(env)
+    # a value written while tracing is a constant of the program: nothing would ever change it
+    now = _kept_by(env)
     for name in kept:
         if now.get(name, kept[name])[0] != kept[name][0]:
             yield f"{name} changed while stepping: keep it in the state, or in params"
+    # results that differ are a consequence of programs that differ, which says more
     if traces[0] != traces[1]:
         yield "traced twice, the program differs: draw from the key, not from numpy or random"
     else:
         yield from agreement
 
 
-def _roll(vec_env: VecEnv, params: Any, num_steps: int) -> tuple[Any, Any]:
-    """The first observations [N], and actions and steps [T, N] of random play, NumPy."""
+def _state_fault(env: Environment, params: EnvParams) -> str | None:
+    """Says how the state after a step is not like that after a reset (but for dtypes), if so."""
+    with jax.ensure_compile_time_eval():
+        actions = action_spaces(env.action_space(params))
+
+    def states(key: Array) -> tuple[EnvState, EnvState]:
+        _, first, *_ = env.reset_env(key, params)
+        return first, env.step_env(key, first, zeros(actions), params)[1]
+
+    def form(state: EnvState) -> tuple[Any, list[list[int]]]:
+        leaves, tree = jax.tree.flatten(state)
+        return tree, [list(x.shape) for x in leaves]
+
+    reset, step = map(form, jax.eval_shape(states, jax.random.key(0)))
+    if reset == step:
+        return None
+    (tree, shapes), (other, others) = reset, step
+    return (
+        f"the state is {tree} with shapes {shapes} after reset_env, {other} with shapes {others} "
+        "after step_env: give both one form"
+    )
+
+
+def _kept_by(env: object) -> dict[str, tuple[Any, Any]]:
+    """Returns what environments, wrapped ones included, hold outside of the state.
+
+    Returns:
+        For each attribute of the objects and their classes, by name: what to compare (its words
+        where it is plain, else its identity), and itself, so that its identity is not given away.
+    """
+    found = {}
+    while env is not None:
+        # a class's attributes come first, for those of the object hide them
+        owners = [getattr(env, "__dict__", {}), *(vars(c) for c in type(env).__mro__[:-1])]
+        for name, value in (item for owner in reversed(owners) for item in owner.items()):
+            plain = isinstance(value, int | float | str | list | tuple | dict | set | np.ndarray)
+            if not name.startswith("__"):
+                found[f"{type(env).__name__}.{name}"] = (repr(value) if plain else id(value), value)
+        env = getattr(env, "__dict__", {}).get("env")
+    return found
+
+
+def _traced(env: Environment, params: EnvParams, spec: EnvSpec) -> tuple[str, ...]:
+    """Returns the program of a reset and a step, and the constants in it."""
+
+    def once(key: Array) -> PyTree:
+        _, state, *_ = env.reset_env(key, params)
+        return env.step_env(key, state, zeros(spec.action), params)
+
+    program = jax.make_jaxpr(once)(jax.random.key(0))
+    return str(program), *(repr(np.asarray(x)) for x in program.consts if not _is_key(x))
+
+
+def _raised_in(error: Exception, env: object) -> str:
+    """Names the method of the environment that an exception came through, or else its class."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.name for frame in frames if frame.name in METHODS), type(env).__name__)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _agreement(env: Environment, params: EnvParams, action: Action) -> Iterator[str]:
+    """Yields where a reset and a step, computed in several ways, do not give the same.
+
+    Args:
+        env: one environment.
+        params: its parameters.
+        action: [4, *A].
+    """
+    keys = jax.random.split(jax.random.key(1), NUM_ENVS)
+
+    def once(key: Array, action: Action) -> tuple[Obs, PyTree, Array]:
+        obs, state, *_ = env.reset_env(key, params)
+        after = env.step_env(key, state, action, params)[:4]
+        return obs, after, env.is_truncated(state, params)
+
+    # one by one, again with the arguments of the first, and all at once under vmap
+    one = jax.jit(once)
+    each = [one(key, jax.tree.map(lambda a, i=i: a[i], action)) for i, key in enumerate(keys)]
+    together = jax.jit(jax.vmap(once))(keys, action)
+    rows = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(NUM_ENVS)]
+    again = one(keys[0], jax.tree.map(lambda a: a[0], action))
+    if not _close(each[0], again, 0):
+        yield "called twice with equal arguments, results differ: let them depend on the key alone"
+    # vmap may add in another order, so that the last digits are no fault
+    if not all(map(_close, each, rows)):
+        yield "under vmap, results differ from those of one environment: compute with jnp alone"
+    if any(bool(np.any(truncated)) for *_, truncated in each):
+        yield "is_truncated is True of a fresh state: count from 0"
+
+
+def _close(a: PyTree, b: PyTree, tolerance: float = 1e-4) -> bool:
+    """Says whether two pytrees of numbers and keys are equal within a tolerance, NaN to NaN."""
+
+    def same(x: Array, y: Array) -> bool:
+        if _is_key(x):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        return np.allclose(first, second, tolerance, tolerance, equal_nan=True)
+
+    a, b = jax.tree.map(jnp.asarray, (a, b))
+    return all(map(same, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def _is_key(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+# -- random play, of environments in JAX and on the host ------------------------------------------
+
+
+def _roll(vec_env: VecEnv, params: EnvParams, num_steps: int) -> tuple[Obs, tuple[Action, EnvStep]]:
+    """Plays at random: the first observations [N], and actions and steps [T, N], in NumPy."""
 
     @jax.jit
-    def run(key):
+    def run(key: Array) -> tuple[Obs, tuple[Action, EnvStep]]:
         key_reset, key = jax.random.split(key)
         state, obs = vec_env.reset(key_reset, params)
 
-        def step(loop, key):
+        def step(loop: tuple[EnvState, Obs], key: Array) -> tuple[PyTree, PyTree]:
             state, obs = loop
             key_action, key_env = jax.random.split(key)
             action = random_actions(key_action, vec_env.spec, obs, NUM_ENVS)
@@ -128,31 +275,14 @@ def _roll(vec_env: VecEnv, params: Any, num_steps: int) -> tuple[Any, Any]:
     return jax.tree.map(np.asarray, run(jax.random.key(0)))
 
 
-def random_actions(key: Array, spec: EnvSpec, obs: Any, num_envs: int) -> Any:
-    """Actions [N, *A] at random, among those that are allowed.
+def _values(spec: EnvSpec, first: Obs, after: EnvStep) -> Iterator[str]:
+    """Yields observations outside of their spaces, and rewards that are no numbers.
 
     Args:
-        key: consumed.
-        spec: what the environment sees and does.
-        obs: [N, *O], which may hold a mask.
-        num_envs: N.
+        spec: what the environment declares.
+        first: [N, *O], of resets.
+        after: [T, N], steps in NumPy.
     """
-
-    def parameters(space: Space) -> Any:
-        if isinstance(space, Box):
-            low, high = (
-                jnp.broadcast_to(b, (num_envs, *space.shape)) for b in (space.low, space.high)
-            )
-            low, high = low.astype(jnp.float32), high.astype(jnp.float32)
-            return (low + high) / 2, jnp.log(jnp.maximum((high - low) / 2, 1e-6))
-        return jnp.zeros((num_envs, *logit_shape(space)))
-
-    dist = distribution(spec.action, jax.tree.map(parameters, spec.action), mask_of(obs), False)
-    return to_bounds(spec.action, dist.sample(key))
-
-
-def _values(spec: EnvSpec, first: Any, after: EnvStep) -> Iterator[str]:
-    """Observations outside of their spaces, rewards that are no numbers."""
     spaces = jax.tree_util.tree_leaves_with_path(spec.observation)
     for where, obs in (("reset_env", first), ("step_env", after.final_obs)):
         for (path, space), x in zip(spaces, jax.tree.leaves(obs), strict=True):
@@ -164,10 +294,13 @@ def _values(spec: EnvSpec, first: Any, after: EnvStep) -> Iterator[str]:
 
 
 def _outside(space: Space, x: np.ndarray) -> str | None:
+    """Describes values that are not in a space, and what to do about them; None if all are."""
     if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        return "values that are NaN or infinite: mend what computes them"
+        return "values that are NaN or infinite: fix what computes them"
+    # bits have neither nvec nor n: two values
     sizes = getattr(space, "nvec", getattr(space, "n", 2))
     low, high = (space.low, space.high) if isinstance(space, Box) else (0, np.asarray(sizes) - 1)
+    # float32 computes a bound such as 2 pi with an error in its last digits
     slack = 1e-5 * np.maximum(1, np.abs(np.nan_to_num(np.asarray(high, np.float64), posinf=0)))
     numbers = x.astype(np.float64)
     if (numbers < low - slack).any() or (numbers > high + slack).any():
@@ -175,54 +308,26 @@ def _outside(space: Space, x: np.ndarray) -> str | None:
     return None
 
 
-def _agreement(env: Any, params: Any, action: Any) -> Iterator[str]:
-    """One step and one reset computed in several ways, which must give the same."""
-    keys = jax.random.split(jax.random.key(1), NUM_ENVS)
-
-    def once(key, action):
-        obs, state, *_ = env.reset_env(key, params)
-        after = env.step_env(key, state, action, params)[:4]
-        return obs, after, env.is_truncated(state, params)
-
-    one = jax.jit(once)
-    each = [one(key, jax.tree.map(lambda a, i=i: a[i], action)) for i, key in enumerate(keys)]
-    together = jax.jit(jax.vmap(once))(keys, action)
-    rows = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(NUM_ENVS)]
-    again = one(keys[0], jax.tree.map(lambda a: a[0], action))
-    if not _close(each[0], again, 0):
-        yield "called twice with equal arguments, results differ: let them depend on the key alone"
-    if not all(map(_close, each, rows)):
-        yield "under vmap, results differ from those of one environment: compute with jnp alone"
-    if any(bool(np.any(truncated)) for *_, truncated in each):
-        yield "is_truncated is True of a fresh state: count from 0"
-
-
-def _close(a: Any, b: Any, tolerance: float = 1e-4) -> bool:
-    def same(x, y):
-        if is_key(x):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        return np.allclose(x, y, tolerance, tolerance, equal_nan=True)
-
-    a, b = jax.tree.map(jnp.asarray, (a, b))
-    return all(map(same, jax.tree.leaves(a), jax.tree.leaves(b)))
+# -- environments on the host ---------------------------------------------------------------------
 
 
 def _host_faults(env: HostEnvironment, num_steps: int) -> Iterator[str]:
-    """What is wrong with an environment on the host."""
+    """Yields what is wrong with an environment on the host."""
     try:
         spec = env.spec
     except ConfigError as error:
         yield str(error)
         return
+    # twice with one seed: what is not seeded differs
     runs = []
     for _ in range(2):
         vec_env = make_host_vec_env(env, NUM_ENVS)
         try:
+            # closing raises what a step has raised, in place of JAX's report of it
             with closing(cast(Any, vec_env)):
                 runs.append(_roll(vec_env, (), num_steps))
         except (HostError, jax.errors.JaxRuntimeError) as error:
-            yield f"{first_line(error)}: mend it, it was stepped at random"
+            yield f"{_first_line(error)}: fix it, it was stepped at random"
             return
     first, (_, after) = runs[0]
     yield from _values(spec, first, after)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 
 from purejaxppo.config.coerce import parse_options
-from purejaxppo.config.rules import check_sequences
 from purejaxppo.config.schema import PPOConfig, as_config
+from purejaxppo.config.sizes import check_sequences
 from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.vec_env import inspect_env, vectorize

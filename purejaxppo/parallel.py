@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
+
+from purejaxppo.types import PyTree
 
 SEEDS = "seeds"  # name of the mesh axis
 
@@ -37,22 +38,25 @@ def use_cores(seeds: int) -> None:
 
 
 def seed_mesh(seeds: int) -> Mesh:
-    """The devices, as many as can have an equal share of the seeds, as a mesh with axis `seeds`."""
+    """Makes a mesh with axis `seeds` of as many devices as can have an equal share of the seeds."""
     devices = jax.devices()
     count = _largest_share(seeds, len(devices))
     return jax.make_mesh((count,), (SEEDS,), (AxisType.Auto,), devices=devices[:count])
 
 
-def side_by_side(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`jax.vmap(function)`, but a single one is computed as it is.
+def side_by_side(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+    """Vmaps a function, but computes a single one as it is.
 
     Environments on the host cannot be vmapped, not even one of them.
 
     Args:
         function: of one pytree.
+
+    Returns:
+        The function of pytrees with a leading axis.
     """
 
-    def run(tree: Any) -> Any:
+    def run(tree: PyTree) -> PyTree:
         if jax.tree.leaves(tree)[0].shape[0] > 1:
             return jax.vmap(function)(tree)
         return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], tree)))
@@ -60,14 +64,17 @@ def side_by_side(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
-def spread_seeds(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`side_by_side(function)`, each device with an equal share of the seeds.
+def spread_seeds(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+    """Gives each device an equal share of the seeds, and computes them side by side there.
 
     Args:
         function: of one pytree.
+
+    Returns:
+        The function of pytrees with a leading axis of seeds.
     """
 
-    def run(tree: Any) -> Any:
+    def run(tree: PyTree) -> PyTree:
         mesh = seed_mesh(jax.tree.leaves(tree)[0].shape[0])
         return jax.shard_map(
             side_by_side(function), mesh=mesh, in_specs=P(SEEDS), out_specs=P(SEEDS),
@@ -77,8 +84,10 @@ def spread_seeds(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
-def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] = 0):
-    """`jax.vmap(function, in_axes)`, its leading axis cut into equal parts, one for each device.
+def vmap_over_devices(
+    function: Callable[..., PyTree], in_axes: int | tuple[int | None, ...] = 0
+) -> Callable[..., PyTree]:
+    """Cuts the leading axis of `jax.vmap(function, in_axes)` into equal parts, one a device.
 
     `jax.jit(vmap_over_devices(make_train(config)))(keys)` trains what `jax.vmap` trains, to
     rounding. Where the number of devices does not divide the axis, fewer are used.
@@ -94,7 +103,7 @@ def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] 
         ValueError: another axis, or none at all.
     """
 
-    def spread(*args: Any) -> Any:
+    def spread(*args: PyTree) -> PyTree:
         axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
         if 0 not in axes or set(axes) - {0, None}:
             raise ValueError(
@@ -111,4 +120,5 @@ def vmap_over_devices(function: Callable, in_axes: int | tuple[int | None, ...] 
 
 
 def _largest_share(seeds: int, devices: int) -> int:
+    """Returns the most devices among which the seeds can be shared out equally."""
     return max(n for n in range(1, min(seeds, devices) + 1) if seeds % n == 0)

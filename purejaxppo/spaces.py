@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from purejaxppo.errors import ConfigError
 
@@ -39,7 +40,7 @@ class MultiDiscrete:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(number of ranges,)."""
+        """Holds (number of ranges,)."""
         return (len(self.nvec),)
 
 
@@ -62,45 +63,60 @@ class Box:
     dtype: np.dtype
 
     def __repr__(self) -> str:
-        """In one line, however large."""
+        """Writes the space in one line, however large it is."""
         bounds = f"{self.low.min()} .. {self.high.max()}" if self.low.size else "nothing"
         return f"Box({self.dtype.name}{list(self.shape)}, {bounds})"
 
     @property
     def is_grid(self) -> bool:
-        """[height, width, channels], at least 3 x 3."""
+        """Says whether it is [height, width, channels], at least 3 x 3."""
         return len(self.shape) == 3 and min(self.shape[:2]) >= 3
 
     @property
     def is_image(self) -> bool:
-        """A grid of bytes, large enough to be pixels."""
+        """Says whether it is a grid of bytes, large enough to be pixels."""
         return self.is_grid and self.dtype == np.uint8 and min(self.shape[:2]) >= PIXELS
 
 
 Space = Discrete | MultiDiscrete | MultiBinary | Box
+"""A space of single arrays."""
 
+SpaceTree: TypeAlias = Any
+"""A `Space`, or dictionaries, tuples and records of them, structured as the values are."""
 
-def one_hot(space: Discrete | MultiDiscrete, x: Any) -> Any:
-    """Integers [...] or [..., D] in float32, ones at what they are: [..., number of choices]."""
-    if isinstance(space, Discrete):
-        return jax.nn.one_hot(x, space.n)
-    parts = [jax.nn.one_hot(x[..., i], n) for i, n in enumerate(space.nvec)]
-    return jnp.concatenate(parts, -1)
+DeclaredSpace: TypeAlias = Any
+"""What an environment declares: a space of ours, of gymnax, of gymnasium, or a tree of them."""
+
+Arrays: TypeAlias = Any
+"""A pytree of arrays that are in the spaces of a `SpaceTree`, one at each leaf."""
 
 
 class EnvSpec(NamedTuple):
-    """What one environment sees and does: pytrees with a `Space` at each leaf."""
+    """What one environment sees and does.
 
-    observation: Any
-    action: Any
+    Attributes:
+        observation: a `Space` for each array of an observation, structured as observations are.
+        action: a `Space` for each part of an action, structured as actions are.
+    """
+
+    observation: SpaceTree
+    action: SpaceTree
 
 
-def space_of(space: Any, what: str) -> Space:
-    """Our form of a space of gymnax, gymnasium or their like.
+# -- from the spaces that environments declare to ours ------------------------------------------
+
+
+def space_of(space: DeclaredSpace, what: str) -> Space:
+    """Returns our form of a single space.
+
+    Args:
+        space: of gymnax, gymnasium or their like, known by its attributes.
+        what: it describes, for messages: "action", "observation" or a part of one.
 
     Raises:
         ConfigError: the space is of no kind that is known.
     """
+    # gymnasium's Discrete(3, start=1) would reach networks and masks as indices that are one off
     if np.any(getattr(space, "start", 0)):
         raise ConfigError(f"{what} space {space!r} must start at 0: shift it in the environment")
     shape = tuple(getattr(space, "shape", ()) or ())
@@ -108,6 +124,7 @@ def space_of(space: Any, what: str) -> Space:
         if np.ndim(space.nvec) != 1:
             raise ConfigError(f"{what} space {space!r} must be a vector: flatten it")
         return MultiDiscrete(tuple(int(n) for n in space.nvec))
+    # gymnasium's MultiBinary and Discrete both have n: only one of them has axes
     if isinstance(space, MultiBinary) or (hasattr(space, "n") and shape):
         return MultiBinary(shape)
     if hasattr(space, "n"):
@@ -121,15 +138,27 @@ def space_of(space: Any, what: str) -> Space:
     )
 
 
-def parts_of(space: Any) -> Any | None:
-    """The spaces inside a dictionary, tuple or record of spaces; None for a single one."""
+def parts_of(space: DeclaredSpace) -> Mapping[str, DeclaredSpace] | tuple | list | None:
+    """Returns the spaces inside a dictionary, tuple or record of spaces; None for a single one.
+
+    Args:
+        space: as declared: a container itself, or gymnax's or gymnasium's `Dict` or `Tuple`.
+    """
     if type(space).__name__ != "OneOf":  # gymnasium's: one of its parts, not all of them
         space = getattr(space, "spaces", space)
     return space if isinstance(space, Mapping | tuple | list) else None
 
 
-def action_spaces(space: Any, what: str = "action") -> Any:
-    """A pytree of our spaces, structured as the environment's own: dictionaries and tuples."""
+def action_spaces(space: DeclaredSpace, what: str = "action") -> SpaceTree:
+    """Returns a pytree of our spaces, structured as the environment's: dictionaries and tuples.
+
+    Args:
+        space: of the actions, as declared.
+        what: it describes, for messages.
+
+    Raises:
+        ConfigError: a space in it is of no kind that is known.
+    """
     parts = parts_of(space)
     if parts is None:
         return space_of(space, what)
@@ -139,8 +168,10 @@ def action_spaces(space: Any, what: str = "action") -> Any:
     return type(parts)(*inner) if hasattr(parts, "_fields") else tuple(inner)
 
 
-def observation_spaces(space: Any, obs: Any) -> Any:
-    """A pytree of our spaces, structured as the observations are: dictionaries, tuples, records.
+def observation_spaces(space: DeclaredSpace, obs: Arrays) -> SpaceTree:
+    """Returns a pytree of our spaces, structured as the observations are.
+
+    Observations may be records (named tuples, dataclasses) where the space is a dictionary.
 
     Args:
         space: as the environment declares it; its parts are found by their names.
@@ -150,7 +181,8 @@ def observation_spaces(space: Any, obs: Any) -> Any:
         ConfigError: something is observed that was not declared, or the other way round.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(obs)
-    spaces = [space_of(_at(space, path), _named("observation", path)) for path, _ in leaves]
+    spaces = [space_of(_space_at(space, path), _observed(path)) for path, _ in leaves]
+    # each array has found its space; spaces that are left over have no array
     declared = _count(space)
     if declared != len(spaces):
         raise ConfigError(
@@ -160,8 +192,59 @@ def observation_spaces(space: Any, obs: Any) -> Any:
     return structure.unflatten(spaces)
 
 
-def check_actions(spaces: Any) -> None:
-    """Raises ConfigError if a Box of actions is unbounded."""
+def _space_at(space: DeclaredSpace, path: tuple) -> DeclaredSpace:
+    """Follows the path of an array within an observation through the declared spaces."""
+    for i, key in enumerate(path):
+        # JAX has a class of keys for each of dictionaries, records and sequences
+        name = next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
+        parts = parts_of(space) or ()
+        named: dict[Any, DeclaredSpace] = fields(parts) or dict(enumerate(parts))
+        if name not in named:
+            raise ConfigError(
+                f"{_observed(path[: i + 1])} is not in the space {space!r}: declare it"
+            )
+        space = named[name]
+    return space
+
+
+def _observed(path: tuple) -> str:
+    return "observation" + jax.tree_util.keystr(path)
+
+
+def _count(space: DeclaredSpace) -> int:
+    """Counts the single spaces in a declared one."""
+    parts = parts_of(space)
+    return 1 if parts is None else sum(map(_count, fields(parts).values() or parts))
+
+
+# -- values of spaces -----------------------------------------------------------------------------
+
+
+def one_hot(space: Discrete | MultiDiscrete, x: Array) -> Array:
+    """Returns integers as vectors with ones at what they are, side by side.
+
+    Args:
+        space: of the integers.
+        x: [...] for Discrete, [..., D] for MultiDiscrete.
+
+    Returns:
+        [..., number of choices] float32.
+    """
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(x, space.n)
+    parts = [jax.nn.one_hot(x[..., i], n) for i, n in enumerate(space.nvec)]
+    return jnp.concatenate(parts, -1)
+
+
+def check_actions(spaces: SpaceTree) -> None:
+    """Checks that every Box of actions is bounded.
+
+    Args:
+        spaces: of the actions.
+
+    Raises:
+        ConfigError: one is not.
+    """
     for space in jax.tree.leaves(spaces):
         if isinstance(space, Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
             raise ConfigError(
@@ -170,18 +253,19 @@ def check_actions(spaces: Any) -> None:
             )
 
 
-def to_bounds(spaces: Any, action: Any) -> Any:
-    """The action as the environment takes it: within the bounds of each Box, in its dtype.
+def to_bounds(spaces: SpaceTree, action: Arrays) -> Arrays:
+    """Returns the action as the environment takes it: within the bounds of each Box, in its dtype.
 
     Args:
-        spaces: action spaces, a pytree (`EnvSpec.action`).
+        spaces: action spaces (`EnvSpec.action`).
         action: the same pytree of arrays, with any leading axes.
     """
 
-    def bounded(space, action):
+    def bounded(space: Space, action: Array) -> Array:
         if isinstance(space, Box):
             low, high = (jnp.broadcast_to(b, action.shape) for b in (space.low, space.high))
             action = jnp.clip(action, low, high)
+            # a cast alone would cut the fraction off, and favour whole numbers towards 0
             whole = jnp.issubdtype(space.dtype, jnp.integer)
             action = jnp.round(action) if whole else action
         return action.astype(space.dtype) if isinstance(space, Box | MultiBinary) else action
@@ -189,19 +273,44 @@ def to_bounds(spaces: Any, action: Any) -> Any:
     return jax.tree.map(bounded, spaces, action)
 
 
-def zeros(spaces: Any, lead: tuple[int, ...] = ()) -> Any:
-    """Zeros for each space of a pytree, with these leading axes."""
+def zeros(spaces: SpaceTree, lead: tuple[int, ...] = ()) -> Arrays:
+    """Returns zeros for each space of a pytree.
+
+    Args:
+        spaces: of what is made.
+        lead: leading axes.
+    """
     return jax.tree.map(lambda space: jnp.zeros((*lead, *space.shape), space.dtype), spaces)
 
 
-def mask_of(obs: Any) -> Any | None:
-    """What an observation (or its space) holds under one of the names in MASKS, else None."""
+def is_measured(space: Space) -> bool:
+    """Says whether running statistics mean something: of numbers, not of names, bits or grids.
+
+    Args:
+        space: of one array of an observation.
+    """
+    return isinstance(space, Box) and not space.is_grid and space.dtype != np.bool_
+
+
+# -- parts of observations, or of their spaces, by name -------------------------------------------
+
+
+def mask_of(obs: Arrays | SpaceTree) -> Arrays | SpaceTree | None:
+    """Returns what an observation holds under one of the names in MASKS, else None.
+
+    Args:
+        obs: an observation, or its space.
+    """
     found = fields(obs)
     return next((found[name] for name in MASKS if name in found), None)
 
 
-def without_mask(obs: Any) -> Any:
-    """The observation (or its space) without what `mask_of` finds, as a dictionary if it had it."""
+def without_mask(obs: Arrays | SpaceTree) -> Arrays | SpaceTree:
+    """Returns an observation without what `mask_of` finds, as a dictionary if it had a mask.
+
+    Args:
+        obs: an observation, or its space.
+    """
     found = fields(obs)
     if not found.keys() & set(MASKS):
         return obs
@@ -209,7 +318,12 @@ def without_mask(obs: Any) -> Any:
 
 
 def fields(tree: Any) -> dict[str, Any]:
-    """The named parts of a dictionary or record; none of anything else."""
+    """Returns the named parts of a dictionary or record; none of anything else.
+
+    Args:
+        tree: of which a dataclass counts as a record unless it is one of our spaces; its static
+            fields (`pytree_node=False`) are left out.
+    """
     if isinstance(tree, Mapping):
         return dict(tree)
     if hasattr(tree, "_fields"):
@@ -218,32 +332,3 @@ def fields(tree: Any) -> dict[str, Any]:
         arrays = (f for f in dataclasses.fields(tree) if f.metadata.get("pytree_node", True))
         return {f.name: getattr(tree, f.name) for f in arrays}
     return {}
-
-
-def is_measured(space: Space) -> bool:
-    """Whether running statistics of it mean something: of numbers, not of names, bits or grids."""
-    return isinstance(space, Box) and not space.is_grid and space.dtype != np.bool_
-
-
-def _at(space: Any, path: tuple) -> Any:
-    for i, key in enumerate(path):
-        name = next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
-        parts = parts_of(space) or ()
-        named: dict[Any, Any] = fields(parts) or dict(enumerate(parts))
-        if name not in named:
-            raise ConfigError(
-                f"{_named('observation', path[: i + 1])} is not in the space {space!r}: declare it"
-            )
-        space = named[name]
-    return space
-
-
-def _named(what: str, path: tuple) -> str:
-    return what + jax.tree_util.keystr(path)
-
-
-def _count(space: Any) -> int:
-    parts = parts_of(space)
-    if parts is None:
-        return 1
-    return sum(map(_count, fields(parts).values() or parts))

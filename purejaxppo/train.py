@@ -24,6 +24,7 @@ from purejaxppo.components import (
     make_components,
 )
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import across, standardize, total
@@ -38,16 +39,21 @@ from purejaxppo.ppo.normalize import (
 )
 from purejaxppo.ppo.optimizer import pack
 from purejaxppo.ppo.rollout import collect
-from purejaxppo.ppo.update import loss, optimize
+from purejaxppo.ppo.update import Loss, loss, optimize
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
 from purejaxppo.types import (
     Array,
+    Batch,
     EnvParams,
+    Estimate,
     Estimator,
     Learner,
     LearnerState,
     Metrics,
     Normalizers,
+    Params,
+    PyTree,
+    Rollout,
     Schedule,
     TrainOutput,
 )
@@ -166,27 +172,25 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
 
         # advantages, of rewards scaled by statistics that have seen this rollout
         scaler, reward = scale_rewards(norms.reward, rollout.reward, done, hyper.gamma, axis_name)
-        advantage, target = components.advantage(rollout.replace(reward=reward), hyper, config)
+        estimate = components.advantage(rollout.replace(reward=reward), hyper, config)
+        advantage, target = _check_shapes(estimate, rollout)
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, axis_name)
 
         # gradient steps, on observations as the rollout saw them: the first ratio is exactly 1
         obs = normalize(norms.obs, rollout.obs)
         batch = as_batch(rollout, obs, advantage, target, components.sequence_length)
-        plan = Minibatches(
-            config.num_epochs,
-            config.num_minibatches,
-            rows_per_pass(policy, state.params, batch, config.num_minibatches, config.chunk_size),
-            standardize=config.advantage_normalization == "minibatch",
-        )
-        minibatch_loss = partial(
-            loss, policy=policy, objective=objective, value_loss=VALUE_LOSSES[config.value_loss],
-            hyper=hyper, objective_state=state.objective_state,
-        )  # fmt: skip
         params, opt_state, learned = optimize(
-            minibatch_loss, components.optimizer, hyper, plan, state.params, state.opt_state, batch,
-            key_update, axis_name,
-        )  # fmt: skip
+            loss_of(components, hyper, state.objective_state),
+            components.optimizer,
+            hyper,
+            minibatches_of(components, state.params, batch),
+            state.params,
+            state.opt_state,
+            batch,
+            key_update,
+            axis_name,
+        )
 
         # what the objective remembers, adapted to how far the policy has moved
         kl_coef, objective_state = objective.kl_coef(hyper, state.objective_state), ()
@@ -217,6 +221,59 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         ), metrics
 
     return Learner(init, update, vec_env.close)
+
+
+def _check_shapes(estimate: Estimate, rollout: Rollout) -> Estimate:
+    """Checks that an estimate, perhaps of a custom estimator, is [T, N]; else it would broadcast.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    for name, x in zip(Estimate._fields, estimate, strict=True):
+        if jnp.shape(x) != rollout.value.shape:
+            raise ConfigError(
+                f"the estimator's {name} has shape {list(jnp.shape(x))} for a rollout of "
+                f"{list(rollout.value.shape)}: return one for each step and environment"
+            )
+    return estimate
+
+
+def loss_of(components: Components, hyper: Hyperparams, objective_state: PyTree) -> Loss:
+    """Makes the loss of a minibatch.
+
+    Args:
+        components: of the run.
+        hyper: scalars in force.
+        objective_state: what the objective remembers.
+
+    Returns:
+        `(params, minibatch) -> (loss, parts)`.
+    """
+    return partial(
+        loss,
+        policy=components.policy,
+        objective=components.objective,
+        value_loss=VALUE_LOSSES[components.config.value_loss],
+        hyper=hyper,
+        objective_state=objective_state,
+    )
+
+
+def minibatches_of(components: Components, params: Params, batch: Batch) -> Minibatches:
+    """Plans how the gradient steps go through a batch.
+
+    Args:
+        components: of the run.
+        params: the policy's parameters, or their shapes.
+        batch: [B] rows, or their shapes.
+
+    Returns:
+        Epochs, minibatches, and rows per pass.
+    """
+    config, policy = components.config, components.policy
+    rows = rows_per_pass(policy, params, batch, config.num_minibatches, config.chunk_size)
+    standardize = config.advantage_normalization == "minibatch"
+    return Minibatches(config.num_epochs, config.num_minibatches, rows, standardize)
 
 
 def make_train(

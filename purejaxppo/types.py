@@ -43,7 +43,7 @@ class Environment(Protocol):
 
     @property
     def default_params(self) -> EnvParams:
-        """Parameters for those who pass none."""
+        """Holds parameters for those who pass none."""
         ...
 
     def reset_env(self, key: Array, params: EnvParams) -> tuple[Obs, EnvState]:
@@ -122,12 +122,12 @@ class EstimatorSizes(Protocol):
 
     @property
     def n_step(self) -> int:
-        """Rewards summed before bootstrapping."""
+        """Holds the number of rewards summed before bootstrapping."""
         ...
 
     @property
     def num_steps(self) -> int:
-        """Rollout length T."""
+        """Holds the rollout length T."""
         ...
 
 
@@ -399,12 +399,12 @@ class Metrics(struct.PyTreeNode):
 
     @property
     def episode_return(self) -> Array:
-        """Mean return of the episodes that ended in the update, NaN where none did."""
+        """Computes the mean return of the episodes that ended in the update, NaN where none did."""
         return self._mean(self.return_sum)
 
     @property
     def episode_length(self) -> Array:
-        """Mean length of the episodes that ended in the update, NaN where none did."""
+        """Computes the mean length of the episodes that ended in the update, NaN where none did."""
         return self._mean(self.length_sum)
 
     def _mean(self, total: Array) -> Array:

@@ -104,7 +104,7 @@ def test_observations_of_another_dtype_or_shape():
     lines = faults(altered(see=lambda self, s, p: s.x[None].astype(jnp.int32)))
     assert "reset_env" in lines[0] and "int32[1]" in lines[0] and "float32[1]" in lines[0]
     lines = faults(altered(see=lambda self, s, p: jnp.zeros((2, 1))))
-    assert "float32[2, 1]" in lines[0] and "mend" in lines[0]
+    assert "float32[2, 1]" in lines[0] and "its space says" in lines[0]
     lines = faults(altered(see=lambda self, s, p: {"x": s.x[None]}))
     assert "observation['x'] is not in the space" in lines[0]
 

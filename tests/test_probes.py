@@ -16,8 +16,8 @@ from support.probes import (
 )
 
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, make_train
-from purejaxppo.components import make_setup
-from purejaxppo.ppo.objectives import VALUE_LOSSES
+from purejaxppo.components import make_components
+from purejaxppo.ppo.value_losses import VALUE_LOSSES
 
 GAMMA = 0.9
 # 3,072 steps in 24 updates of 16 gradient steps
@@ -30,7 +30,7 @@ SMALL = PPOConfig(
 def trained(env, *xs, **changes):
     """`(value, distribution)` at each x after training on a probe."""
     config = SMALL.replace(**changes)
-    train, policy = make_train(config, env=env), make_setup(config, env=env).policy
+    train, policy = make_train(config, env=env), make_components(config, env=env).policy
     obs = np.array(xs, np.float32)[:, None]
 
     @jax.jit

@@ -13,7 +13,7 @@ import numpy as np
 import purejaxppo
 from benchmarks.common.timing import seconds_of
 from purejaxppo import PPOConfig
-from purejaxppo.components import make_setup
+from purejaxppo.components import make_components
 from purejaxppo.policies.torsos import torso_for
 from purejaxppo.runs.plan import make_plan
 from purejaxppo.spaces import Discrete
@@ -34,7 +34,7 @@ def flops_per_step(config: PPOConfig) -> int:
         epoch   3 x 17,792 - 2 x 2 x 4 x 64   = 52,352    (52 kFLOP)
         step    17,792 + 4 x 52,352           = 227,200   (227 kFLOP)
     """
-    spec = make_setup(config).vec_env.spec
+    spec = make_components(config).spec
     if torso_for(config.torso, spec.observation) != "mlp":
         raise ValueError("only dense layers are counted: pass a configuration with torso='mlp'")
     inputs, outputs = (

@@ -20,20 +20,23 @@ import jax
 from benchmarks.common.shapes import SHAPES, Shape
 from benchmarks.common.timing import interleaved_seconds, report, seconds_of
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, compiler_options
-from purejaxppo.components import make_setup
+from purejaxppo.components import make_components
 from purejaxppo.ppo.normalize import normalize
-from purejaxppo.ppo.rollout import as_batch, collect, final_values
+from purejaxppo.ppo.minibatches import as_batch
+from purejaxppo.ppo.rollout import collect, final_values
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.update import optimize
-from purejaxppo.train import make_learner
+from purejaxppo.train import learner_of, loss_of, minibatches_of
 
 SECONDS_PER_CALL = 0.1
 
 
 def make_parts(config: PPOConfig) -> dict[str, tuple[Callable, Any]]:
     """The parts of one seed's update: (function from its input to the next one, key to input)."""
-    _, env_params, vec_env, policy = make_setup(config)
-    learner, hyper = make_learner(config), config.hyperparams()
+    parts = make_components(config)
+    env_params, policy = parts.env_params, parts.policy
+    vec_env = parts.vectorize(config.num_envs)
+    learner, hyper = learner_of(parts), config.hyperparams()
 
     def roll(loop):
         state, _ = loop
@@ -74,8 +77,9 @@ def make_parts(config: PPOConfig) -> dict[str, tuple[Callable, Any]]:
         state, batch = loop
         key, key_now = jax.random.split(state.key)
         params, opt_state, _ = optimize(
-            policy, OBJECTIVES[config.objective], config, hyper, state.params, state.opt_state,
-            state.objective_state, batch, key_now,
+            loss_of(parts, hyper, state.objective_state), parts.optimizer, hyper,
+            minibatches_of(parts, state.params, batch), state.params, state.opt_state, batch,
+            key_now,
         )  # fmt: skip
         return state.replace(params=params, opt_state=opt_state, key=key), batch
 

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.common.timing import quartiles, report
 from purejaxppo import PPOConfig, compiler_options, fit, make_train
 from purejaxppo.cli.display import Display
-from purejaxppo.runs.cache import keep_compiled_programs
+from purejaxppo.tuning import keep_compiled_programs
 
 
 def measure(config: PPOConfig, checkpoints: int, rounds: int) -> dict:

@@ -16,7 +16,7 @@ import jax
 
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig, fit, presets
-from purejaxppo.components import make_setup
+from purejaxppo.components import make_components
 from purejaxppo.envs import registry
 from purejaxppo.runs.metric_rows import final_returns
 
@@ -40,7 +40,7 @@ def measure(name: str, total_timesteps: int) -> dict[str, Any]:
     """Trains on one environment; returns what there is to report."""
     base = PPOConfig.preset(name) if name in presets.names() else PPOConfig(env=name)
     config = base.replace(total_timesteps=total_timesteps)
-    spec = make_setup(config).vec_env.spec
+    spec = make_components(config).spec
     result = fit(config)
     package, limit = SHOWN[name]
     final = float(final_returns(result.metrics, config.num_updates)[0])

@@ -1,94 +1,31 @@
-"""What the commands need to be told beside a configuration; without jax, so that help is quick."""
+"""What the commands take, and how it is read; without jax, so that help and mistakes are quick."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
-from pathlib import PurePath
-from typing import Annotated, Any, Literal
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from purejaxppo.config.coerce import coerce
-from purejaxppo.config.schema import Algorithm
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.schema import Algorithm, PPOConfig
+from purejaxppo.errors import ConfigError
+from purejaxppo.runs.options import FitOptions, Format, Weights
 
-Weights = Literal["final", "best"]
-Format = Literal["stablehlo", "onnx", "npz"]
+T = TypeVar("T")
+
+# annotated types: how an argument is shown in a help
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 RunFolders = Annotated[
     tuple[str, ...],
     tyro.conf.Positional,
     tyro.conf.arg(metavar="RUN...", help_behavior_hint="(one or more)"),
 ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """Seeds, where results go, and what happens between updates."""
-
-    seeds: int = 1
-    """Agents trained side by side."""
-    seed: int = 0
-    """Of the random key that every agent's is split from."""
-    run_dir: str | None = None
-    """Folder for the results; on the command line None is runs/<env>-<date>-<n>."""
-    resume: bool = False
-    """Go on with the run in run_dir (None: the newest) from its last checkpoint."""
-    checkpoint_every: int | None = None
-    """Steps of each agent between checkpoints, rounded up to whole updates; None: once a minute."""
-    keep_checkpoints: int = 3
-    """How many of the last checkpoints stay."""
-    eval_every: int | None = None
-    """Steps of each agent between evaluations, rounded up to whole updates; None: never."""
-    eval_episodes: int = 16
-    """Episodes of an evaluation, which begin alike every time and for every agent."""
-    eval_sampled: bool = False
-    """Evaluate sampled actions rather than the most probable ones."""
-    target_return: float | None = None
-    """Stop once the evaluations of all agents reach this mean return."""
-
-    def __post_init__(self) -> None:
-        """Brings values to their declared types, then checks every rule.
-
-        Raises:
-            ConfigError: a value of another type, a number that is too small, or an option that has
-                no effect without another.
-        """
-        for field in dataclasses.fields(FitOptions):
-            value = getattr(self, field.name)
-            value = str(value) if isinstance(value, PurePath) else value
-            object.__setattr__(self, field.name, coerce(field.name, field.type, value))
-        if self.seed >= 2**63:
-            raise ConfigError(f"seed={self.seed} is too large: use a number below 2**63")
-        least = {"seeds": 1, "seed": 0, "keep_checkpoints": 1, "eval_episodes": 1}
-        for name, bound in {**least, "checkpoint_every": 1, "eval_every": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ConfigError(f"{name}={value} is too small: use {max(1, bound)}")
-        self._check_idle("eval_every", "eval_episodes", "eval_sampled", "target_return")
-
-    def _check_idle(self, needed: str, *names: str) -> None:
-        """Refuses options that do nothing while another is None."""
-        for name in names:
-            value = getattr(self, name)
-            if value != getattr(FitOptions, name) and getattr(self, needed) is None:
-                raise ConfigError(f"{name}={value} has no effect without {needed}: set both")
-
-
-def fit_options(values: Mapping[str, Any]) -> FitOptions:
-    """Options from a mapping.
-
-    Raises:
-        ConfigError: an unknown name (the nearest is given), or see `FitOptions`.
-    """
-    names = [field.name for field in dataclasses.fields(FitOptions)]
-    for name in values:
-        if name not in names:
-            raise ConfigError(f"unknown option {name!r}: {did_you_mean(name, names)}")
-    options = FitOptions(**values)
-    options._check_idle("run_dir", "resume", "checkpoint_every", "keep_checkpoints")
-    return options
+EnvName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,3 +126,136 @@ class ReportOptions(RunsOptions):
 
     out: str = "report.html"
     """The page."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainArgs(PPOConfig, RunOptions):
+    """Train PPO and its relatives, all seeds in one compiled program."""
+
+    env: EnvName = dataclasses.field()
+    """What to train on; `purejaxppo envs` lists the names."""
+    preset: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
+
+    def __post_init__(self) -> None:
+        """Leaves the fields alone: `parse_train` validates them, once the preset is known."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckArgs:
+    """Step an environment at random and compare what it does with what training needs."""
+
+    env: EnvName = dataclasses.field()
+    """A name that `purejaxppo envs` lists, or module:object, an environment or what makes one."""
+    env_options: tuple[str, ...] = ()
+    """What it is made with, as name=value."""
+    num_steps: int = 200
+    """Random steps of each of 4 copies."""
+
+
+def parse(kind: type[T], argv: Sequence[str], command: str, default: T | None = None) -> T:
+    """Reads arguments into a dataclass.
+
+    Args:
+        kind: the dataclass.
+        argv: the arguments after the command.
+        command: name of the command, for the help.
+        default: what arguments that are not given are taken from; None: the defaults of `kind`.
+
+    Returns:
+        An instance of `kind`.
+
+    Raises:
+        ConfigError: they cannot be read; tyro's report, in one line.
+        SystemExit: the help was asked for, and is printed.
+    """
+    report = io.StringIO()
+    prog = f"purejaxppo {command}"
+    try:
+        with contextlib.redirect_stderr(report):
+            if default is None:
+                return tyro.cli(kind, args=argv, prog=prog)
+            return tyro.cli(kind, args=argv, prog=prog, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    # tyro draws a box around its report, whose title repeats what follows it
+    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+", " ", report.getvalue())
+    text = re.sub(r"For full helptext.*", "", text, flags=re.DOTALL)
+    raise ConfigError(re.sub(r"^(\w+( \w+){1,2}) (?=\1|Error|\w+ )", "", " ".join(text.split())))
+
+
+def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:
+    """Reads the arguments of `purejaxppo train`.
+
+    Args:
+        argv: the arguments after the command.
+
+    Returns:
+        Options and configuration, checked.
+
+    Raises:
+        ConfigError: they cannot be read, or cannot be trained; or the run to go on with is not
+            there.
+    """
+    # read twice: first for the preset or the run that defaults come from, then over its values
+    first = parse(TrainArgs, argv, "train")
+    base, own = base_config(first.env, first.algorithm, first.preset), {}
+    if first.resume:
+        base, own = resumed(first, base)
+    given = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
+    args = parse(TrainArgs, argv, "train", TrainArgs(**{**given, **own, **base.to_dict()}))
+
+    # the two parents of TrainArgs apart again: each checks itself
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(PPOConfig)}
+    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(RunOptions)}
+    # options of the environment go over the preset's one by one, as all other options do
+    env_options = {**parse_options(base.env_options), **parse_options(args.env_options)}
+    return RunOptions(**options), PPOConfig(**{**values, "env_options": env_options})
+
+
+def base_config(env: str, algorithm: Algorithm, preset: str | None) -> PPOConfig:
+    """Returns the defaults of a run: of the preset that is named, else of the environment's.
+
+    Args:
+        env: name of the environment.
+        algorithm: whose defaults, or which table of the preset.
+        preset: a name; "none" for the plain algorithm; None for the environment's if it has one.
+
+    Raises:
+        ConfigError: there is no such preset, or it has no table for the algorithm.
+    """
+    from purejaxppo.config import presets
+
+    if preset is None and env in presets.names() and algorithm in presets.tables(env):
+        preset = env
+    if preset is None or preset == "none":
+        return getattr(PPOConfig, algorithm)(env=env)
+    return PPOConfig.preset(preset, algorithm, env=env)
+
+
+def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any]]:
+    """Returns what a run that is resumed starts from: its own configuration and options.
+
+    Args:
+        first: the arguments, read for the first time.
+        base: the defaults, if the run has none of its own: it was never begun, or a preset or an
+            algorithm is named, which must be the run's then.
+
+    Returns:
+        The configuration, and options by name.
+
+    Raises:
+        ConfigError: no folder is named and there is no run in `runs/`.
+    """
+    from purejaxppo.runs.folder import is_run, newest_run, read_run
+
+    run_dir = first.run_dir or str(newest_run(first.env))
+    own: dict[str, Any] = {"run_dir": run_dir}
+    if is_run(run_dir):
+        saved, run = read_run(run_dir)
+        own |= {name: run[name] for name in ("seeds", "seed", "algorithm") if name in run}
+        own |= run.get("options", {})
+        if first.preset is None and first.algorithm == TrainArgs.algorithm:
+            base = saved.replace(env=first.env)
+    return base, own

@@ -1,157 +1,230 @@
-"""The command line: `purejaxppo COMMAND ...`.
+"""What each command does and prints. Arguments are those after the command's name.
 
 Heavy imports stand inside the commands, so that help and mistakes are answered at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
-import os
-import re
+import json
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
-from importlib import import_module
-from typing import Annotated, Any
+from collections.abc import Sequence
+from pathlib import Path
 
-import tyro
-
-from purejaxppo.config.coerce import parse_options
-from purejaxppo.config.schema import Algorithm, PPOConfig
-from purejaxppo.errors import ConfigError, HostError, RunWarning
-from purejaxppo.runs.options import (
+from purejaxppo.cli.arguments import (
+    CheckArgs,
     EvalOptions,
     ExportOptions,
     PlotOptions,
     RenderOptions,
     ReportOptions,
-    RunOptions,
+    parse,
+    parse_train,
 )
-
-USAGE = """usage: purejaxppo COMMAND ...
-
-  train ENV           train agents on an environment; --resume goes on where a run stopped
-  eval RUN            play whole episodes with what a run has trained
-  plot RUN...         draw the learning curves of one run or compare many
-  render RUN          film a trained policy
-  report RUN...       put runs on one page that opens offline
-  export RUN          write a policy that runs without purejaxppo (JAX, ONNX or NumPy)
-  envs [SUITE]        list the environments that can be trained
-  check-env ENV       hold an environment, by name or as module:object, to what training needs
-
-purejaxppo COMMAND --help tells every option. RUN is a run folder, as train writes it.
-"""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainArgs(PPOConfig, RunOptions):
-    """Train PPO and its relatives, all seeds in one compiled program."""
-
-    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = dataclasses.field()
-    """What to train on; `purejaxppo envs` lists the names."""
-    preset: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
-
-    def __post_init__(self) -> None:
-        """Leaves the fields alone: `parse_train` validates them, once the preset is known."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckArgs:
-    """Step an environment at random and hold what it does against what training needs."""
-
-    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = dataclasses.field()
-    """A name that `purejaxppo envs` lists, or module:object, an environment or what makes one."""
-    env_options: tuple[str, ...] = ()
-    """What it is made with, as name=value."""
-    num_steps: int = 200
-    """Random steps of each of 4 copies."""
-
-
-def parse(kind: type, argv: Sequence[str], default: Any = None, command: str = "train") -> Any:
-    """Reads arguments into a dataclass.
-
-    Raises:
-        ConfigError: they cannot be read; tyro's report, in one line.
-    """
-    report = io.StringIO()
-    prog = f"purejaxppo {command}"
-    try:
-        with contextlib.redirect_stderr(report):
-            return tyro.cli(kind, args=argv, prog=prog, default=default)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+", " ", report.getvalue())
-    text = re.sub(r"For full helptext.*", "", text, flags=re.DOTALL)
-    # the title of tyro's box repeats what follows it
-    raise ConfigError(re.sub(r"^(\w+( \w+){1,2}) (?=\1|Error|\w+ )", "", " ".join(text.split())))
-
-
-def base_config(env: str, algorithm: Algorithm, preset: str | None) -> PPOConfig:
-    """The defaults of a run: the preset that is named, else the environment's, else none."""
-    from purejaxppo.config import presets
-
-    if preset is None and env in presets.names() and algorithm in presets.tables(env):
-        preset = env
-    if preset in (None, "none"):
-        return getattr(PPOConfig, algorithm)(env=env)
-    return PPOConfig.preset(preset, algorithm, env=env)
-
-
-def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:
-    """Arguments of `train`, read twice: first which preset or run, then over its values."""
-    first = parse(TrainArgs, argv)
-    base, own = base_config(first.env, first.algorithm, first.preset), {}
-    if first.resume:
-        base, own = resumed(first, base)
-    given = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
-    args = parse(TrainArgs, argv, TrainArgs(**{**given, **own, **base.to_dict()}))
-    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(PPOConfig)}
-    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(RunOptions)}
-    # one by one over the preset's, as all other options are
-    env_options = {**parse_options(base.env_options), **parse_options(args.env_options)}
-    return RunOptions(**options), PPOConfig(**{**values, "env_options": env_options})
-
-
-def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any]]:
-    """Where a run that is resumed starts from: its own configuration and options.
-
-    A preset or an algorithm that is named is taken as it is: it must be the run's own then.
-    """
-    from purejaxppo.runs import folder as store
-
-    run_dir = first.run_dir or str(store.newest_run(first.env))
-    own: dict[str, Any] = {"run_dir": run_dir}
-    if store.is_run(run_dir):
-        saved, run = store.read_run(run_dir)
-        own |= {name: run[name] for name in ("seeds", "seed", "algorithm") if name in run}
-        own |= run.get("options", {})
-        if first.preset is None and first.algorithm == TrainArgs.algorithm:
-            base = saved.replace(env=first.env)
-    return base, own
+from purejaxppo.config.coerce import parse_options
+from purejaxppo.errors import ConfigError
 
 
 def train(argv: Sequence[str]) -> int:
-    """`purejaxppo train`: returns the exit code."""
+    """Trains agents: `purejaxppo train ENV`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code: 0; 1 if something could not be written; 128 and the signal that stopped it.
+
+    Raises:
+        ConfigError: bad input, or what it asks for cannot be trained.
+        HostError: an environment on the host failed.
+    """
     options, config = parse_train(argv)
     from purejaxppo.cli import train as console
 
     return console.train(config, options)
 
 
-def of_runs(command: str, argv: Sequence[str]) -> int:
-    """A command about run folders: returns the exit code."""
-    kind, room = OF_RUNS[command]
-    options = parse(kind, argv, command=command)
-    return import_module(f"purejaxppo.{room}").main(options)
+def evaluate(argv: Sequence[str]) -> int:
+    """Plays whole episodes with what a run has trained, and prints returns: `purejaxppo eval RUN`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: bad input, or the folder holds no such agents.
+        HostError: an environment on the host failed.
+    """
+    options = parse(EvalOptions, argv, "eval")
+    import jax
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from purejaxppo.parallel import spread_seeds
+    from purejaxppo.runs.agents import load_components
+    from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
+    from purejaxppo.runs.metric_rows import evaluation_rows
+
+    if options.episodes < 1:
+        raise ConfigError(f"episodes={options.episodes} is too small: use 100")
+    if options.seed < 0:
+        raise ConfigError(f"seed={options.seed} is too small: use 0")
+
+    # all agents of the run play the same first states, side by side
+    components, agents = load_components(options.run, options.weights)
+    play, close = evaluate_of(components, options.episodes, options.sampled)
+    key = jax.random.fold_in(jax.random.key(options.seed), NOT_FOR_TRAINING)
+    try:
+        evaluation = jax.jit(spread_seeds(lambda one: play(one, key)))(agents)
+        evaluation = jax.tree.map(np.asarray, evaluation)
+    finally:
+        if close is not None:
+            close()
+
+    # for programs: one object
+    rows, unfinished = evaluation_rows(evaluation), int((~evaluation.ended).sum())
+    means = [row["return_mean"] for row in rows]
+    if options.json:
+        about = {"run": options.run, "env": components.config.env, "weights": options.weights}
+        about |= {"return_mean": float(np.mean(means)), "unfinished": unfinished}
+        print(json.dumps(about | {"seeds": rows}))
+        return 0
+
+    # for people: a line for each seed, and one for all
+    table = Table("seed", "return", "± std", "length", "episodes", box=None)
+    for i, row in enumerate(rows):
+        numbers = row["return_mean"], row["return_std"], row["length_mean"]
+        table.add_row(str(i), *(f"{x:.1f}" for x in numbers), str(row["episodes"]))
+    Console().print(table)
+    print(f"{components.config.env}: mean return {np.mean(means):.1f} over {len(rows)} seeds")
+    if unfinished:
+        print(f"{unfinished} episodes did not end within {LONGEST:,} steps: counted as they stood")
+    return 0
+
+
+def plot(argv: Sequence[str]) -> int:
+    """Draws the learning curves of one run or many: `purejaxppo plot RUN...`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: bad input, a folder holds no run, or the file cannot be written.
+    """
+    options = parse(PlotOptions, argv, "plot")
+    from purejaxppo.report.plots import METADATA, plot_runs
+    from purejaxppo.report.results import read_all
+
+    path = Path(options.out)
+    if path.suffix not in METADATA:
+        raise ConfigError(f"out={options.out!r} must end in {', '.join(METADATA)}: use curves.png")
+    plot_runs(path, read_all(options.runs), overwrite=options.overwrite)
+    print(f"saved in {path}")
+    return 0
+
+
+def render(argv: Sequence[str]) -> int:
+    """Films a trained policy: `purejaxppo render RUN`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: bad input, the folder holds no such agent, or its environment is not drawn.
+        HostError: an environment on the host failed.
+    """
+    options = parse(RenderOptions, argv, "render")
+    import matplotlib
+
+    from purejaxppo.rendering.render import FilmOptions, film
+
+    matplotlib.use("agg")  # environments that draw with it must not open windows
+    how = FilmOptions(
+        out=options.out, agent=options.agent, weights=options.weights, seed=options.seed,
+        max_steps=options.max_steps, fps=options.fps, overwrite=options.overwrite,
+    )  # fmt: skip
+    path, episode = film(options.run, how)
+    steps, size = len(episode.returns) - 1, path.stat().st_size / 1e3
+    going_on = "" if episode.over else " (not over yet: --max-steps shows more)"
+    print(f"return {episode.returns[-1]:z.1f} in {steps} steps{going_on}, {path} ({size:,.0f} kB)")
+    return 0
+
+
+def report(argv: Sequence[str]) -> int:
+    """Puts one run or many on a page: `purejaxppo report RUN...`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: bad input, a folder holds no run, or the file cannot be written.
+    """
+    options = parse(ReportOptions, argv, "report")
+    from purejaxppo.report.page import make_page
+    from purejaxppo.report.results import read_all
+    from purejaxppo.runs.files import write_new
+
+    path = Path(options.out)
+    text = make_page(read_all(options.runs), path.parent)
+    # names of files may hold bytes that are no text
+    write_new(path, options.overwrite, lambda file: file.write(text.encode("utf-8", "replace")))
+    print(f"saved in {path}")
+    return 0
+
+
+def export(argv: Sequence[str]) -> int:
+    """Exports a trained policy, and prints how the file is used: `purejaxppo export RUN`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: bad input, the folder holds no such agent, the format cannot express it, or
+            the file cannot be written.
+    """
+    options = parse(ExportOptions, argv, "export")
+    from purejaxppo.export.export_policy import export_policy
+    from purejaxppo.export.formats import USES
+    from purejaxppo.runs.folder import read_run
+
+    path = export_policy(
+        options.run, options.format, out=options.out, agent=options.agent,
+        weights=options.weights, overwrite=options.overwrite,
+    )  # fmt: skip
+    use = USES[options.format]
+    memory = read_run(options.run)[0].core != "none"
+    print(f"wrote {path}: the most probable action, statistics frozen")
+    print("    " + use.load.format(path=str(path), module=path.stem))
+    print("    " + (use.act_with_memory if memory else use.act))
+    return 0
 
 
 def envs(argv: Sequence[str]) -> int:
-    """`purejaxppo envs`: returns the exit code."""
+    """Lists the environments that can be trained: `purejaxppo envs [SUITE]`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: there is no such suite.
+    """
     from purejaxppo.config import presets
     from purejaxppo.envs import registry
 
@@ -170,8 +243,18 @@ def envs(argv: Sequence[str]) -> int:
 
 
 def check_env(argv: Sequence[str]) -> int:
-    """`purejaxppo check-env`: returns the exit code, 1 if there are faults."""
-    args = parse(CheckArgs, argv, command="check-env")
+    """Checks what an environment does against what training needs: `purejaxppo check-env ENV`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code: 0; 1 if there are faults, which are printed.
+
+    Raises:
+        ConfigError: bad input, or the environment cannot be made.
+    """
+    args = parse(CheckArgs, argv, "check-env")
     from purejaxppo import check
     from purejaxppo.envs import registry
 
@@ -185,52 +268,3 @@ def check_env(argv: Sequence[str]) -> int:
         return 1
     print(f"{args.env}: no faults\nobservation  {spec.observation}\naction       {spec.action}")
     return 0
-
-
-OF_RUNS: dict[str, tuple[type, str]] = {
-    "eval": (EvalOptions, "runs.evaluate"),
-    "plot": (PlotOptions, "report.plots"),
-    "render": (RenderOptions, "rendering.render"),
-    "report": (ReportOptions, "report.page"),
-    "export": (ExportOptions, "export.export_policy"),
-}
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train,
-    **{command: partial(of_runs, command) for command in OF_RUNS},
-    "envs": envs,
-    "check-env": check_env,
-}
-
-
-def main() -> None:
-    """Runs the command; bad input gets one line on stderr and exit code 2."""
-    warnings.simplefilter("always", RunWarning)
-    show = warnings.showwarning
-    warnings.showwarning = lambda text, kind, *where: (
-        print(f"purejaxppo: {text}", file=sys.stderr)
-        if issubclass(kind, RunWarning)
-        else show(text, kind, *where)
-    )
-    sys.path.append("")  # environments of one's own, in the folder where the user is
-    command, *rest = sys.argv[1:] or ["--help"]
-    if command in ("-h", "--help"):
-        print(USAGE, end="")
-        sys.exit(0)
-    try:
-        if command not in COMMANDS:
-            raise ConfigError(f"unknown command {command!r}: use {' or '.join(COMMANDS)}")
-        code = COMMANDS[command](rest)
-        sys.stdout.flush()
-        sys.exit(code)
-    except BrokenPipeError:  # `| head` has seen enough; what is left has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except ConfigError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        sys.exit(2)
-    except HostError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("purejaxppo: interrupted", file=sys.stderr)
-        sys.exit(130)

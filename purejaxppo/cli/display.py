@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.runs.journal import Row
+from purejaxppo.types import Row
 
 SECONDS_BETWEEN_FRAMES = 0.2
 SECONDS_BETWEEN_LINES = 10.0
-MOST_BARS = 16  # seeds with a line of their own
+MOST_BARS = 16  # more seeds share one
 
 
 class Display:
-    """Steps, return of each seed, speed and time left; a callback of `fit`.
+    """A logger that shows steps, the return of each seed, speed and time left.
 
     Args:
         config: what is trained.
@@ -54,30 +54,40 @@ class Display:
         self._bars.stop()
 
     def __call__(self, step: int, row: Row) -> None:
-        """Takes in a row, and shows where the run is if it is time to."""
+        """Takes in a row, and shows where the run is if it is time to.
+
+        Args:
+            step: environment steps of each seed so far.
+            row: of an update or an evaluation of one seed.
+        """
         if "eval_return_mean" in row:
             self._evaluated[row["seed"]] = row["eval_return_mean"]
             return
         self._episodes[row["seed"]] += row["episodes"]
         self._returns[row["seed"]] += row["return_sum"]
+
+        # speed is counted from the first row: compilation comes before it
         now = time.perf_counter()
         if self._first is None:
             self._first, self._shown = (step, now), now
+        # only once all seeds are at this step
         last = row["seed"] == self._seeds - 1
         if last and step > self._first[0] and now - self._shown > self._wait:
             self._shown = now
             self._show(step, (step - self._first[0]) / (now - self._first[1]))
 
     def _show(self, step: int, speed: float) -> None:
-        """A frame, or a line.
+        """Shows a frame of the bars, or a line.
 
         Args:
             step: environment steps of each seed so far.
             speed: steps per second of one seed.
         """
+        # the mean of what ended since the last time; a seed that ended nothing keeps its last one
         ended = self._episodes > 0
         self._means[ended] = self._returns[ended] / self._episodes[ended]
         self._episodes[:], self._returns[:] = 0, 0
+
         rate = f"{speed * self._seeds:,.0f} steps/s"
         if self._terminal:
             alone = len(self._tasks) == self._seeds
@@ -91,7 +101,7 @@ class Display:
             print(text, file=sys.stderr, flush=True)
 
     def _summary(self) -> str:
-        """The mean over seeds, and each of them if they are few."""
+        """Returns the mean over seeds, and each of them if they are few."""
         known = self._means[np.isfinite(self._means)]
         if self._seeds == 1 or not known.size:
             return _numbers(self._means[0], self._evaluated[0])
@@ -102,7 +112,7 @@ class Display:
 
 
 def _numbers(mean: float, evaluated: float) -> str:
-    """A return, and that of the last evaluation if there was one."""
+    """Returns a return as text, and that of the last evaluation if there was one."""
     return _number(mean) + (f"  evaluated {evaluated:.1f}" if np.isfinite(evaluated) else "")
 
 

@@ -1,4 +1,4 @@
-"""Being stopped: ctrl-C, and SIGTERM."""
+"""The second ctrl-C on the command line: it ends the process whatever it does."""
 
 from __future__ import annotations
 
@@ -11,58 +11,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SECONDS_TO_UNWIND = 1.0
+SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """A list that the first signal goes into; a second one does what it did before.
+def end_at_second_signal() -> Iterator[None]:
+    """Says that a first signal was received, and ends the process at a second one.
 
-    Which is to raise KeyboardInterrupt for ctrl-C, and to end the process for SIGTERM.
+    Python's own handlers wait until a compilation or a step of the device is over, which may take
+    minutes; this one listens in a thread, to the pipe that signals are written into at once.
     """
-    requests: list[int] = []
-    before = {}
+    receiving, sending = os.pipe()
+    os.set_blocking(sending, False)
+    before = signal.set_wakeup_fd(sending, warn_on_full_buffer=False)
 
-    def restore():
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def on_signal(number, frame):
-        requests.append(number)
-        restore()
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, on_signal)
-    except ValueError:  # not the main thread: signals are not ours to handle
-        yield requests
-        return
-    try:
-        yield requests
-    finally:
-        restore()
-
-
-@contextmanager
-def at_once() -> Iterator[None]:
-    """Says that a first signal is heard, and ends the process at a second one, whatever it does.
-
-    Python's own handlers wait until a compilation or a step of the device is over.
-    """
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-
-    def listen():
-        if os.read(heard, 1):
+    def listen() -> None:
+        # nothing is read once the pipe is closed, at the end of the block
+        if os.read(receiving, 1):
             print(
                 "purejaxppo: stopping after the updates in flight; again: at once", file=sys.stderr
             )
-            number = os.read(heard, 1)
+            number = os.read(receiving, 1)
             if number:
-                time.sleep(SECONDS_TO_UNWIND)  # KeyboardInterrupt may do it
-                os.write(2, b"\x1b[?25h" * os.isatty(2) + b"purejaxppo: interrupted\n")
+                # the KeyboardInterrupt of the second signal may end the process by itself
+                time.sleep(SECONDS_TO_UNWIND)
+                os.write(2, SHOW_CURSOR * os.isatty(2) + b"purejaxppo: interrupted\n")
                 os._exit(128 + number[0])
-        os.close(heard)
+        os.close(receiving)
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
@@ -70,4 +45,4 @@ def at_once() -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(told)
+        os.close(sending)

@@ -15,115 +15,114 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from purejaxppo.cli.arguments import RunOptions
 from purejaxppo.cli.display import Display
+from purejaxppo.cli.signals import end_at_second_signal
+from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.parallel import use_cores
 from purejaxppo.report.plots import plot_curve
-from purejaxppo.runs import folder as store
-from purejaxppo.runs import loggers
-from purejaxppo.runs.about import versions
-from purejaxppo.runs.cache import keep_compiled_programs
-from purejaxppo.runs.checkpoint import write_json
-from purejaxppo.runs.fit import FitResult, fit
+from purejaxppo.runs.files import write_json
+from purejaxppo.runs.fit import FitResult, fit_of
+from purejaxppo.runs.folder import check_free, create_run_dir, versions
+from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
 from purejaxppo.runs.metric_rows import final_returns
-from purejaxppo.runs.options import FitOptions, RunOptions
-from purejaxppo.runs.plan import Plan, make_plan
-from purejaxppo.runs.problems import Problems
-from purejaxppo.runs.signals import at_once
-from purejaxppo.runs.writer import Callback
+from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.plan import Plan, plan_of
+from purejaxppo.runs.writer import Problems
+from purejaxppo.tuning import keep_compiled_programs
+from purejaxppo.types import Logger
+
+RESUMED_OPTIONS = [
+    "checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "eval_sampled",
+    "target_return", "tensorboard", "wandb",
+]  # fmt: skip
+"""Options that a resumed run takes from the one that it goes on with, in `run.json`."""
 
 
 def train(config: PPOConfig, options: RunOptions) -> int:
     """Trains, writes the run folder and prints the results.
 
+    Args:
+        config: what to train.
+        options: seeds, where results go, and what is printed.
+
     Returns:
         The exit code: 0; 1 if something could not be written; 128 and the signal that stopped it.
+
+    Raises:
+        ConfigError: it cannot be trained, a package is missing, or the folder cannot be used.
+        HostError: an environment on the host failed.
     """
+    # all that can be refused is refused before anything is made
     if options.run_dir is not None and not options.resume:
-        store.check_free(options.run_dir)
+        check_free(options.run_dir)
     use_cores(options.seeds)
     if options.compilation_cache:
         keep_compiled_programs()
-    else:  # not in a folder that JAX was told of either
+    else:  # not in a folder that JAX was given either
         jax.config.update("jax_enable_compilation_cache", False)
     for extra, wanted in {"tensorboard": options.tensorboard, "wandb": options.wandb}.items():
         if wanted:
-            loggers.module(extra)
-    plan = make_plan(config, options.seeds)
-    run_dir = Path(options.run_dir or store.create_run_dir(None, config.env))
-    say = (lambda *args: None) if options.quiet else print
-    say(plan_line(plan, config, options.seeds))
-    sys.stdout.flush()
+            import_extra(extra)
+    components = make_components(config)
+    plan = plan_of(components, options.seeds)
 
-    names = [field.name for field in dataclasses.fields(FitOptions)]
-    given: dict[str, Any] = {name: getattr(options, name) for name in names}
+    run_dir = Path(options.run_dir or create_run_dir(None, config.env))
+    if not options.quiet:
+        print(describe_plan(plan, config, options.seeds))
+        sys.stdout.flush()  # progress goes to stderr: it must not come first
+
+    # the run itself
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(FitOptions)}
     given["run_dir"] = str(run_dir)
-    about = {"algorithm": options.algorithm, "options": {n: getattr(options, n) for n in KEPT}}
+    kept = {name: getattr(options, name) for name in RESUMED_OPTIONS}
+    about = {"algorithm": options.algorithm, "options": kept}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(at_once())
-        callbacks = extra_loggers(config, options, run_dir)
+        stack.enter_context(end_at_second_signal())
+        loggers = make_loggers(config, options, run_dir)
         if not options.quiet:
-            callbacks.append(stack.enter_context(Display(config, options.seeds)))
-        result = fit(config, callbacks=callbacks, about=about, **given)
+            loggers.append(stack.enter_context(Display(config, options.seeds)))
+        result = fit_of(components, FitOptions(**given), loggers, about)
 
     summary = summarize(config, options, plan, result, str(run_dir))
-    problems = leave(run_dir, config, result, summary)
-    if result.resumed_at == result.metrics.episodes.shape[1] and result.stopped is None:
-        say(f"nothing was left to do in {run_dir}")
-    if not options.quiet:
-        Console().print(table(summary))
-    if result.stopped is not None:
-        how = shlex.join(["purejaxppo", "train", config.env, "--resume", "--run-dir", str(run_dir)])
-        steps = f"{summary['timesteps']:,} steps of each seed"
-        print(f"stopped after {steps}, saved; go on with: {how}", file=sys.stderr)
-    if options.json:
-        print(json.dumps(summary))
+    problems = write_results(run_dir, config, result, summary)
+    print_results(run_dir, options, result, summary)
     if result.stopped is not None:
         return 128 + result.stopped
     return 1 if problems else 0
 
 
-KEPT = [
-    "checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "eval_sampled",
-    "target_return", "tensorboard", "wandb",
-]  # fmt: skip
-"""Options that a resumed run takes from the one that it goes on with."""
+def make_loggers(config: PPOConfig, options: RunOptions, run_dir: Path) -> list[Logger]:
+    """Makes the loggers that are asked for.
 
+    Args:
+        config: shown beside the curves.
+        options: say which.
+        run_dir: the run folder.
 
-def extra_loggers(config: PPOConfig, options: RunOptions, run_dir: Path) -> list[Callback]:
-    """Those that were asked for."""
-    found: list[Callback] = []
-    if options.tensorboard:
-        found.append(loggers.TensorBoard(run_dir))
-    if options.wandb is not None:
-        found.append(loggers.WandB(run_dir, options.wandb, config.to_dict()))
-    return found
+    Returns:
+        None, one or both.
 
-
-def leave(
-    run_dir: Path, config: PPOConfig, result: FitResult, summary: dict[str, Any]
-) -> list[str]:
-    """Leaves the curve and the results in the folder; returns all problems of the run.
-
-    Of a run that was finished before, the results stay, and `summary` becomes them.
+    Raises:
+        ConfigError: the package of one is not installed.
     """
-    problems, path = Problems(result.problems), run_dir / "summary.json"
-    nothing_done = result.resumed_at == summary["timesteps"] // config.batch_size
-    if nothing_done and path.exists():
-        summary |= json.loads(path.read_text(encoding="utf-8"))
-        return problems
-    try:
-        plot_curve(run_dir / "curve.png", result.metrics, config)
-    except Exception as error:
-        problems.report(f"curve.png could not be drawn: {type(error).__name__}: {error}")
-    summary["problems"] = [*problems]
-    with problems.attempt("summary.json"):
-        write_json(path, summary)
-    return problems
+    loggers: list[Logger] = []
+    if options.tensorboard:
+        loggers.append(TensorBoard(run_dir))
+    if options.wandb is not None:
+        loggers.append(WandB(run_dir, options.wandb, config.to_dict()))
+    return loggers
 
 
-def plan_line(plan: Plan, config: PPOConfig, seeds: int) -> str:
-    """What will be done, in one line."""
+def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
+    """Describes in one line what will be done.
+
+    Args:
+        plan: sizes of the run.
+        config: what is trained.
+        seeds: agents side by side.
+    """
     return (
         f"{config.env}: {plan.updates:,} updates of {config.batch_size:,} steps = "
         f"{plan.timesteps:,} steps for each of {seeds} seed{'s' * (seeds > 1)}; "
@@ -134,27 +133,35 @@ def plan_line(plan: Plan, config: PPOConfig, seeds: int) -> str:
 def summarize(
     config: PPOConfig, options: RunOptions, plan: Plan, result: FitResult, run_dir: str
 ) -> dict[str, Any]:
-    """The results as plain values, ready for JSON (None where a seed ended no episode)."""
+    """Returns the results as plain values, ready for JSON (None where a seed ended no episode).
+
+    Args:
+        config: what was trained.
+        options: its seeds and algorithm.
+        plan: sizes of the run.
+        result: what `fit` returned.
+        run_dir: the run folder.
+    """
+    # a seed that ended no episode has no return, and does not count in the means
     returns = final_returns(result.metrics, config.num_updates)
     finite = returns[np.isfinite(returns)]
+    best = np.asarray(result.best.returns)
+
+    # of a resumed run, the speed is that of what was done now
     updates = int(result.metrics.episodes.shape[1])
-    timesteps = updates * config.batch_size
-    best = [float(x) if np.isfinite(x) else None for x in np.asarray(result.best.returns)]
+    steps_now = options.seeds * (updates - result.resumed_at) * config.batch_size
     return {
         "env": config.env,
         "algorithm": options.algorithm,
         "seeds": options.seeds,
         "total_timesteps": plan.timesteps,
-        "timesteps": timesteps,
+        "timesteps": updates * config.batch_size,
         "final_returns": [float(r) if np.isfinite(r) else None for r in returns],
         "final_return_mean": float(finite.mean()) if finite.size else None,
         "final_return_std": float(finite.std()) if finite.size else None,
-        "best_evaluations": best,
+        "best_evaluations": [float(x) if np.isfinite(x) else None for x in best],
         "episodes": int(result.metrics.episodes.sum()),
-        "steps_per_second": options.seeds
-        * (updates - result.resumed_at)
-        * config.batch_size
-        / result.run_seconds,
+        "steps_per_second": steps_now / result.run_seconds,
         "compile_seconds": result.compile_seconds,
         "run_seconds": result.run_seconds,
         "run_dir": run_dir,
@@ -165,8 +172,68 @@ def summarize(
     }
 
 
-def table(summary: dict[str, Any]) -> Table:
-    """The results for reading."""
+def write_results(
+    run_dir: Path, config: PPOConfig, result: FitResult, summary: dict[str, Any]
+) -> list[str]:
+    """Writes the curve and the summary into the run folder.
+
+    Of a run that was finished before, the results stay, and `summary` becomes them.
+
+    Args:
+        run_dir: the run folder.
+        config: what was trained.
+        result: what `fit` returned.
+        summary: the results; problems of writing them are added.
+
+    Returns:
+        All problems of the run, a line each.
+    """
+    problems, path = Problems(result.problems), run_dir / "summary.json"
+    nothing_done = result.resumed_at == summary["timesteps"] // config.batch_size
+    if nothing_done and path.exists():
+        summary |= json.loads(path.read_text(encoding="utf-8"))
+        return problems
+
+    # a picture is no reason to lose the exit code of a run, whatever matplotlib raises
+    try:
+        plot_curve(run_dir / "curve.png", result.metrics, config)
+    except Exception as error:
+        problems.report(f"curve.png could not be drawn: {type(error).__name__}: {error}")
+    summary["problems"] = [*problems]
+    with problems.attempt("summary.json"):
+        write_json(path, summary)
+    return problems
+
+
+def print_results(
+    run_dir: Path, options: RunOptions, result: FitResult, summary: dict[str, Any]
+) -> None:
+    """Prints what a run has reached, and how to go on with one that was stopped.
+
+    Args:
+        run_dir: the run folder, where it is now.
+        options: say what is printed.
+        result: what `fit` returned.
+        summary: the results.
+    """
+    if not options.quiet:
+        if result.resumed_at == result.metrics.episodes.shape[1] and result.stopped is None:
+            print(f"nothing was left to do in {run_dir}")
+        Console().print(results_table(summary))
+    if result.stopped is not None:
+        words = ["purejaxppo", "train", summary["env"], "--resume", "--run-dir", str(run_dir)]
+        steps = f"{summary['timesteps']:,} steps of each seed"
+        print(f"stopped after {steps}, saved; go on with: {shlex.join(words)}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(summary))
+
+
+def results_table(summary: dict[str, Any]) -> Table:
+    """Returns the results as a table to read.
+
+    Args:
+        summary: the results.
+    """
     mean, spread = summary["final_return_mean"], summary["final_return_std"]
     final = "no episode ended" if mean is None else f"{mean:.1f} ± {spread:.1f}"
     seeds = f"{summary['seeds']} seed" + "s" * (summary["seeds"] > 1)
@@ -180,8 +247,8 @@ def table(summary: dict[str, Any]) -> Table:
         "run": f"{summary['run_seconds']:.1f} s",
         "saved in": summary["run_dir"],
     }
-    result = Table(show_header=False, box=None)
+    table = Table(show_header=False, box=None)
     for name, value in rows.items():
         if value:
-            result.add_row(name, value)
-    return result
+            table.add_row(name, value)
+    return table

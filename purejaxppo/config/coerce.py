@@ -38,13 +38,14 @@ def coerce(name: str, declared: Any, value: Any) -> Any:
         return _number(name, declared, value)
     if declared is bool and isinstance(value, bool):
         return value
-    if declared == tuple[int, ...] and isinstance(value, Sequence) and not isinstance(value, str):
+    if declared == tuple[int, ...] and isinstance(value, Sequence):
         return tuple(_number(f"{name} entry", int, v) for v in value)
     if declared == tuple[str, ...]:
         return _options(name, value)
     if (declared is str or get_origin(declared) is Literal) and isinstance(value, str):
         return value
-    shown = "text" if get_origin(declared) is Literal else getattr(declared, "__name__", declared)
+    shown = "text" if get_origin(declared) is Literal else declared
+    shown = shown.__name__ if isinstance(shown, type) and not get_args(shown) else shown
     raise ConfigError(f"{name}={value!r} must be of type {shown}")
 
 

@@ -51,7 +51,14 @@ UPPER_CASE: dict[str, str | Callable[[Any], dict[str, Any]]] = {
 
 
 def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with every key translated to a field of `cls`; the mapping is not changed.
+    """Translates every key of a mapping to a field of `cls`; the mapping is not changed.
+
+    Args:
+        cls: a dataclass.
+        values: by its fields, or by the keys of `UPPER_CASE`.
+
+    Returns:
+        Values by field.
 
     Raises:
         ConfigError: an unknown key, or a field that is given twice.

@@ -7,7 +7,7 @@ else stays compiled. Inside the callback there is nothing but NumPy.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,13 +19,24 @@ from jax.experimental import io_callback
 from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.spaces import (
     Box,
+    DeclaredSpace,
     EnvSpec,
+    Space,
     action_spaces,
     check_actions,
     observation_spaces,
     to_bounds,
 )
-from purejaxppo.types import EnvStep, VecEnv
+from purejaxppo.types import (
+    Action,
+    Array,
+    EnvParams,
+    EnvState,
+    EnvStep,
+    Obs,
+    PyTree,
+    VecEnv,
+)
 
 ONE_AT_A_TIME = (
     "environments on the host cannot be vmapped, over seeds or hyperparameters: train one seed "
@@ -47,7 +58,7 @@ class HostEnvironment:
         clip_rewards: learn from rewards within -1 .. 1; returns are still those of the environment.
     """
 
-    default_params: Any = ()
+    default_params: EnvParams = ()
 
     def __init__(self, make: Callable[[int], Any], name: str = "env", clip_rewards: bool = False):
         self.make, self.name, self.clip_rewards = make, name, clip_rewards
@@ -55,18 +66,20 @@ class HostEnvironment:
 
     @property
     def spec(self) -> EnvSpec:
-        """What one environment sees and does; found by making one, the first time.
+        """Returns what one environment sees and does; the first time, one is made to find out.
 
         Raises:
             ConfigError: it cannot be made, resets by itself, or has a space that is not supported.
         """
         if self._spec is None:
+            # whatever a simulator raises, of files, drivers or options, is about the configuration
             try:
                 envs = self.make(1)
             except Exception as error:
                 words = " ".join(f"{type(error).__name__}: {error}".split())
                 raise ConfigError(f"{self.name} cannot be made: {words}") from error
             try:
+                # an enumeration in gymnasium, a plain string in what imitates it
                 mode = getattr(envs, "metadata", {}).get("autoreset_mode", "Disabled")
                 mode = getattr(mode, "value", mode)
                 if mode != "Disabled":
@@ -85,28 +98,82 @@ class HostEnvironment:
 
 
 class Host:
-    """The environments of a run, and the episodes that they are in."""
+    """The environments of a run, and the episodes that they are in.
+
+    `where` below is [2] int32: the number of the reset, and of the steps since. The program carries
+    it as the state of the environments, so that a state from the past can be recognised.
+
+    Args:
+        env: what to make.
+        num_envs: N.
+    """
 
     def __init__(self, env: HostEnvironment, num_envs: int):
         self.env, self.num_envs = env, num_envs
-        self.envs: Any = None
+        self.envs: Any = None  # what `env.make` returns
         self.run = self.clock = 0
         self.error: Exception | None = None
 
-    def reset(self, seed: Any) -> tuple[Any, Any]:
-        """New environments: (where they are, obs)."""
+    def reset(self, seed: int | np.ndarray) -> tuple[np.ndarray, Obs]:
+        """Makes the environments anew and begins their episodes.
+
+        Args:
+            seed: () int32.
+
+        Returns:
+            Where they are, and observations [N, *O].
+        """
         self._end()
         self.error = None
-        return self._guarded(self._reset, seed)
+        with self._keeping_errors():
+            envs = self.envs = self.env.make(self.num_envs)
+            obs, _ = envs.reset(seed=int(seed))
+            self.run, self.clock = self.run + 1, 0
+            self.returns = np.zeros(self.num_envs, np.float64)
+            self.lengths = np.zeros(self.num_envs, np.int32)
+            return self._where(), self._copied(obs)
 
-    def step(self, where: Any, action: Any) -> tuple[Any, EnvStep]:
-        """One step of all: (where they are, an `EnvStep` of NumPy arrays)."""
-        if self.envs is None or where.tolist() != [self.run, self.clock]:
+    def step(self, where: np.ndarray, action: Action) -> tuple[np.ndarray, EnvStep]:
+        """Steps all environments, and resets those whose episode ends.
+
+        Args:
+            where: they are, as the last call returned it.
+            action: [N, *A].
+
+        Returns:
+            Where they are, and an `EnvStep` of NumPy arrays.
+
+        Raises:
+            RuntimeError: they are not there any more.
+        """
+        envs = self.envs
+        if envs is None or where.tolist() != [self.run, self.clock]:
             raise RuntimeError(
                 "environments on the host cannot go back: they were closed, reset, or stepped on "
                 "since this state; go on from the last one, or begin with init"
             )
-        return self._guarded(self._step, action)
+        with self._keeping_errors():
+            action = _as_declared(envs.single_action_space, action)
+            obs, reward, terminated, truncated, _ = envs.step(action)
+            # the last observations are copied before a reset, which may write over them
+            final = self._copied(obs)
+            done = terminated | truncated
+            if done.any():
+                obs = self._copied(envs.reset(options={"reset_mask": np.array(done)})[0])
+            else:
+                obs = final
+            # returns are those of the environment, whatever is learned from
+            self.returns += reward
+            self.lengths += 1
+            counted = self.returns.astype(np.float32), self.lengths.copy()
+            self.returns[done], self.lengths[done] = 0, 0
+            if self.env.clip_rewards:
+                reward = np.clip(reward, -1, 1)
+            # an episode that ends in both ways has ended by the task
+            flags = np.array(terminated), truncated & ~terminated
+            numbers: Any = (np.array(reward, np.float32), *flags, *counted)
+            self.clock = (self.clock + 1) % 2**31
+            return self._where(), EnvStep(obs, final, *numbers)
 
     def close(self) -> None:
         """Closes the environments.
@@ -124,76 +191,57 @@ class Host:
         if envs is not None:
             envs.close()
 
-    def _guarded(self, function: Callable, *args: Any) -> Any:
+    @contextlib.contextmanager
+    def _keeping_errors(self) -> Iterator[None]:
+        """Keeps what is raised for `close`: the program reports it as an error of JAX's own."""
         try:
-            return function(*args)
+            yield
         except Exception as error:
             self.error = error
             with contextlib.suppress(Exception):  # of what is broken already
                 self._end()
             raise
 
-    def _reset(self, seed: Any) -> tuple[Any, Any]:
-        self.envs = self.env.make(self.num_envs)
-        obs, _ = self.envs.reset(seed=int(seed))
-        self.run, self.clock = self.run + 1, 0
-        self.returns = np.zeros(self.num_envs, np.float64)
-        self.lengths = np.zeros(self.num_envs, np.int32)
-        return self._where(), self._out(obs)
-
-    def _step(self, action: Any) -> tuple[Any, EnvStep]:
-        space = self.envs.single_action_space
-        obs, reward, terminated, truncated, _ = self.envs.step(_as_declared(space, action))
-        final = self._out(obs)
-        done = terminated | truncated
-        if done.any():
-            obs = self._out(self.envs.reset(options={"reset_mask": np.array(done)})[0])
-        else:
-            obs = final
-        self.returns += reward
-        self.lengths += 1
-        counted: Any = self.returns.astype(np.float32), self.lengths.copy()
-        self.returns[done], self.lengths[done] = 0, 0
-        if self.env.clip_rewards:
-            reward = np.clip(reward, -1, 1)
-        flags = np.array(terminated), truncated & ~terminated
-        paid: Any = np.array(reward, np.float32), *flags
-        self.clock = (self.clock + 1) % 2**31
-        return self._where(), EnvStep(obs, final, *paid, *counted)
-
-    def _where(self) -> Any:
+    def _where(self) -> np.ndarray:
         return np.array([self.run, self.clock], np.int32)
 
-    def _out(self, obs: Any) -> Any:
-        """A copy: the environments may write the next observation where this one is."""
+    def _copied(self, obs: Obs) -> Obs:
+        """Copies observations: the environments may write the next ones where these are."""
         return jax.tree.map(lambda s, x: np.array(x, s.dtype), self.env.spec.observation, obs)
 
 
 def make_host_vec_env(env: HostEnvironment, num_envs: int) -> VecEnv:
-    """N environments of the host as one, stepped inside the compiled program.
+    """Makes N environments of the host, stepped inside the compiled program.
 
     Args:
         env: what to make.
         num_envs: N.
+
+    Returns:
+        N environments as one, to be closed when a run ends.
 
     Raises:
         ConfigError: a space is not supported; or later, the program is vmapped.
     """
     spec, host = env.spec, Host(env, num_envs)
 
-    def of(dtype: Any, shape: tuple[int, ...] = ()) -> Any:
+    def of(dtype: np.typing.DTypeLike, shape: tuple[int, ...] = ()) -> Any:
         return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
 
+    # a callback needs the shapes and dtypes of what it returns
     obs = jax.tree.map(lambda space: of(space.dtype, space.shape), spec.observation)
     where: Any = jax.ShapeDtypeStruct((2,), jnp.int32)
     numbers = map(of, (jnp.float32, bool, bool, jnp.float32, jnp.int32))
     after = EnvStep(obs, obs, *numbers)
 
-    def reset(key, params):
+    # ordered: without it XLA may drop a call, or swap two
+    def reset(key: Array, params: EnvParams) -> tuple[EnvState, Obs]:
         seed = alone(jax.random.bits(key) >> 1)  # seeds are counted up from it, as int32
         return io_callback(host.reset, (where, obs), seed, ordered=True)
 
-    def step(draws, state, action, params):
+    def step(
+        draws: PyTree, state: EnvState, action: Action, params: EnvParams
+    ) -> tuple[EnvState, EnvStep]:
         args = alone((state, to_bounds(spec.action, action)))
         return io_callback(host.step, (where, after), *args, ordered=True)
 
@@ -201,33 +249,42 @@ def make_host_vec_env(env: HostEnvironment, num_envs: int) -> VecEnv:
 
 
 @custom_vmap
-def alone(x: Any) -> Any:
-    """`x`, in a program that is not vmapped."""
+def alone(x: PyTree) -> PyTree:
+    """Returns `x`, in a program that is not vmapped.
+
+    Args:
+        x: any pytree of arrays.
+
+    Raises:
+        ConfigError: the program is vmapped, which N environments of one run cannot follow.
+    """
     return x
 
 
 @alone.def_vmap
-def _refuse(axis_size: int, in_batched: Any, x: Any) -> Any:
+def _refuse(axis_size: int, in_batched: PyTree, x: PyTree) -> PyTree:
     raise ConfigError(ONE_AT_A_TIME)
 
 
-def _on_device(space: Any) -> Any:
-    """The space in the dtype that JAX has for it: float32 for float64."""
+def _on_device(space: Space) -> Space:
+    """Returns a space in the dtype that JAX has for it: float32 for float64."""
     if not isinstance(space, Box):
         return space
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(space.dtype))
     low, high = space.low, space.high
+    # bounds of int64 would wrap around in int32
     if np.issubdtype(dtype, np.integer):
         low, high = (np.clip(b, np.iinfo(dtype).min, np.iinfo(dtype).max) for b in (low, high))
     with np.errstate(over="ignore"):  # the largest float64 is as good as infinite
         return Box(low.astype(dtype), high.astype(dtype), space.shape, dtype)
 
 
-def _as_declared(space: Any, action: Any) -> Any:
-    """Actions as the environments want them, in NumPy, their own dtypes and their own bounds."""
+def _as_declared(space: DeclaredSpace, action: Action) -> Action:
+    """Returns actions in NumPy, in the dtypes and bounds that the environments declare."""
     inner = getattr(space, "spaces", None)
     if inner is None:
         action = np.asarray(action, space.dtype)
+        # a float32 bound may lie outside of the float64 one that it was rounded from
         return np.clip(action, space.low, space.high) if hasattr(space, "low") else action
     if isinstance(action, dict):
         return {name: _as_declared(inner[name], part) for name, part in action.items()}

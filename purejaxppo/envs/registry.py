@@ -6,14 +6,14 @@ import contextlib
 import functools
 import io
 import warnings
-from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.suites.adapter import TracedOnce
+from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.types import Environment, EnvParams
 
 SUITES = {
     "": "gymnax",
@@ -31,8 +31,8 @@ SUITES = {
 """Adapter (a module in `suites`, and an extra of the package) by the prefix of a name."""
 
 
-def make_env(name: str, **options: Any) -> tuple[Any, Any]:
-    """An environment and its default parameters; the same objects for equal arguments.
+def make_env(name: str, **options: Any) -> tuple[Environment | HostEnvironment, EnvParams]:
+    """Makes an environment and its default parameters; the same objects for equal arguments.
 
     Args:
         name: a plain name (gymnax) or `suite/name`.
@@ -55,17 +55,24 @@ def make_env(name: str, **options: Any) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _make_env(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
+def _make_env(
+    name: str, options: tuple[tuple[str, Any], ...]
+) -> tuple[Environment | HostEnvironment, EnvParams]:
+    # names without a prefix are gymnax's
     suite, _, rest = name.partition("/") if "/" in name else ("", "", name)
     if suite not in SUITES:
         raise ConfigError(
             f"unknown environment {name!r}: there is no suite {suite!r}; `purejaxppo envs` lists "
             "what there is, such as CartPole-v1"
         )
+    # the suite is imported here, so that a suite that nobody asks for costs nothing
     module = _adapter(suite)
     known = module.names()
     if rest not in known and ":" not in rest:  # gymnasium: module:id imports the module first
-        raise ConfigError(f"unknown environment {name!r}: {_nearest(suite, rest, known)}")
+        prefix = f"{suite}/" if suite else ""
+        nearest = did_you_mean(prefix + rest, [prefix + other for other in known])
+        raise ConfigError(f"unknown environment {name!r}: {nearest}")
+    # a wrong option is Python's own error, of a call that the caller has never seen
     try:
         env, params = module.make_env(rest, **dict(options))
     except TypeError as error:
@@ -76,22 +83,18 @@ def _make_env(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Any, Any
     return (env if isinstance(env, HostEnvironment) else TracedOnce(env)), params
 
 
-def _nearest(suite: str, rest: str, known: Iterable[str]) -> str:
-    prefix = f"{suite}/" if suite else ""
-    return did_you_mean(prefix + rest, [prefix + other for other in known])
-
-
 def _adapter(suite: str) -> ModuleType:
-    """The adapter of a suite.
+    """Imports the adapter of a suite.
 
     Raises:
         ConfigError: its packages are not installed.
     """
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # what they have to say about their own imports
+            warnings.simplefilter("ignore")  # what they say about their own imports
             return import_module(f"purejaxppo.envs.suites.{SUITES[suite]}")
     except ModuleNotFoundError as error:
+        # a module of ours that is missing is a fault of ours
         if (error.name or "").startswith("purejaxppo"):
             raise
         raise ConfigError(
@@ -101,17 +104,24 @@ def _adapter(suite: str) -> ModuleType:
 
 
 def drawn(name: str) -> dict[str, Any]:
-    """Options with which `make_env` makes an environment that gives pictures of itself."""
+    """Returns options with which `make_env` makes an environment that gives pictures of itself.
+
+    Args:
+        name: as in `make_env`; one that does not exist needs none.
+    """
     suite = name.partition("/")[0] if "/" in name else ""
     return getattr(_adapter(suite), "DRAWN", {}) if suite in SUITES else {}
 
 
-def find_env(name: str, **options: Any) -> tuple[Any, Any]:
-    """An environment by name, or by module:object, and its default parameters.
+def find_env(name: str, **options: Any) -> tuple[Environment | HostEnvironment, EnvParams]:
+    """Returns an environment by name, or by module:object, and its default parameters.
 
     Args:
         name: as in `make_env`; or where an environment is, or what makes one, in Python.
         **options: what it is made with.
+
+    Returns:
+        The environment, and `env.default_params`.
 
     Raises:
         ConfigError: there is no such environment or object.
@@ -121,6 +131,7 @@ def find_env(name: str, **options: Any) -> tuple[Any, Any]:
         return make_env(name, **options)
     try:
         found = getattr(import_module(where), thing)
+        # a class or a function is called, an environment is taken as it is
         if isinstance(found, type) or options or not hasattr(found, "default_params"):
             found = found(**options)
     except (ImportError, AttributeError, TypeError) as error:
@@ -129,7 +140,11 @@ def find_env(name: str, **options: Any) -> tuple[Any, Any]:
 
 
 def names(*suites: str) -> list[str]:
-    """Every name that these suites register, or all that are installed."""
+    """Returns every name that these suites register, in the order of the suites.
+
+    Args:
+        *suites: by the prefix of their names; none: all. Those not installed are left out.
+    """
     found = []
     for suite in suites or SUITES:
         prefix = f"{suite}/" if suite else ""
@@ -139,7 +154,11 @@ def names(*suites: str) -> list[str]:
 
 
 def missing(*suites: str) -> dict[str, str]:
-    """Those of these suites (of all, if none is named) that are not installed: what they need."""
+    """Returns what suites need that are not installed, in words, by the prefix of their names.
+
+    Args:
+        *suites: by the prefix of their names; none: all.
+    """
     found = {}
     for suite in suites or SUITES:
         try:

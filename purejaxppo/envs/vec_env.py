@@ -183,7 +183,7 @@ def reset_in_batches(
 
 
 def _where(done: Array, a: Array, b: Array) -> Array:
-    """`jnp.where` over the leading axis."""
+    """Applies `jnp.where` over the leading axis."""
     return jax.vmap(jnp.where)(done, a, b)
 
 

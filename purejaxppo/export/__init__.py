@@ -1,1 +1,1 @@
-"""Trained policies as files that run without purejaxppo."""
+"""Exports trained policies to files that run without purejaxppo."""

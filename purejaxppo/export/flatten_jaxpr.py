@@ -1,4 +1,4 @@
-"""A function of JAX as one list of simple primitives, which other programs can be told of.
+"""A function of JAX as one list of simple primitives, which other formats can express.
 
 Calls are inlined, loops unrolled, constants computed; margins and pools are put in simpler words.
 """
@@ -17,6 +17,8 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from purejaxppo.types import PyTree
+
 INNER = {
     "jit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr",
     "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr",
@@ -27,8 +29,8 @@ IDENTITIES = ("copy", "optimization_barrier", "stop_gradient")
 POOLS = {"reduce_window_max": (lax.max, -np.inf), "reduce_window_sum": (lax.add, 0.0)}
 
 
-def flatten(function: Callable, *args: Any) -> ClosedJaxpr:
-    """A function as one list of simple primitives.
+def flatten(function: Callable[..., PyTree], *args: PyTree) -> ClosedJaxpr:
+    """Turns a function into one list of simple primitives.
 
     Args:
         function: of pytrees of arrays.
@@ -37,6 +39,7 @@ def flatten(function: Callable, *args: Any) -> ClosedJaxpr:
     Returns:
         The list, from leaves to leaves; nothing in it is known beforehand, or of no use.
     """
+    # traced twice: the second time through `evaluate`, which looks into calls and loops
     nested = jax.make_jaxpr(function)(*args)
     flat = jax.make_jaxpr(lambda *leaves: evaluate(nested.jaxpr, nested.consts, *leaves))(
         *nested.in_avals
@@ -45,10 +48,19 @@ def flatten(function: Callable, *args: Any) -> ClosedJaxpr:
 
 
 def evaluate(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
-    """Applies primitives one by one, and those of what they call."""
+    """Applies primitives one by one, and those of what they call.
+
+    Args:
+        jaxpr: the primitives.
+        consts: values of its constants.
+        *args: values of its inputs, which may be traced.
+
+    Returns:
+        Values of its outputs.
+    """
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
-    def read(atom):
+    def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for eqn in _needed(jaxpr):
@@ -58,7 +70,7 @@ def evaluate(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
 
 
 def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
-    """The equations that the outputs depend on."""
+    """Returns the equations that the outputs depend on."""
     live, kept = set(map(id, jaxpr.outvars)), []
     for eqn in reversed(jaxpr.eqns):
         if not live.isdisjoint(map(id, eqn.outvars)):
@@ -68,6 +80,7 @@ def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
 
 
 def _apply(eqn: JaxprEqn, inputs: list[Any]) -> Sequence[Any]:
+    """Applies one primitive, or what stands for it in simpler ones."""
     name, params = eqn.primitive.name, eqn.params
     if name in INNER:
         inner = params[INNER[name]]
@@ -76,12 +89,14 @@ def _apply(eqn: JaxprEqn, inputs: list[Any]) -> Sequence[Any]:
         return inputs
     if name == "scan":
         return _unroll(inputs, **params)
+    # no margin is negative, and nothing goes between elements
     if name == "pad" and all(min(margin) >= 0 == margin[2] for margin in params["padding_config"]):
         x, fill = inputs
         return [_pad(x, fill, params["padding_config"])]
     if name in POOLS and {1} == {*params["base_dilation"], *params["window_dilation"]}:
         join, fill = POOLS[name]
         return [_pool(inputs[0], join, fill, params)]
+    # what does not depend on the inputs is computed now, and becomes a constant
     if _is_known(eqn, inputs):
         with jax.ensure_compile_time_eval():
             outputs = eqn.primitive.bind(*inputs, **params)
@@ -91,7 +106,7 @@ def _apply(eqn: JaxprEqn, inputs: list[Any]) -> Sequence[Any]:
 
 
 def _is_known(eqn: JaxprEqn, inputs: list[Any]) -> bool:
-    """Whether nothing is left open, and the result is no larger than what it is made of."""
+    """Says whether all is known, and the result is no larger than what it is made of."""
     avals: list[Any] = [var.aval for var in eqn.outvars]
     sizes = [size for aval in avals for size in aval.shape]
     if any(isinstance(x, Tracer) for x in inputs) or not all(isinstance(n, int) for n in sizes):
@@ -103,7 +118,7 @@ def _unroll(
     inputs: list[Any], *, jaxpr: ClosedJaxpr, length: int, reverse: bool, num_consts: int,
     num_carry: int, **_: Any,
 ) -> list[Any]:  # fmt: skip
-    """`lax.scan`, step after step."""
+    """Applies `lax.scan` step after step."""
     first = num_consts + num_carry
     consts, carry, xs = inputs[:num_consts], inputs[num_consts:first], inputs[first:]
     steps, order = [], slice(None, None, -1 if reverse else 1)
@@ -116,7 +131,7 @@ def _unroll(
 
 
 def _pad(x: Any, fill: Any, margins: Any) -> Any:
-    """`lax.pad` by concatenation."""
+    """Applies `lax.pad` by concatenation."""
     for axis, (low, high, _) in enumerate(margins):
         before, after = (
             [lax.full((*x.shape[:axis], size, *x.shape[axis + 1 :]), fill, x.dtype)] if size else []
@@ -126,8 +141,8 @@ def _pad(x: Any, fill: Any, margins: Any) -> Any:
     return x
 
 
-def _pool(x: Any, join: Callable, fill: float, params: Any) -> Any:
-    """`lax.reduce_window` by joining slices, one for each place in the window."""
+def _pool(x: Any, join: Callable[[Any, Any], Any], fill: float, params: Any) -> Any:
+    """Applies `lax.reduce_window` by joining slices, one for each place in the window."""
     x = _pad(x, fill, [(low, high, 0) for low, high in params["padding"]])
     sizes, strides = params["window_dimensions"], params["window_strides"]
     steps = [size - window + 1 for size, window in zip(x.shape, sizes, strict=True)]

@@ -37,7 +37,7 @@ class Policy:
 
     @np.errstate(all="ignore")
     def __call__(self, *args):
-        """One action."""
+        """Returns one action; with a memory, the carry before it."""
         inputs = {name: reduce(getitem, path, args) for name, path in self.program["inputs"]}
         values = self.constants | inputs
         for name, call, operands, options in self.program["calls"]:
@@ -46,7 +46,7 @@ class Policy:
 
 
 def build(names, values):
-    """What stands for each name, in the dictionaries and tuples that the names are in."""
+    """Puts values in place of their names, in the dictionaries and tuples that the names are in."""
     if isinstance(names, dict):
         return {key: build(part, values) for key, part in names.items()}
     return values[names] if isinstance(names, str) else tuple(build(n, values) for n in names)

@@ -1,6 +1,6 @@
-"""A list of primitives of JAX as calls of NumPy, those that `runs/reader.py` makes.
+"""A list of primitives of JAX as calls of NumPy, those that `numpy_policy` makes.
 
-What moves elements about is one call, `take`: what JAX does to their places is found beforehand.
+What moves elements is one call, `take`: what JAX does to their places is found beforehand.
 """
 
 from __future__ import annotations
@@ -8,50 +8,64 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from string import ascii_letters
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from numpy.lib.stride_tricks import sliding_window_view
 
 from purejaxppo.errors import ConfigError
 
-Call = Callable[..., str]
-"""`(function, *operands, options=())`, writes a call down and gives the name of its result.
+Operand: TypeAlias = str | np.ndarray
+"""The name of a result, or an array that is known."""
 
-An operand is such a name, or an array that is known.
-"""
+Call: TypeAlias = Callable[..., str]
+"""`(function, *operands, options=())`, writes a call down and returns the name of its result."""
 
 
 class Program:
-    """Calls of NumPy, one after the other, and the arrays that they begin with."""
+    """A list of calls of NumPy, one after the other, and the arrays that they begin with."""
 
     def __init__(self):
-        self.calls: list[tuple[str, str, list[str], list[Any]]] = []
+        self.calls: list[tuple[str, str, list[str], list[object]]] = []
         self.constants: dict[str, np.ndarray] = {}
         self._names: dict[Any, str] = {}
 
-    def name(self, x: str | np.ndarray) -> str:
-        """The name of a result, or of an array; equal arrays are kept once."""
+    def name(self, x: Operand) -> str:
+        """Returns the name of a result, or of an array; equal arrays are kept once.
+
+        Args:
+            x: the name of a result, or an array that is known.
+        """
         if isinstance(x, str):
             return x
         name = self._names.setdefault((x.dtype, x.shape, x.tobytes()), f"c{len(self._names)}")
         self.constants[name] = x
         return name
 
-    def call(self, function: str, *operands: Any, options: Sequence[Any] = ()) -> str:
-        """Writes a call down, see `Call`."""
+    def call(self, function: str, *operands: Operand, options: Sequence[object] = ()) -> str:
+        """Writes a call down.
+
+        Args:
+            function: its name in `numpy_policy.CALLS`.
+            *operands: names of results, or arrays that are known.
+            options: plain values that follow the operands.
+
+        Returns:
+            The name of its result.
+        """
         name = f"v{len(self.calls)}"
         self.calls.append((name, function, list(map(self.name, operands)), list(options)))
         return name
 
 
 def as_numpy(flat: ClosedJaxpr, names: Sequence[str]) -> tuple[Program, list[str]]:
-    """A list of primitives as calls of NumPy.
+    """Turns a list of primitives into calls of NumPy.
 
     Args:
-        flat: what `flatten` gives, of known sizes.
+        flat: what `flatten` returns, of known sizes.
         names: of its inputs.
 
     Returns:
@@ -61,17 +75,19 @@ def as_numpy(flat: ClosedJaxpr, names: Sequence[str]) -> tuple[Program, list[str
         ConfigError: there are no calls for one of the primitives.
     """
     program, jaxpr = Program(), flat.jaxpr
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(np.asarray, flat.consts), strict=True))
+    constants = map(np.asarray, flat.consts)
+    values: dict[Any, Operand] = dict(zip(jaxpr.constvars, constants, strict=True))
+    # inputs come as whatever the user has: they are cast first
     for var, name in zip(jaxpr.invars, names, strict=True):
-        aval: Any = var.aval
-        values[var] = program.call("astype", name, options=[aval.dtype.name])
+        dtype = _shaped(var).dtype
+        values[var] = program.call("astype", name, options=[dtype.name])
 
-    def read(atom: Any) -> Any:
+    def read(atom: Any) -> Operand:
         return values[atom] if isinstance(atom, Var) else np.asarray(atom.val, atom.aval.dtype)
 
     for eqn in jaxpr.eqns:
         rule = RULES.get(eqn.primitive.name)
-        if rule is None or _out(eqn).dtype.kind not in "biuf":  # bfloat16 is not NumPy's own
+        if rule is None or _out(eqn).dtype.kind not in "biuf":  # bfloat16 is unknown to NumPy
             _refuse(eqn)
         outputs = rule(program.call, eqn, *map(read, eqn.invars))
         outputs = outputs if isinstance(outputs, list) else [outputs]
@@ -80,6 +96,7 @@ def as_numpy(flat: ClosedJaxpr, names: Sequence[str]) -> tuple[Program, list[str
 
 
 def _refuse(eqn: JaxprEqn) -> NoReturn:
+    """Raises ConfigError: there is no call for an equation."""
     raise ConfigError(
         f"format='npz' cannot say {eqn.primitive.name} of {eqn.outvars[0].aval}, which this policy "
         "needs: use format='stablehlo'"
@@ -89,14 +106,21 @@ def _refuse(eqn: JaxprEqn) -> NoReturn:
 # -- rules: `(call, equation, *operands)` to a result, or a list of them ------------------------
 
 
-def _in(eqn: JaxprEqn) -> Any:
-    """What goes in first: shape and dtype."""
-    return eqn.invars[0].aval
+def _shaped(var: Any) -> ShapedArray:
+    """Returns shape and dtype of a variable: nothing else is in a flat list of primitives."""
+    aval = var.aval
+    assert isinstance(aval, ShapedArray)
+    return aval
 
 
-def _out(eqn: JaxprEqn) -> Any:
-    """What comes out: shape and dtype."""
-    return eqn.outvars[0].aval
+def _in(eqn: JaxprEqn) -> ShapedArray:
+    """Returns shape and dtype of what goes in first."""
+    return _shaped(eqn.invars[0])
+
+
+def _out(eqn: JaxprEqn) -> ShapedArray:
+    """Returns shape and dtype of what comes out."""
+    return _shaped(eqn.outvars[0])
 
 
 def _shape(eqn: JaxprEqn) -> tuple[int, ...]:
@@ -112,39 +136,39 @@ def _param(name: str) -> Callable[[JaxprEqn], Any]:
 
 
 def _as(function: str, *options: Callable[[JaxprEqn], Any]) -> Callable[..., str]:
-    """One call with some options."""
+    """Returns the rule that is one call, its options taken from the equation."""
     return lambda call, eqn, *xs: call(function, *xs, options=[option(eqn) for option in options])
 
 
-def _divide(call: Call, eqn: JaxprEqn, x: Any, y: Any) -> str:
+def _divide(call: Call, eqn: JaxprEqn, x: Operand, y: Operand) -> str:
     if _out(eqn).dtype.kind != "f":  # of integers, JAX gives integers
         _refuse(eqn)
     return call("divide", x, y)
 
 
-def _round(call: Call, eqn: JaxprEqn, x: Any) -> str:
+def _round(call: Call, eqn: JaxprEqn, x: Operand) -> str:
     if eqn.params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
         _refuse(eqn)
     return call("rint", x)
 
 
-def _select(call: Call, eqn: JaxprEqn, which: Any, *cases: Any) -> str:
+def _select(call: Call, eqn: JaxprEqn, which: Operand, *cases: Any) -> str:
     if _in(eqn).dtype != bool:
         _refuse(eqn)
     return call("where", which, *reversed(cases))
 
 
-def _logistic(call: Call, eqn: JaxprEqn, x: Any) -> str:
+def _logistic(call: Call, eqn: JaxprEqn, x: Operand) -> str:
     one = np.ones((), _out(eqn).dtype)
     return call("reciprocal", call("add", one, call("exp", call("negative", x))))
 
 
-def _argmax(call: Call, eqn: JaxprEqn, x: Any) -> str:
+def _argmax(call: Call, eqn: JaxprEqn, x: Operand) -> str:
     place = call("argmax", x, options=eqn.params["axes"])
     return call("astype", place, options=[_dtype(eqn)])
 
 
-def _broadcast(call: Call, eqn: JaxprEqn, x: Any) -> str:
+def _broadcast(call: Call, eqn: JaxprEqn, x: Operand) -> str:
     shape = np.ones(_out(eqn).ndim, int)
     shape[list(eqn.params["broadcast_dimensions"])] = _in(eqn).shape
     x = call("reshape", x, options=[shape.tolist()])
@@ -158,37 +182,41 @@ def _stack(call: Call, eqn: JaxprEqn, *parts: Any) -> str:
     return call("concatenate", *parts, options=[axis])
 
 
-def _dot(call: Call, eqn: JaxprEqn, x: Any, y: Any) -> str:
+def _dot(call: Call, eqn: JaxprEqn, x: Operand, y: Operand) -> str:
     (summed_x, summed_y), (batch_x, batch_y) = eqn.params["dimension_numbers"]
+    # einsum: a letter for each axis of x, and for those of y that x does not share
     letters = iter(ascii_letters)
-    avals: list[Any] = [var.aval for var in eqn.invars]
+    avals = [_shaped(var) for var in eqn.invars]
     of_x, of_y = ([next(letters) for _ in aval.shape] for aval in avals)
     for i, j in zip((*summed_x, *batch_x), (*summed_y, *batch_y), strict=True):
         of_y[j] = of_x[i]
     batch = [of_x[i] for i in batch_x]
+    # JAX puts batch axes first, then what is left of x and of y
     free = [a for a in of_x + of_y if (a in of_x) != (a in of_y)]
     x_letters, y_letters, letters = map("".join, (of_x, of_y, batch + free))
     return call("einsum", x, y, options=[f"{x_letters},{y_letters}->{letters}"])
 
 
-def _convolution(call: Call, eqn: JaxprEqn, x: Any, kernel: Any) -> str:
+def _convolution(call: Call, eqn: JaxprEqn, x: Operand, kernel: Operand) -> str:
     params = eqn.params
     groups = params["feature_group_count"], params["batch_group_count"]
     factors = (*params["lhs_dilation"], *params["rhs_dilation"], *groups)
     if any(factor != 1 for factor in factors) or isinstance(kernel, str):
         _refuse(eqn)
+    # windows are found by moving the places of the elements, -1 in the margins
     lhs, rhs, out = params["dimension_numbers"]
     kernel, places = kernel.transpose(rhs), _places(_in(eqn)).transpose(lhs)
     places = np.pad(places, [(0, 0), (0, 0), *params["padding"]], constant_values=-1)
     places = sliding_window_view(places, kernel.shape[2:], tuple(range(2, places.ndim)))
     places = places[:, :, *(slice(None, None, stride) for stride in params["window_strides"])]
+    # what is left is a sum of products over channels and places in the window
     steps, inside = "uvw"[: kernel.ndim - 2], "xyz"[: kernel.ndim - 2]
     order = np.array(["b", "o", *steps])[np.argsort(out)]
     letters = f"bi{steps}{inside},oi{inside}->{''.join(order)}"
     return call("einsum", call("take", x, places), kernel, options=[letters])
 
 
-def _rearrange(call: Call, eqn: JaxprEqn, x: Any, *indices: Any) -> list[str]:
+def _rearrange(call: Call, eqn: JaxprEqn, x: Operand, *indices: Operand) -> list[str]:
     if any(isinstance(index, str) for index in indices):
         _refuse(eqn)
     moved = eqn.primitive.bind(_places(_in(eqn)), *indices, **eqn.params)
@@ -196,21 +224,24 @@ def _rearrange(call: Call, eqn: JaxprEqn, x: Any, *indices: Any) -> list[str]:
     return [call("take", x, np.asarray(places)) for places in moved]
 
 
-def _scatter_add(call: Call, eqn: JaxprEqn, x: Any, indices: Any, updates: Any) -> str:
+def _scatter_add(call: Call, eqn: JaxprEqn, x: Operand, indices: Operand, updates: Operand) -> str:
     if isinstance(indices, str) or not eqn.params["unique_indices"]:
         _refuse(eqn)
-    nowhere, places = np.full(_shape(eqn), -1, np.int32), _places(eqn.invars[2].aval)
+    nowhere, places = (
+        np.full(_shape(eqn), -1, np.int32),
+        _places(_shaped(eqn.invars[2])),
+    )
     names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
     moved = lax.scatter(nowhere, indices, places, **{name: eqn.params[name] for name in names})
     return call("add", x, call("take", updates, np.asarray(moved)))
 
 
-def _places(aval: Any) -> np.ndarray:
-    """Where each element of an array is, counted through."""
+def _places(aval: ShapedArray) -> np.ndarray:
+    """Returns the place of each element of an array, counted through."""
     return np.arange(math.prod(aval.shape), dtype=np.int32).reshape(aval.shape)
 
 
-RULES: dict[str, Callable[..., Any]] = {
+RULES: dict[str, Callable[..., str | list[str]]] = {
     "argmax": _argmax,
     "broadcast_in_dim": _broadcast,
     "concatenate": _as("concatenate", _param("dimension")),

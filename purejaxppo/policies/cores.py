@@ -1,4 +1,4 @@
-"""Cores: memory between torso and heads.
+"""Cores: recurrent networks between torso and heads, which are the memory of a policy.
 
 Each reads sequences [B, L, F] from the carry that they began with, and forgets at every
 `episode_start`. A single step is a sequence of one.
@@ -7,8 +7,8 @@ Each reads sequences [B, L, F] from the carry that they began with, and forgets 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import Array
 
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.torsos import GAIN
+from purejaxppo.types import Carry
 
 
 class GRU(nn.Module):
@@ -25,19 +26,34 @@ class GRU(nn.Module):
     depends on the input alone is computed for all steps at once.
 
     Reference: Cho et al., arXiv:1406.1078; r inside as in cuDNN.
+
+    Attributes:
+        size: H, numbers in memory.
     """
 
     size: int
 
     @nn.compact
     def __call__(self, carry: Array, x: Array, episode_start: Array) -> tuple[Array, Array]:
-        """([B, H] carry, [B, L, F], [B, L] bool) to (carry after the last step, [B, L, H])."""
+        """Reads sequences.
+
+        Args:
+            carry: [B, H], memory before the first step.
+            x: [B, L, F].
+            episode_start: [B, L] bool.
+
+        Returns:
+            The carry after the last step, and what comes out [B, L, H].
+        """
+        _check_shapes(self.size, carry, x, episode_start)
+        # the inputs' part of all gates, for all steps in one product
         driven = nn.Dense(3 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
         recurrent = self.param("recurrent", _blocks(3), (self.size, 3 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
 
-        def step(h, inputs):
+        def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             driven, start = inputs
+            # zero, not multiplied by zero: what was before may be NaN
             h = jnp.where(start[:, None], 0.0, h)
             r_x, z_x, n_x = jnp.split(driven, 3, -1)
             r_h, z_h, n_h = jnp.split(h @ recurrent, 3, -1)
@@ -56,21 +72,37 @@ class LSTM(nn.Module):
     h' = o tanh(c').
 
     Reference: Hochreiter and Schmidhuber 1997; forget gate of Gers et al. 2000.
+
+    Attributes:
+        size: H, numbers in each of c and h.
     """
 
     size: int
 
     @nn.compact
-    def __call__(self, carry: Any, x: Array, episode_start: Array) -> tuple[Any, Array]:
-        """((c, h) [B, H], [B, L, F], [B, L] bool) to ((c, h) after the last step, [B, L, H])."""
+    def __call__(self, carry: Carry, x: Array, episode_start: Array) -> tuple[Carry, Array]:
+        """Reads sequences.
+
+        Args:
+            carry: (c, h), each [B, H], memory before the first step.
+            x: [B, L, F].
+            episode_start: [B, L] bool.
+
+        Returns:
+            (c, h) after the last step, and h after each [B, L, H].
+        """
+        _check_shapes(self.size, carry, x, episode_start)
+        # the inputs' part of all gates, for all steps in one product
         driven = nn.Dense(4 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
         recurrent = self.param("recurrent", _blocks(4), (self.size, 4 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
 
-        def step(carry, inputs):
+        def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Array]:
             driven, start = inputs
+            # zero, not multiplied by zero: what was before may be NaN
             c, h = (jnp.where(start[:, None], 0.0, x) for x in carry)
             i, f, o, g = jnp.split(driven + h @ recurrent, 4, -1)
+            # one bias in both gates: what is kept for long is written slowly
             write = jax.nn.sigmoid(i - keep[None]) * jnp.tanh(g)
             c = jax.nn.sigmoid(f + keep[None]) * c + write
             h = jax.nn.sigmoid(o) * jnp.tanh(c)
@@ -79,14 +111,23 @@ class LSTM(nn.Module):
         return _over_time(step, carry, driven, episode_start)
 
 
-def _over_time(step: Callable, carry: Any, driven: Array, episode_start: Array) -> Any:
+def _check_shapes(size: int, carry: Carry, x: Array, episode_start: Array) -> None:
+    """Checks while tracing what would broadcast otherwise: carry, sequences and starts."""
+    chex.assert_rank([x, episode_start], [3, 2])
+    chex.assert_equal_shape_prefix([x, episode_start], 2)
+    chex.assert_tree_shape_prefix(carry, (x.shape[0], size))
+
+
+def _over_time(
+    step: Callable[..., tuple[Carry, Array]], carry: Carry, driven: Array, episode_start: Array
+) -> tuple[Carry, Array]:
     """Scans over the second axis."""
     carry, h = jax.lax.scan(step, carry, (driven.swapaxes(0, 1), episode_start.swapaxes(0, 1)))
     return carry, h.swapaxes(0, 1)
 
 
 def _blocks(count: int) -> Callable[..., Array]:
-    """Orthogonal matrices side by side."""
+    """Returns an initialiser: so many orthogonal matrices side by side."""
 
     def init(key: Array, shape: tuple[int, ...]) -> Array:
         square = (shape[0], shape[0])
@@ -97,7 +138,7 @@ def _blocks(count: int) -> Callable[..., Array]:
 
 
 def _log_times(key: Array, shape: tuple[int, ...]) -> Array:
-    """Gate biases with which memory lasts for 1 to 100 steps, uniform in the logarithm.
+    """Draws gate biases with which memory lasts for 1 to 100 steps, uniform in the logarithm.
 
     sigmoid(log T) = 1 - 1 / (T + 1): what is kept of h or c in a step.
 
@@ -114,26 +155,43 @@ class LinearRecurrence(nn.Module):
     dense layer of h_t and the input, for h_t alone is linear in the past.
 
     Reference: the RG-LRU of De et al., arXiv:2402.19427, eq. 1 to 6.
+
+    Attributes:
+        size: H, numbers in memory.
     """
 
     size: int
 
     @nn.compact
     def __call__(self, carry: Array, x: Array, episode_start: Array) -> tuple[Array, Array]:
-        """([B, H] carry, [B, L, F], [B, L] bool) to (carry after the last step, [B, L, H])."""
+        """Reads sequences.
+
+        Args:
+            carry: [B, H], memory before the first step.
+            x: [B, L, F].
+            episode_start: [B, L] bool.
+
+        Returns:
+            The carry after the last step, and what comes out [B, L, H].
+        """
+        _check_shapes(self.size, carry, x, episode_start)
+        # all that depends on the inputs alone: what to write, and the gates
         value = nn.Dense(self.size, kernel_init=orthogonal(1.0), name="value")(x)
         forget = nn.Dense(self.size, kernel_init=orthogonal(1.0), name="forget")(x)
         write = nn.Dense(self.size, kernel_init=orthogonal(1.0), name="write")(x)
         decay = self.param("decay", _decays, (self.size,))
         log_a = 8.0 * jax.nn.sigmoid(forget) * jax.nn.log_sigmoid(decay)[None, None]
+        # h_t = a_t h_{t-1} + b_t, with nothing from before where an episode starts
         start = episode_start[..., None]
         a = jnp.where(start, 0.0, jnp.exp(log_a))
-        # held above 0, where the root has no slope
+        # kept above 0, where the root has no slope
         fresh = jnp.where(start, 1.0, jnp.sqrt(jnp.maximum(-jnp.expm1(2.0 * log_a), 1e-12)))
         b = fresh * jax.nn.sigmoid(write) * value
+        # the carry enters as an input of the first step
         b = b.at[:, 0].add(jnp.where(start[:, 0], 0.0, a[:, 0] * carry))
 
-        def after(first, second):
+        def after(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+            """Composes two steps h -> a h + b into one."""
             cut = second[0] == 0.0  # whatever was before, NaN included
             kept = jnp.where(cut, 0.0, first[0]), jnp.where(cut, 0.0, first[1])
             return kept[0] * second[0], second[0] * kept[1] + second[1]
@@ -144,7 +202,7 @@ class LinearRecurrence(nn.Module):
 
 
 def _decays(key: Array, shape: tuple[int, ...]) -> Array:
-    """Such that a^8 is uniform in 0.9 .. 0.999, as in the paper."""
+    """Draws a, as a logit, such that a^8 is uniform in 0.9 .. 0.999, as in the paper."""
     a = jax.random.uniform(key, shape, minval=0.9, maxval=0.999) ** (1 / 8)
     return jnp.log(a) - jnp.log1p(-a)
 
@@ -154,10 +212,19 @@ CORES: dict[str, Callable[..., nn.Module]] = {
     "lstm": LSTM,
     "linear": LinearRecurrence,
 }
-"""Memory by the name in `PPOConfig.core`, made with its size."""
+"""Cores by the name in `PPOConfig.core`, made with their size."""
 
 
-def initial_carry(name: str, size: int, batch_shape: tuple[int, ...]) -> Any:
-    """Memory at an episode's start: zeros."""
+def initial_carry(name: str, size: int, batch_shape: tuple[int, ...]) -> Carry:
+    """Returns the memory at an episode's start: zeros.
+
+    Args:
+        name: of the core.
+        size: H.
+        batch_shape: leading axes.
+
+    Returns:
+        [*batch_shape, H], or two of them for an LSTM.
+    """
     zeros = jnp.zeros((*batch_shape, size))
     return (zeros, zeros) if name == "lstm" else zeros

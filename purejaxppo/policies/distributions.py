@@ -1,68 +1,109 @@
 """Distributions over actions: small frozen pytrees with any leading axes.
 
-Each has `sample(key)`, `mode()`, `log_prob(action)`, `entropy()` and `kl(other)`, the exact
-KL(self, other). Log-probabilities, entropies and divergences are in nats, one per leading index.
+Each has the methods of `types.Distribution`: `sample(key)`, `mode()`, `log_prob(action)`,
+`entropy()` and `kl(other)`, the exact KL(self, other). Log-probabilities, entropies and divergences
+are in nats, one per leading index.
+
+Actions must have the leading axes of their distributions: others would broadcast, and are an error
+while a program is traced. A single distribution, without leading axes, takes any number of actions.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
 
+from purejaxppo.types import Action, Distribution, PyTree
+
 IMPOSSIBLE = float(np.finfo(np.float32).min)
 """The logit of what cannot be chosen: its probability is 0, and all that is made of it finite."""
 
+Numbers: TypeAlias = "float | tuple[Numbers, ...]"
+"""A number, or numbers in tuples: an array that can be hashed."""
+
 
 def _sum(x: Array, axes: int) -> Array:
-    """The sum over the last axes, so many."""
+    """Sums over the last axes, so many."""
     return jnp.sum(x, tuple(range(-axes, 0)))
 
 
-class Categorical(struct.PyTreeNode):
-    """P(k) = softmax(logits)_k over 0 .. A - 1."""
+def _check_action(action: Array, shape: tuple[int, ...], event_ndim: int) -> None:
+    """Checks the shape of actions while tracing, where another would broadcast.
 
-    logits: Array  # [..., A], normalised or not
+    Args:
+        action: [*shape]; or with any leading axes where there is but one distribution.
+        shape: [..., *A], of one action for each distribution.
+        event_ndim: number of axes in A.
+    """
+    if len(shape) == event_ndim:
+        chex.assert_tree_shape_suffix(action, shape)
+        return
+    chex.assert_rank(action, len(shape))
+    chex.assert_tree_shape_prefix(action, shape)
+
+
+class Categorical(struct.PyTreeNode):
+    """One choice of several: P(k) = softmax(logits)_k over 0 .. A - 1.
+
+    Attributes:
+        logits: [..., A], normalised or not.
+    """
+
+    logits: Array
 
     @property
     def log_probs(self) -> Array:
-        """Log P(k), [..., A]."""
+        """Returns log P(k), [..., A]."""
         return jax.nn.log_softmax(self.logits)
 
     def sample(self, key: Array) -> Array:
-        """An action for each leading index, [...] int32. The key is consumed."""
+        """Draws an action for each leading index, [...] int32. The key is consumed."""
         return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
     def mode(self) -> Array:
-        """The most probable action, [...] int32."""
+        """Returns the most probable action, [...] int32."""
         return jnp.argmax(self.logits, -1).astype(jnp.int32)
 
     def log_prob(self, action: Array) -> Array:
-        """Log P(action), [...].
+        """Returns log P(action), [...].
 
-        Selects rather than gathers: the gradient of a gather is a scatter, slow on a CPU.
+        Args:
+            action: [...] integers.
         """
+        _check_action(action, self.logits.shape[:-1], 0)
+        return self.log_prob_of(action)
+
+    def log_prob_of(self, action: Array) -> Array:
+        """Returns what `log_prob` does, for actions whose axes its caller has checked."""
+        # selects rather than gathers: the gradient of a gather is a scatter, slow on a CPU
         chosen = action[..., None] == jax.lax.broadcasted_iota(
             jnp.int32, self.logits.shape, self.logits.ndim - 1
         )
         return jnp.sum(jnp.where(chosen, self.log_probs, 0.0), -1)
 
     def entropy(self) -> Array:
-        """-sum_k P(k) log P(k), [...]."""
+        """Returns -sum_k P(k) log P(k), [...]."""
         return -jnp.sum(jnp.exp(self.log_probs) * self.log_probs, -1)
 
     def kl(self, other: Categorical) -> Array:
-        """sum_k P(k) (log P(k) - log Q(k)), [...]."""
+        """Returns sum_k P(k) (log P(k) - log Q(k)), [...].
+
+        Args:
+            other: Q, of the same shape.
+        """
+        chex.assert_equal_shape([self.logits, other.logits])
         return jnp.sum(jnp.exp(self.log_probs) * (self.log_probs - other.log_probs), -1)
 
 
 class _Choices(struct.PyTreeNode):
-    """Independent choices: all that is asked of them is summed over the action's axes, *A."""
+    """Independent choices, whose numbers are summed over the action's axes, *A."""
 
     logits: Array
     event_ndim: int = struct.field(pytree_node=False, default=1)  # number of axes in A
@@ -72,31 +113,42 @@ class _Choices(struct.PyTreeNode):
         raise NotImplementedError
 
     def sample(self, key: Array) -> Array:
-        """An action for each leading index, [..., *A] int32. The key is consumed."""
+        """Draws an action for each leading index, [..., *A] int32. The key is consumed."""
         return self._choices.sample(key)
 
     def mode(self) -> Array:
-        """The most probable action, [..., *A] int32."""
+        """Returns the most probable action, [..., *A] int32."""
         return self._choices.mode()
 
     def log_prob(self, action: Array) -> Array:
-        """The sum over choices of log P(action), [...]."""
-        return _sum(self._choices.log_prob(action), self.event_ndim)
+        """Returns the sum over choices of log P(action), [...].
+
+        Args:
+            action: [..., *A] integers.
+        """
+        choices = self._choices
+        _check_action(action, choices.logits.shape[:-1], self.event_ndim)
+        return _sum(choices.log_prob_of(action), self.event_ndim)
 
     def entropy(self) -> Array:
-        """The sum of the choices' entropies, [...]."""
+        """Returns the sum of the choices' entropies, [...]."""
         return _sum(self._choices.entropy(), self.event_ndim)
 
     def kl(self, other: _Choices) -> Array:
-        """The sum of the choices' divergences, [...]."""
+        """Returns the sum of the choices' divergences, [...].
+
+        Args:
+            other: of the same shape.
+        """
         return _sum(self._choices.kl(other._choices), self.event_ndim)
 
 
 class MultiCategorical(_Choices):
     """Independent categorical choices, each from its own range.
 
-    The logits are [..., K, A] with A that of the widest range; the rest of the others is
-    IMPOSSIBLE.
+    Attributes:
+        logits: [..., K, A], with A that of the widest range; the rest of the others is IMPOSSIBLE.
+        event_ndim: 1, the axis of the choices.
     """
 
     @property
@@ -105,40 +157,62 @@ class MultiCategorical(_Choices):
 
 
 class Bernoulli(_Choices):
-    """Independent bits: P(1) = sigmoid(logit), logits [..., *A]."""
+    """Independent bits: P(1) = sigmoid(logit).
+
+    Attributes:
+        logits: [..., *A].
+        event_ndim: number of axes in A.
+    """
 
     @property
     def _choices(self) -> Categorical:
+        # softmax(0, x) = sigmoid(x): one implementation for both
         return Categorical(jnp.stack([jnp.zeros_like(self.logits), self.logits], -1))
 
 
 class DiagGaussian(struct.PyTreeNode):
-    """Independent normal distributions N(mean, exp(log_std)^2) in each dimension."""
+    """Independent normal distributions N(mean, exp(log_std)^2) in each dimension.
 
-    mean: Array  # [..., *A]
-    log_std: Array  # [..., *A]
-    event_ndim: int = struct.field(pytree_node=False, default=1)  # number of axes in A
+    Attributes:
+        mean: [..., *A].
+        log_std: [..., *A], the logarithms of the standard deviations.
+        event_ndim: number of axes in A.
+    """
+
+    mean: Array
+    log_std: Array
+    event_ndim: int = struct.field(pytree_node=False, default=1)
 
     def sample(self, key: Array) -> Array:
-        """An action for each leading index, [..., *A]. The key is consumed."""
+        """Draws an action for each leading index, [..., *A]. The key is consumed."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
 
     def mode(self) -> Array:
-        """The mean, [..., *A]."""
+        """Returns the mean, [..., *A]."""
         return self.mean
 
     def log_prob(self, action: Array) -> Array:
-        """Sum over dimensions of -z^2 / 2 - log_std - log(2 pi) / 2, z the standard score."""
+        """Returns the sum over dimensions of -z^2 / 2 - log_std - log(2 pi) / 2, [...].
+
+        Args:
+            action: [..., *A], with z = (action - mean) / exp(log_std).
+        """
+        _check_action(action, self.mean.shape, self.event_ndim)
         z = (action - self.mean) * jnp.exp(-self.log_std)
         logs = -0.5 * jnp.square(z) - self.log_std - 0.5 * math.log(2 * math.pi)
         return _sum(logs, self.event_ndim)
 
     def entropy(self) -> Array:
-        """Sum over dimensions of log_std + log(2 pi e) / 2, [...]."""
+        """Returns the sum over dimensions of log_std + log(2 pi e) / 2, [...]."""
         return _sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), self.event_ndim)
 
     def kl(self, other: DiagGaussian) -> Array:
-        """Sum over dimensions of log(s'/s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2, [...]."""
+        """Returns the sum of log(s'/s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2, [...].
+
+        Args:
+            other: with mean m' and standard deviation s', of the same shape.
+        """
+        chex.assert_equal_shape([self.mean, other.mean])
         ratio = jnp.exp(2 * (self.log_std - other.log_std))
         shift = jnp.square((self.mean - other.mean) * jnp.exp(-other.log_std))
         logs = other.log_std - self.log_std + 0.5 * (ratio + shift - 1.0)
@@ -148,27 +222,37 @@ class DiagGaussian(struct.PyTreeNode):
 class SquashedGaussian(struct.PyTreeNode):
     """a = low + (high - low) (tanh(u) + 1) / 2, u normal: every action is within its bounds.
 
-    u is held to -7 .. 7, where float32 can still tell actions from the bounds.
+    u is kept within -7 .. 7, where float32 can still tell actions from the bounds.
 
     Reference: Haarnoja et al., arXiv:1801.01290, appendix C.
+
+    Attributes:
+        gaussian: of u, [..., *A].
+        bounds: (low, high), each [*A] in tuples, for a static field must be hashable.
     """
 
-    gaussian: DiagGaussian  # of u, [..., *A]
-    bounds: tuple[Any, Any] = struct.field(pytree_node=False)  # low, high: (nested) tuples [*A]
+    gaussian: DiagGaussian
+    bounds: tuple[Numbers, Numbers] = struct.field(pytree_node=False)
 
     LIMIT = 7.0
     NODES = 32
 
     def sample(self, key: Array) -> Array:
-        """An action for each leading index, [..., *A]. The key is consumed."""
+        """Draws an action for each leading index, [..., *A]. The key is consumed."""
         return self._squash(self.gaussian.sample(key))
 
     def mode(self) -> Array:
-        """The action of the mean of u (the median), [..., *A]."""
+        """Returns the action of the mean of u (the median), [..., *A]."""
         return self._squash(self.gaussian.mode())
 
     def log_prob(self, action: Array) -> Array:
-        """Log N(u) - sum log(da/du), [...]; log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))."""
+        """Returns log N(u) - sum log(da/du), [...].
+
+        Args:
+            action: [..., *A], within the bounds.
+        """
+        _check_action(action, self.gaussian.mean.shape, self.gaussian.event_ndim)
+        # u of a bound would be infinite: it stands for all that `_squash` brings there
         low, high = self._bounds()
         y = 2.0 * (action - low) / (high - low) - 1.0
         edge = math.tanh(self.LIMIT)
@@ -176,10 +260,11 @@ class SquashedGaussian(struct.PyTreeNode):
         return self.gaussian.log_prob(u) - _sum(self._log_slope(u), self.gaussian.event_ndim)
 
     def entropy(self) -> Array:
-        """H(u) + E[sum log(da/du)], [...], by Gauss-Hermite quadrature.
+        """Returns H(u) + E[sum log(da/du)], [...], by Gauss-Hermite quadrature.
 
         Within 1e-5 nats per dimension for standard deviations of u up to 1, 0.003 up to 3.
         """
+        # hermegauss is of weight exp(-z^2 / 2): a normal distribution once its weights sum to 1
         nodes, weights = np.polynomial.hermite_e.hermegauss(self.NODES)
         spread = jnp.exp(self.gaussian.log_std)
         expected = sum(
@@ -189,7 +274,11 @@ class SquashedGaussian(struct.PyTreeNode):
         return self.gaussian.entropy() + _sum(jnp.asarray(expected), self.gaussian.event_ndim)
 
     def kl(self, other: SquashedGaussian) -> Array:
-        """That of the normal distributions, for a bijection changes no divergence, [...]."""
+        """Returns that of the normal distributions, [...]: a bijection changes no divergence.
+
+        Args:
+            other: with the same bounds, of the same shape.
+        """
         return self.gaussian.kl(other.gaussian)
 
     def _squash(self, u: Array) -> Array:
@@ -198,7 +287,10 @@ class SquashedGaussian(struct.PyTreeNode):
         return low + 0.5 * (high - low) * (y + 1.0)
 
     def _log_slope(self, u: Array) -> Array:
-        """log(da/du) in each dimension, [..., *A]."""
+        """Returns log(da/du) in each dimension, [..., *A].
+
+        log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), without the loss of digits near 1.
+        """
         low, high = self._bounds()
         return jnp.log(0.5 * (high - low)) + 2.0 * (math.log(2) - u - jax.nn.softplus(-2.0 * u))
 
@@ -208,36 +300,48 @@ class SquashedGaussian(struct.PyTreeNode):
 
 
 class Joint(struct.PyTreeNode):
-    """Independent distributions in a dictionary or tuple; an action is the same of actions."""
+    """Independent distributions in a dictionary or tuple; an action is the same of actions.
 
-    parts: Any  # pytree of distributions with the same leading axes
+    Attributes:
+        parts: pytree of distributions with the same leading axes.
+    """
 
-    def sample(self, key: Array) -> Any:
-        """An action for each leading index. The key is consumed."""
+    parts: PyTree
+
+    def sample(self, key: Array) -> Action:
+        """Draws an action for each leading index. The key is consumed."""
         parts, tree = self._flatten()
         keys = jax.random.split(key, len(parts))
         return tree.unflatten([part.sample(k) for part, k in zip(parts, keys, strict=True)])
 
-    def mode(self) -> Any:
-        """The modes of the parts."""
+    def mode(self) -> Action:
+        """Returns the modes of the parts."""
         parts, tree = self._flatten()
         return tree.unflatten([part.mode() for part in parts])
 
-    def log_prob(self, action: Any) -> Any:
-        """The sum of the parts' log-probabilities, [...]."""
+    def log_prob(self, action: Action) -> Array:
+        """Returns the sum of the parts' log-probabilities, [...].
+
+        Args:
+            action: an action for each part, in the same structure.
+        """
         parts, tree = self._flatten()
-        actions = tree.flatten_up_to(action)
-        pairs = zip(parts, actions, strict=True)
-        return sum(part.log_prob(a) for part, a in pairs)
+        pairs = zip(parts, tree.flatten_up_to(action), strict=True)
+        return cast(Array, sum(part.log_prob(a) for part, a in pairs))
 
-    def entropy(self) -> Any:
-        """The sum of the parts' entropies, [...]."""
-        return sum(part.entropy() for part in self._flatten()[0])
+    def entropy(self) -> Array:
+        """Returns the sum of the parts' entropies, [...]."""
+        return cast(Array, sum(part.entropy() for part in self._flatten()[0]))
 
-    def kl(self, other: Joint) -> Any:
-        """The sum of the parts' divergences, [...]."""
+    def kl(self, other: Joint) -> Array:
+        """Returns the sum of the parts' divergences, [...].
+
+        Args:
+            other: of the same parts.
+        """
         pairs = zip(self._flatten()[0], other._flatten()[0], strict=True)
-        return sum(part.kl(q) for part, q in pairs)
+        return cast(Array, sum(part.kl(q) for part, q in pairs))
 
-    def _flatten(self) -> tuple[list[Any], Any]:
+    def _flatten(self) -> tuple[list[Distribution], Any]:
+        # distributions are pytrees themselves: a leaf here is what has probabilities
         return jax.tree.flatten(self.parts, is_leaf=lambda x: hasattr(x, "log_prob"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from purejaxppo.policies.distributions import (
     DiagGaussian,
     Joint,
     MultiCategorical,
+    Numbers,
     SquashedGaussian,
 )
 from purejaxppo.policies.layers import narrow_dot, orthogonal
@@ -29,24 +31,32 @@ from purejaxppo.spaces import (
     MultiBinary,
     MultiDiscrete,
     Space,
+    SpaceTree,
     fields,
     mask_of,
 )
+from purejaxppo.types import Distribution, Obs, PyTree
 
 
 class ActionHead(nn.Module):
-    """The parameters of one distribution: logits, or (mean, log_std) for a Box."""
+    """The parameters of one distribution: logits, or (mean, log_std) for a Box.
+
+    Attributes:
+        space: of the action.
+        state_dependent_std: the network gives log_std, else it is one parameter for all states.
+    """
 
     space: Space
     state_dependent_std: bool
 
     @nn.compact
-    def __call__(self, x: Array) -> Any:
-        """[B, F] to what `distribution` reads."""
+    def __call__(self, x: Array) -> Array | tuple[Array, Array]:
+        """Maps features [B, F] to what `distribution` reads, [B, ...]."""
         space = self.space
         if not isinstance(space, Box):
             shape = logit_shape(space)
             return self._dense("logits", math.prod(shape))(x).reshape(-1, *shape)
+        # one output for each number of the action, brought into its shape
         size, shape = math.prod(space.shape), (-1, *space.shape)
         mean = self._dense("mean", size)(x).reshape(shape)
         if self.state_dependent_std:
@@ -54,19 +64,29 @@ class ActionHead(nn.Module):
         log_std = self.param("log_std", nn.initializers.zeros, space.shape)
         return mean, jnp.broadcast_to(log_std, mean.shape)
 
+    # small weights: the first policy is close to uniform, or to the middle of the bounds
     def _dense(self, name: str, size: int) -> nn.Dense:
         return nn.Dense(size, kernel_init=orthogonal(0.01), dot_general=narrow_dot, name=name)
 
 
 def logit_shape(space: Discrete | MultiDiscrete | MultiBinary) -> tuple[int, ...]:
-    """Of one action: [*A] for MultiBinary, else the logits of all choices side by side."""
+    """Returns the shape of an action's logits.
+
+    Args:
+        space: of the action.
+
+    Returns:
+        [*A] for MultiBinary, else [number of choices], those of MultiDiscrete side by side.
+    """
     if isinstance(space, MultiBinary):
         return space.shape
     return (space.n if isinstance(space, Discrete) else sum(space.nvec),)
 
 
-def distribution(spaces: Any, parameters: Any, mask: Any, squash: bool) -> Any:
-    """The distribution over actions that a network's outputs stand for.
+def distribution(
+    spaces: SpaceTree, parameters: PyTree, mask: PyTree | None, squash: bool
+) -> Distribution:
+    """Makes the distribution over actions that a network's outputs stand for.
 
     Args:
         spaces: action spaces, a pytree.
@@ -83,20 +103,27 @@ def distribution(spaces: Any, parameters: Any, mask: Any, squash: bool) -> Any:
         _distribution(space, part, mask_at(mask, path), squash)
         for (path, space), part in zip(leaves, tree.flatten_up_to(parameters), strict=True)
     ]
+    # a single action needs no dictionary around it
     alone = tree == jax.tree.structure(0)
     return parts[0] if alone else Joint(tree.unflatten(parts))
 
 
-def _distribution(space: Space, parameters: Any, mask: Any, squash: bool) -> Any:
+def _distribution(
+    space: Space, parameters: PyTree, mask: Array | None, squash: bool
+) -> Distribution:
+    """Makes the distribution over one action; the arguments are those of `distribution`."""
+    # environments give masks of bits, bytes or floats
     mask = None if mask is None else mask.astype(bool)
     if isinstance(space, Discrete):
         return Categorical(forbid(parameters, mask))
     if isinstance(space, MultiDiscrete):
+        # ranges of different width are rows of the widest, filled up with what cannot be chosen
         rows, real = by_choice(space, parameters, IMPOSSIBLE), real_choices(space)
         allowed = real if mask is None else by_choice(space, mask, False)
         allowed, real = (jnp.broadcast_to(x, rows.shape) for x in (allowed, real))
         return MultiCategorical(forbid(rows, allowed, real))
     if isinstance(space, MultiBinary):
+        # bits have no masks, as `check_mask` says
         return Bernoulli(parameters, len(space.shape))
     mean, log_std = parameters
     gaussian = DiagGaussian(mean, jnp.broadcast_to(log_std, mean.shape), len(space.shape))
@@ -106,8 +133,8 @@ def _distribution(space: Space, parameters: Any, mask: Any, squash: bool) -> Any
     return SquashedGaussian(gaussian, (_tuples(low), _tuples(high)))
 
 
-def forbid(logits: Array, mask: Array | None, real: Any = True) -> Array:
-    """Logits with IMPOSSIBLE wherever the mask is False, unless that would leave nothing.
+def forbid(logits: Array, mask: Array | None, real: Array | bool = True) -> Array:
+    """Returns logits with IMPOSSIBLE wherever the mask is False, unless that leaves nothing.
 
     Args:
         logits: [..., n].
@@ -116,14 +143,26 @@ def forbid(logits: Array, mask: Array | None, real: Any = True) -> Array:
     """
     if mask is None:
         return logits
+    chex.assert_equal_shape([logits, mask])
+    # a distribution over nothing would be NaN; `empty_masks` counts how often this happens
     empty = ~mask.any(-1, keepdims=True)
     return jnp.where(mask | (empty & real), logits, IMPOSSIBLE)
 
 
-def by_choice(space: MultiDiscrete, x: Array, fill: Any) -> Array:
-    """Values side by side [..., sum of nvec] as rows [..., K, widest], filled up; rows as are."""
+def by_choice(space: MultiDiscrete, x: Array, fill: float | bool) -> Array:
+    """Returns values that stand side by side as rows, one for each of the K ranges.
+
+    Args:
+        space: of the choices.
+        x: [..., sum of nvec]; or [..., K, widest], which is returned as it is.
+        fill: what rows shorter than the widest are filled up with.
+
+    Returns:
+        [..., K, widest].
+    """
     if x.shape[-1] != sum(space.nvec):
         return x
+    # cut into the ranges, and each made as wide as the widest
     widest = max(space.nvec)
     lead = [(0, 0)] * (x.ndim - 1)
     parts = jnp.split(x, np.cumsum(space.nvec)[:-1].tolist(), -1)
@@ -134,15 +173,28 @@ def by_choice(space: MultiDiscrete, x: Array, fill: Any) -> Array:
 
 
 def real_choices(space: MultiDiscrete) -> np.ndarray:
-    """[K, widest] bool: what is within each range."""
+    """Returns what is within each range, [K, widest] bool.
+
+    Args:
+        space: of the choices.
+    """
     return np.arange(max(space.nvec)) < np.asarray(space.nvec)[:, None]
 
 
-def mask_at(mask: Any, path: tuple) -> Any | None:
-    """The part of a mask that belongs to one action of a dictionary or tuple, if there is one."""
+def mask_at(mask: PyTree | None, path: tuple) -> PyTree | None:
+    """Returns the part of a mask that belongs to one action of a dictionary or tuple.
+
+    Args:
+        mask: structured as the actions; parts may be missing.
+        path: of the action, as JAX's functions for paths give it.
+
+    Returns:
+        The part, or None where there is none.
+    """
     for key in path:
         name = next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
-        named: dict[Any, Any] = fields(mask)
+        # the keys of dictionaries, records and sequences are found in as many ways
+        named: dict[Any, PyTree] = fields(mask)
         if not named and isinstance(mask, tuple | list):
             named = dict(enumerate(mask))
         mask = named.get(name)
@@ -150,12 +202,19 @@ def mask_at(mask: Any, path: tuple) -> Any | None:
 
 
 def check_mask(spec: EnvSpec) -> None:
-    """Raises ConfigError where the observations' action mask does not fit the actions.
+    """Checks that the observations' action mask, if there is one, fits the actions.
 
     It is [n] for Discrete, and [sum of nvec], or [K, n] where all ranges are alike, for
     MultiDiscrete. For a dictionary or tuple of actions it is the same of masks; actions without
     one are free.
+
+    Args:
+        spec: of the environment.
+
+    Raises:
+        ConfigError: it does not.
     """
+    # compare each part of the mask with the shapes that its action allows
     mask = mask_of(spec.observation)
     found = 0
     for path, space in jax.tree_util.tree_flatten_with_path(spec.action)[0]:
@@ -171,18 +230,22 @@ def check_mask(spec: EnvSpec) -> None:
         if getattr(part, "shape", None) not in fitting:
             shapes = " or ".join(str(list(shape)) for shape in fitting)
             raise ConfigError(f"an action mask for {space} must have shape {shapes}, not {part}")
+    # what is left of the mask belongs to no action; a tuple is matched by place, so by length too
     of_places = isinstance(mask, tuple | list) and not fields(mask)
     short = of_places and len(mask or ()) != len(spec.action)
     if short or found < len(jax.tree.leaves(mask)):
         raise ConfigError(f"the action mask {mask} is of other actions than {spec.action}")
 
 
-def empty_masks(spec: EnvSpec, obs: Any) -> Array:
-    """How many choices had nothing allowed, () int32; they were made among everything.
+def empty_masks(spec: EnvSpec, obs: Obs) -> Array:
+    """Counts the choices that had nothing allowed; they were made among everything.
 
     Args:
         spec: of the environment.
         obs: observations with any leading axes.
+
+    Returns:
+        () int32.
     """
     mask, count = mask_of(obs), jnp.int32(0)
     if mask is None:
@@ -197,5 +260,6 @@ def empty_masks(spec: EnvSpec, obs: Any) -> Array:
     return count
 
 
-def _tuples(x: Any) -> Any:
+def _tuples(x: list | float) -> Numbers:
+    """Returns nested lists as tuples, which can be hashed."""
     return tuple(map(_tuples, x)) if isinstance(x, list) else x

@@ -1,4 +1,4 @@
-"""What the networks are made of where flax's own would be slow, or unsafe under vmap."""
+"""Layers of the networks, in place of flax's where those are slow, or unsafe under vmap."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 
 def orthogonal(scale: float) -> Callable[..., Array]:
-    """An initialiser: `scale` times a matrix with orthonormal rows or columns, whichever are fewer.
+    """Returns an initialiser: `scale` times orthonormal rows or columns, whichever are fewer.
 
     A Gaussian matrix made orthonormal row by row (Gram-Schmidt, each row cleaned twice) is
     Haar-distributed like the Q of a QR decomposition, and needs no LAPACK call: on a CPU those
     can deadlock when vmapped.
 
+    Args:
+        scale: the gain; 2**0.5 for hidden layers, 0.01 for the policy, 1 for the value.
+
+    Returns:
+        `(key, shape, dtype) -> array`; all axes of the shape but the last count as rows. The key is
+        consumed.
+
     Reference: Mezzadri, arXiv:math-ph/0609050; gains from arXiv:2006.05990, appendix B.
     """
 
-    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        # the fewer vectors are made orthonormal, whichever way the kernel lies
         rows, columns = int(np.prod(shape[:-1])), shape[-1]
         few, many = sorted((rows, columns))
         gaussian = jax.random.normal(key, (few, many))
 
-        def add_row(q, i):
+        def add_row(q: Array, i: Array) -> tuple[Array, None]:
             row = gaussian[i]
             for _ in range(2):
                 row -= (q @ row) @ q  # rows that are not filled yet are zero
@@ -40,14 +50,23 @@ def orthogonal(scale: float) -> Callable[..., Array]:
     return init
 
 
-def narrow_dot(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
-    """X @ kernel, with a kernel gradient that is fast for few outputs.
+def narrow_dot(x: Array, kernel: Array, dimensions: tuple, **options: Any) -> Array:
+    """Returns x @ kernel, with a kernel gradient that is fast for few outputs.
 
     As `nn.Dense(..., dot_general=narrow_dot)`. XLA's code for x.T @ dy with a narrow dy is many
     times slower on a CPU than that for dy.T @ x; the barrier keeps it from turning one into the
     other.
+
+    Args:
+        x: [..., F].
+        kernel: [F, outputs].
+        dimensions: not read: those of a dense layer.
+        **options: as in `jax.lax.dot_general`.
+
+    Returns:
+        [..., outputs].
     """
-    del dimensions  # those of a dense layer
+    del dimensions
     kernel = jax.lax.optimization_barrier(kernel.T)
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())), **options)
 
@@ -56,12 +75,16 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(
-    x: Array, kernel: Array, strides: Sequence[int], padding: Any, **options: Any
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[Sequence[int]],
+    **options: Any,
 ) -> Array:
-    """A convolution whose gradients are fast inside a loop.
+    """Returns a convolution, whose gradients are fast inside a loop.
 
     As `nn.Conv(..., conv_general_dilated=convolve)`. The gradients that JAX derives name their axes
-    in another order, which XLA on a CPU puts right only outside of loops: within one, where
+    in another order, which XLA on a CPU corrects only outside of loops: within one, where
     training is, it falls back to code that is 7 to 20 times slower. Here the axes are put in order
     before.
 
@@ -71,7 +94,15 @@ def convolve(
         strides: two numbers.
         padding: `SAME`, `VALID`, or (low, high) of both axes.
         **options: what else `nn.Conv` passes, which must be its default.
+
+    Returns:
+        [B, height, width, features].
+
+    Raises:
+        NotImplementedError: an option has another value.
     """
+    chex.assert_rank([x, kernel], 4)
+    # flax passes all of its options on: the gradients below are those of the default ones
     plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
     for name, value in options.items():
         if name != "dimension_numbers" and value != plain.get(name):
@@ -83,14 +114,18 @@ def convolve(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: Array, kernel: Array, strides: tuple, padding: tuple) -> Array:
+    """Returns the convolution, whose derivative is defined below."""
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_NHWC)
 
 
-def _forward(x: Array, kernel: Array, strides: tuple, padding: tuple):
+def _forward(
+    x: Array, kernel: Array, strides: tuple, padding: tuple
+) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(x, kernel, strides, padding), (x, kernel)
 
 
-def _backward(strides: tuple, padding: tuple, residuals: tuple, dy: Array):
+def _backward(strides: tuple, padding: tuple, residuals: tuple, dy: Array) -> tuple[Array, Array]:
+    """Returns the gradients by x and kernel, as convolutions with their axes in order."""
     x, kernel = residuals
     once = (1, 1)
     # dK: images and features change places, x is convolved with dy spread out by the strides

@@ -1,4 +1,4 @@
-"""Actor and critic put together: torsos, cores and heads, and `make_policy`."""
+"""Actor and critic, put together from torsos, cores and heads by `make_policy`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,25 +21,34 @@ from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logi
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.torsos import Torso, check_torso
 from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
-from purejaxppo.types import Policy
+from purejaxppo.types import Carry, Distribution, Obs, Params, Policy, PyTree
 
 Network = nn.Module
-"""A network of one's own: `obs [B, *O] -> (parameters of the distributions, value [B])`."""
+"""A custom network: `obs [B, *O] -> (parameters of the distributions, value [B])`."""
 
 
 class ActorCritic(nn.Module):
-    """Torsos, cores and heads: observations to (parameters of the distributions, value)."""
+    """Torsos, cores and heads: observations to (parameters of the distributions, value).
+
+    Attributes:
+        torso: makes one, given its name.
+        core: makes one, given its name; None: no memory.
+        spaces: of the parts of an action, in the order of the pytree's leaves.
+        structure: a treedef, in which the parts stand.
+        shared: one torso, and core, for actor and critic.
+        state_dependent_std: of Gaussian heads.
+    """
 
     torso: Callable[..., Torso]
     core: Callable[..., nn.Module] | None
-    spaces: tuple[Space, ...]  # of the actions
-    structure: Any  # in which they stand: a treedef
+    spaces: tuple[Space, ...]
+    structure: Any
     shared: bool
     state_dependent_std: bool
 
     @nn.compact
-    def __call__(self, carry: Any, obs: Any, episode_start: Array) -> tuple[Any, Any, Array]:
-        """Sequences from the carry that each began with.
+    def __call__(self, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, PyTree, Array]:
+        """Reads sequences, from the carry that each began with.
 
         Args:
             carry: [B, ...] by name of torso, or () without a core.
@@ -48,6 +58,9 @@ class ActorCritic(nn.Module):
         Returns:
             The carry after the last step, parameters by action [B * L, ...], and values [B * L].
         """
+        chex.assert_rank(episode_start, 2)
+        chex.assert_tree_shape_prefix(obs, (episode_start.size,))
+        # torsos read steps one by one, cores the sequences that they belong to
         features, after = {}, {}
         names = branches(self.shared)
         for name in names:
@@ -56,6 +69,7 @@ class ActorCritic(nn.Module):
                 x = features[name].reshape(*episode_start.shape, -1)
                 after[name], x = self.core(name=f"{name}_core")(carry[name], x, episode_start)
                 features[name] = x.reshape(episode_start.size, -1)
+        # names of parameters are those of checkpoints: a lone head has no number
         actor, critic = (features[name] for name in (names[0], names[-1]))
         several = len(self.spaces) > 1
         heads = [
@@ -69,12 +83,28 @@ class ActorCritic(nn.Module):
 
 
 class Memoryless(nn.Module):
-    """A module of one's own, `obs [B, *O] -> (parameters, value [B])`, as a network."""
+    """A custom module without a memory, in the form of `ActorCritic`.
+
+    Attributes:
+        network: `obs [B, *O] -> (parameters of the distributions, value [B])`.
+    """
 
     network: Network
 
-    def __call__(self, carry: Any, obs: Any, episode_start: Array) -> tuple[Any, Any, Array]:
-        """As `ActorCritic`, without a memory."""
+    def __call__(self, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, PyTree, Array]:
+        """Reads single steps.
+
+        Args:
+            carry: (), returned as it is.
+            obs: [B, *O].
+            episode_start: not read.
+
+        Returns:
+            The carry, parameters by action [B, ...], and values [B].
+
+        Raises:
+            ConfigError: the module returns something else.
+        """
         returned = self.network(obs)
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise ConfigError("the network must return (parameters, value), and nothing else")
@@ -82,17 +112,21 @@ class Memoryless(nn.Module):
 
 
 def branches(shared: bool) -> tuple[str, ...]:
-    """Names of the torsos: one each for actor and critic, or one for both."""
+    """Returns the names of the torsos: one each for actor and critic, or one for both.
+
+    Args:
+        shared: one for both.
+    """
     return ("both",) if shared else ("actor", "critic")
 
 
 def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None) -> Policy:
-    """The policy that a configuration describes, for the spaces of an environment.
+    """Makes the policy that a configuration describes, for the spaces of an environment.
 
     Args:
         config: torso, core and distribution.
         spec: of the environment.
-        network: a linen module of one's own in place of torso and core,
+        network: a custom linen module in place of torso and core,
             `obs [B, *O] -> (parameters, value [B])`, with the parameters that `heads.distribution`
             reads.
 
@@ -106,29 +140,36 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
     """
     if network is not None and not isinstance(network, nn.Module):
         raise ConfigError(f"policy={network!r} must be a Policy or a linen module, such as MyNet()")
+    # what cannot work is said now, in the words of the configuration, and not by a trace
     check_mask(spec)
     _check_distribution(config, spec)
     module = _build(config, spec) if network is None else Memoryless(network)
     if isinstance(module, Memoryless):
         _check_network(module, spec)
 
-    def carry_of(batch_shape):
+    def carry_of(batch_shape: tuple[int, ...]) -> Carry:
         if config.core == "none":
             return ()
         zero = initial_carry(config.core, config.core_size, tuple(batch_shape))
         return dict.fromkeys(branches(config.shared_torso), zero)
 
-    def init(key):
-        obs = zeros(spec.observation, (2,))
+    def init(key: Array) -> Params:
+        obs = zeros(spec.observation, (2,))  # only shapes matter
         return module.init(key, carry_of((2,)), obs, jnp.zeros((2, 1), bool))["params"]
 
-    def apply(params, carry, obs, episode_start):
+    def apply(
+        params: Params, carry: Carry, obs: Obs, episode_start: Array
+    ) -> tuple[Carry, Distribution, Array]:
         lead = episode_start.shape
         batch, length = lead[:1], lead[1] if len(lead) > 1 else 1
+        chex.assert_tree_shape_prefix(obs, lead)
+        chex.assert_tree_shape_prefix(carry, batch)
+        # networks see two leading axes flattened into one; a step is a sequence of one
         obs = _lead(obs, lead, (-1,))
         starts = episode_start.reshape(-1, length)
         outputs: Any = module.apply({"params": params}, _lead(carry, batch, (-1,)), obs, starts)
         carry, parameters, value = outputs
+        # the mask is read from the observations, whatever the network does with it
         dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
         return _lead(carry, (1,), batch), _lead(dist, (1,), lead), value.reshape(lead)
 
@@ -136,6 +177,7 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
 
 
 def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
+    """Makes the network that a configuration describes."""
     check_torso(config.torso, spec.observation)
     observed = tuple(jax.tree.leaves(without_mask(spec.observation)))
     actions, structure = jax.tree.flatten(spec.action)
@@ -149,16 +191,18 @@ def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
     )
 
 
-def _lead(tree: Any, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
-    """Every array with its leading axes `old` replaced by `new`."""
+def _lead(tree: PyTree, old: tuple[int, ...], new: tuple[int, ...]) -> PyTree:
+    """Returns every array of a pytree with its leading axes `old` replaced by `new`."""
     return jax.tree.map(lambda x: x.reshape(*new, *x.shape[len(old) :]), tree)
 
 
 def _check_distribution(config: PPOConfig, spec: EnvSpec) -> None:
+    """Checks the options of Gaussian policies against the actions."""
     boxes = any(isinstance(space, Box) for space in jax.tree.leaves(spec.action))
     for name in ("squash_actions", "state_dependent_std"):
         if getattr(config, name) and not boxes:
             raise ConfigError(f"{name}=True has no effect on actions {spec.action}: leave it False")
+    # tanh maps onto an open interval, which must not be empty in any dimension
     for space in jax.tree.leaves(spec.action) if config.squash_actions else ():
         if isinstance(space, Box) and not (space.low < space.high).all():
             raise ConfigError(
@@ -167,9 +211,10 @@ def _check_distribution(config: PPOConfig, spec: EnvSpec) -> None:
 
 
 def _check_network(module: Memoryless, spec: EnvSpec) -> None:
-    """Holds what a module returns for two observations against what it should."""
+    """Compares what a custom module returns for two observations with what it should return."""
     obs, starts = zeros(spec.observation, (2,)), jnp.zeros((2, 1), bool)
     key = jax.random.key(0)
+    # traced, never run; flax raises where apply needs more than parameters, such as dropout's key
     try:
         variables = jax.eval_shape(lambda: module.init(key, (), obs, starts))
         others = sorted(set(variables) - {"params"})
@@ -182,12 +227,14 @@ def _check_network(module: Memoryless, spec: EnvSpec) -> None:
         )
     except FlaxError as error:
         raise ConfigError(f"the network cannot be run on parameters alone: {error}") from error
+    # [2, 1] in place of [2] would broadcast against the targets
     shape = list(getattr(value, "shape", "?"))
     if shape != [2]:
         raise ConfigError(
             f"the network's value has shape {shape} for 2 observations: it must be [2], such as "
             "value[:, 0]"
         )
+    # parameters in the structure of the actions, each of the shape that its space asks for
     try:
         parts = jax.tree.structure(spec.action).flatten_up_to(parameters)
         fits = all(map(_fits, jax.tree.leaves(spec.action), parts))
@@ -201,8 +248,8 @@ def _check_network(module: Memoryless, spec: EnvSpec) -> None:
         )
 
 
-def _fits(space: Space, parameters: Any) -> bool:
-    """Whether these, of two actions, are what `heads.distribution` reads."""
+def _fits(space: Space, parameters: PyTree) -> bool:
+    """Says whether these, of two actions, are what `heads.distribution` reads."""
     if isinstance(space, Box):
         if not isinstance(parameters, tuple | list) or len(parameters) != 2:
             return False

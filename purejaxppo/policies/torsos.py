@@ -1,4 +1,4 @@
-"""Torsos: observations to features.
+"""Torsos: networks that turn observations into features.
 
 Each part of an observation is read by its own kind, images and grids by a convolutional network;
 what they give is put side by side and goes through one MLP.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,18 +23,30 @@ from purejaxppo.spaces import (
     Discrete,
     MultiDiscrete,
     Space,
+    SpaceTree,
     one_hot,
     without_mask,
 )
+from purejaxppo.types import Obs
 
 Activation = Callable[[Array], Array]
+"""A function of an array, number by number."""
 
 GAIN = 2**0.5
+"""The scale of initial weights in hidden layers."""
+
 Conv = partial(nn.Conv, kernel_init=orthogonal(GAIN), conv_general_dilated=convolve)
+"""A convolution with our initial weights and gradients, otherwise `nn.Conv`."""
 
 
 class MLP(nn.Module):
-    """Dense layers, each followed by a layer norm if there is one, and the activation."""
+    """Dense layers, each followed by a layer norm if there is one, and the activation.
+
+    Attributes:
+        sizes: outputs of each layer.
+        activation: after each layer.
+        layer_norm: whether there is one, before the activation.
+    """
 
     sizes: tuple[int, ...]
     activation: Activation
@@ -42,7 +54,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[..., F] to [..., sizes[-1]]."""
+        """Maps [..., F] to [..., sizes[-1]]."""
         for size in self.sizes:
             x = nn.Dense(size, kernel_init=orthogonal(GAIN))(x)
             x = self.activation(nn.LayerNorm()(x) if self.layer_norm else x)
@@ -56,7 +68,7 @@ class GridCNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, height, width, channels] to [B, ...]."""
+        """Maps [B, height, width, channels] to [B, ...]."""
         return self.activation(Conv(16, (3, 3), padding="VALID")(x))
 
 
@@ -67,7 +79,7 @@ class NatureCNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, height, width, channels] to [B, ...]."""
+        """Maps [B, height, width, channels] to [B, ...]."""
         for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             conv = Conv(features, (size, size), (stride, stride), padding="VALID")
             x = self.activation(conv(x))
@@ -81,8 +93,9 @@ class ImpalaCNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, height, width, channels] to [B, ...]."""
+        """Maps [B, height, width, channels] to [B, ...]."""
         for features in (16, 32, 32):
+            # half the height and width, then two sums of the input and what was made of it
             x = nn.max_pool(Conv(features, (3, 3))(x), (3, 3), (2, 2), "SAME")
             for _ in range(2):
                 y = Conv(features, (3, 3))(self.activation(x))
@@ -95,32 +108,44 @@ IMAGE_TORSOS: dict[str, type[GridCNN] | type[NatureCNN] | type[ImpalaCNN]] = {
     "nature": NatureCNN,
     "impala": ImpalaCNN,
 }
-"""What reads [height, width, channels], by the name in `PPOConfig.torso`."""
+"""Networks that read [height, width, channels], by the name in `PPOConfig.torso`."""
 
-SMALLEST = {"cnn": 3, "nature": PIXELS, "impala": 3}  # height and width, by the same names
+SMALLEST = {"cnn": 3, "nature": PIXELS, "impala": 3}
+"""The least height and width that each can read, by the same names."""
 
 
 class Torso(nn.Module):
-    """An observation, of one part or many, to features."""
+    """A network from an observation, of one part or many, to features.
 
-    spaces: tuple[Space, ...]  # of the observation's parts, without a mask
+    Attributes:
+        spaces: of the observation's parts, without a mask.
+        kind: `auto`, `mlp`, or a name in IMAGE_TORSOS.
+        sizes: of the MLP.
+        activation: of all layers.
+        layer_norm: of the MLP.
+    """
+
+    spaces: tuple[Space, ...]
     kind: str
     sizes: tuple[int, ...]
     activation: Activation
     layer_norm: bool
 
     @nn.compact
-    def __call__(self, obs: Any) -> Array:
-        """[B, *O] to [B, sizes[-1]]."""
+    def __call__(self, obs: Obs) -> Array:
+        """Maps [B, *O] to [B, sizes[-1]]; masks are left to the distributions."""
         parts = jax.tree.leaves(without_mask(obs))
         features = [self._read(s, part) for s, part in zip(self.spaces, parts, strict=True)]
         return MLP(self.sizes, self.activation, self.layer_norm)(jnp.concatenate(features, -1))
 
     def _read(self, space: Space, x: Array) -> Array:
-        """[B, *O] to [B, F]."""
+        """Maps one part of the observations [B, *O] to features [B, F]."""
+        chex.assert_rank(x, 1 + len(space.shape))
+        # names are neither near to nor far from each other, as numbers would say
         if isinstance(space, Discrete | MultiDiscrete):
             return one_hot(space, x)
         name = torso_for(self.kind, space)
+        # grids of bytes become 0 .. 1; other numbers are left to the run's normalisation
         x = x.astype(jnp.float32)
         if isinstance(space, Box) and space.dtype == jnp.uint8 and space.is_grid:
             x = x / float(space.high.max())
@@ -130,19 +155,36 @@ class Torso(nn.Module):
 
 
 def torso_for(name: str, space: Space) -> str:
-    """What reads this part of an observation: `mlp`, or a name in IMAGE_TORSOS."""
+    """Returns which network reads a part of an observation.
+
+    Args:
+        name: of the torso; `auto`: the Nature CNN for images, the small one for other grids.
+        space: of the part.
+
+    Returns:
+        `mlp`, or a name in IMAGE_TORSOS.
+    """
     if not isinstance(space, Box) or not space.is_grid:
         return "mlp"
     return ("nature" if space.is_image else "cnn") if name == "auto" else name
 
 
-def check_torso(name: str, observation: Any) -> None:
-    """Raises ConfigError where a torso cannot read the observations of a space."""
+def check_torso(name: str, observation: SpaceTree) -> None:
+    """Checks that a torso can read the observations of an environment.
+
+    Args:
+        name: of the torso, as in `PPOConfig.torso`.
+        observation: spaces (`EnvSpec.observation`).
+
+    Raises:
+        ConfigError: it cannot, or there is nothing to read.
+    """
     parts = jax.tree.leaves(without_mask(observation))
     if not parts:
         raise ConfigError("the observation holds nothing but a mask: add what it depends on")
     if name in ("auto", "mlp"):
         return
+    # a name asks for images: one at least must be there, and each large enough
     shapes = [list(part.shape) for part in parts]
     size = SMALLEST[name]
     if not any(isinstance(part, Box) and part.is_grid for part in parts):

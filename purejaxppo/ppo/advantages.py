@@ -10,6 +10,7 @@ the observation that the action led to (before any reset), and $d_t$ = terminate
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -23,11 +24,14 @@ def _done(rollout: Rollout) -> Array:
 
 
 def _one_step_return(rollout: Rollout, gamma: Scalar) -> Array:
+    r"""Computes $r_t + \gamma (1 - terminated_t) V'_t$, [T, N]."""
+    chex.assert_rank(rollout.reward, 2)
+    chex.assert_equal_shape([rollout.reward, rollout.value, rollout.next_value])
     return rollout.reward + gamma * jnp.where(rollout.terminated, 0.0, rollout.next_value)
 
 
 def td(rollout: Rollout, gamma: Scalar) -> Estimate:
-    r"""One-step temporal difference, $A_t = r_t + \gamma (1 - terminated_t) V'_t - V_t$.
+    r"""Computes one-step temporal differences, $A_t = r_t + \gamma (1 - terminated_t) V'_t - V_t$.
 
     Args:
         rollout: [T, N].
@@ -43,7 +47,7 @@ def td(rollout: Rollout, gamma: Scalar) -> Estimate:
 
 
 def gae(rollout: Rollout, gamma: Scalar, gae_lambda: Scalar) -> Estimate:
-    r"""Generalized advantage estimation, $A_t = \delta_t + \gamma \lambda (1 - d_t) A_{t+1}$.
+    r"""Computes generalized advantages, $A_t = \delta_t + \gamma \lambda (1 - d_t) A_{t+1}$.
 
     $\delta_t$ is the one-step temporal difference (`td`); $A_T = 0$.
 
@@ -70,7 +74,7 @@ def gae(rollout: Rollout, gamma: Scalar, gae_lambda: Scalar) -> Estimate:
 
 
 def n_step(rollout: Rollout, gamma: Scalar, n: int) -> Estimate:
-    r"""The n-step return minus the value, $A_t = r_t + ... + \gamma^n V'_{t+n-1} - V_t$.
+    r"""Computes n-step returns minus values, $A_t = r_t + ... + \gamma^n V'_{t+n-1} - V_t$.
 
     The sum stops early at a boundary. Computed as n applications of the one-step backup
     $G^k_t = r_t + \gamma G^{k-1}_{t+1}$, with $G^1$ the one-step return.
@@ -99,7 +103,7 @@ def n_step(rollout: Rollout, gamma: Scalar, n: int) -> Estimate:
 
 
 def _reward_to_go(rollout: Rollout, gamma: Scalar) -> Array:
-    r"""$G_t = r_t + \gamma G_{t+1}$, V' in place of $G_{t+1}$ at truncation and rollout end."""
+    r"""Computes $G_t = r_t + \gamma G_{t+1}$, with V' for $G_{t+1}$ where an episode is cut."""
 
     def step(later, inputs):
         reward, done, next_value, terminated = inputs
@@ -112,7 +116,7 @@ def _reward_to_go(rollout: Rollout, gamma: Scalar) -> Array:
 
 
 def monte_carlo(rollout: Rollout, gamma: Scalar) -> Estimate:
-    r"""Discounted reward-to-go minus the value baseline, $A_t = G_t - V_t$.
+    r"""Computes discounted reward-to-go minus the value baseline, $A_t = G_t - V_t$.
 
     Args:
         rollout: [T, N].
@@ -128,7 +132,7 @@ def monte_carlo(rollout: Rollout, gamma: Scalar) -> Estimate:
 
 
 def reward_to_go(rollout: Rollout, gamma: Scalar) -> Estimate:
-    r"""Discounted reward-to-go without a baseline, $A_t = G_t = \sum_k \gamma^k r_{t+k}$.
+    r"""Computes discounted reward-to-go without a baseline, $A_t = G_t = \sum_k \gamma^k r_{t+k}$.
 
     The critic still learns G_t: its value continues the sum where a rollout cuts an episode.
 

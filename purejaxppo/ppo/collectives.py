@@ -1,4 +1,4 @@
-"""Averages over a batch that may be spread over devices: the one place that knows of a mesh."""
+"""Averages over a batch that may be spread over devices: the one place that knows a mesh."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from jax import Array
 
 
 def across(tree, axis_name: str | None):
-    """Means over the mesh axis where there is one (pmean), else the tree itself."""
+    """Takes means over the mesh axis where there is one (pmean), else the tree itself."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def total(tree, axis_name: str | None):
-    """Sums over the mesh axis where there is one (psum), else the tree itself."""
+    """Takes sums over the mesh axis where there is one (psum), else the tree itself."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def moments(x: Array, axis=None, axis_name: str | None = None) -> tuple[Array, Array]:
-    """Mean and population variance of `x` over `axis` and over the mesh axis.
+    """Computes mean and population variance of `x` over `axis` and over the mesh axis.
 
     Args:
         x: samples, any shape.
@@ -34,7 +34,15 @@ def moments(x: Array, axis=None, axis_name: str | None = None) -> tuple[Array, A
 
 
 def standardize(x: Array, axis_name: str | None = None) -> Array:
-    """(x - mean) / (std + 1e-8) over all of `x`: finite, and 0, for constant or single values."""
+    """Computes (x - mean) / (std + 1e-8) over all of `x`: 0 for constant or single values.
+
+    Args:
+        x: samples, any shape.
+        axis_name: mesh axis over which they are spread, or None.
+
+    Returns:
+        As `x`.
+    """
     x = x - across(x.reshape(-1)[0], axis_name)  # so that constants are 0, not rounding errors
     mean, variance = moments(x, None, axis_name)
     return (x - mean) / (jnp.sqrt(variance) + 1e-8)

@@ -17,7 +17,7 @@ from purejaxppo.types import Batch, ObjectiveLoss, PyTree
 
 
 def policy_gradient(log_prob: Array, advantage: Array) -> Array:
-    r"""The policy gradient, $-\log \pi(a|s) \, A$, of REINFORCE and A2C.
+    r"""Computes the loss of the policy gradient, $-\log \pi(a|s) \, A$, of REINFORCE and A2C.
 
     Args:
         log_prob: [B], under the policy that is trained.
@@ -32,7 +32,7 @@ def policy_gradient(log_prob: Array, advantage: Array) -> Array:
 
 
 def unclipped(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
-    r"""The importance-sampled surrogate, $-\rho A$.
+    r"""Computes the importance-sampled surrogate, $-\rho A$.
 
     Args:
         log_prob: [B], under the policy that is trained.
@@ -48,7 +48,7 @@ def unclipped(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
 
 
 def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: Scalar) -> Array:
-    r"""The clipped surrogate of PPO, $-\min(\rho A, \rho_c A)$.
+    r"""Computes the clipped surrogate of PPO, $-\min(\rho A, \rho_c A)$.
 
     $\rho_c$ is the ratio, held within $1 - \epsilon$ and $1 + \epsilon$.
 
@@ -71,7 +71,7 @@ def clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: Scala
 def kl_penalty(
     log_prob: Array, old_log_prob: Array, advantage: Array, kl: Array, kl_coef: Scalar
 ) -> Array:
-    r"""The surrogate with a penalty, $-\rho A + \beta \, KL(\pi_{old}, \pi)$.
+    r"""Computes the surrogate with a penalty, $-\rho A + \beta \, KL(\pi_{old}, \pi)$.
 
     Args:
         log_prob: [B], under the policy that is trained.
@@ -89,7 +89,7 @@ def kl_penalty(
 
 
 def adapt_kl_coef(kl_coef: Array, kl: Array, target: Scalar) -> Array:
-    r"""$\beta$ for the next update: halved if KL < target / 1.5, doubled if KL > 1.5 target.
+    r"""Adapts $\beta$: halves it if KL < target / 1.5, doubles it if KL > 1.5 target.
 
     Args:
         kl_coef: (), beta of the update that was made.

@@ -44,7 +44,7 @@ def clip_gradients(hyper: Hyperparams) -> optax.GradientTransformation:
 
 
 def adam(hyper: Hyperparams) -> optax.GradientTransformation:
-    r"""Adam behind global-norm clipping, $\theta - \alpha \hat m / (\sqrt{\hat v} + \epsilon)$.
+    r"""Makes Adam behind clipping, $\theta - \alpha \hat m / (\sqrt{\hat v} + \epsilon)$.
 
     Args:
         hyper: max_grad_norm, adam_eps and learning_rate of them are used.

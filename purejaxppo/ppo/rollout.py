@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -63,12 +64,15 @@ def collect(
         seen = normalize(obs_stats, obs)
         next_carry, dist, value = policy.apply(state.params, carry, seen, episode_start)
         action = dist.sample(key_action)
+        log_prob = dist.log_prob(action)
+        chex.assert_equal_shape([value, log_prob, episode_start])  # else they would broadcast
+
         # step, and keep what the update will read
         env_state, after = vec_env.step(draws, env_state, action, env_params)
         transition = dict(
             obs=obs,
             action=action,
-            log_prob=dist.log_prob(action),
+            log_prob=log_prob,
             dist=dist,
             value=value,
             reward=after.reward,

@@ -10,7 +10,7 @@ ROUNDS = 24  # in each, an index stays or moves by the toss of a coin
 
 
 def minibatch_indices(key: Array, batch_size: int, num_epochs: int, num_minibatches: int) -> Array:
-    """A fresh permutation per epoch, cut into minibatches.
+    """Draws a fresh permutation per epoch, cut into minibatches.
 
     Args:
         key: consumed.
@@ -26,7 +26,7 @@ def minibatch_indices(key: Array, batch_size: int, num_epochs: int, num_minibatc
 
 
 def permutations(key: Array, count: int, n: int) -> Array:
-    """Independent pseudo-random permutations of 0 .. n - 1.
+    """Draws independent pseudo-random permutations of 0 .. n - 1.
 
     The swap-or-not shuffle: in round i, with a random k_i, the indices x and k_i - x (mod n) change
     places if a hash of the larger of the two says so. Each index finds its place alone, so that
@@ -59,7 +59,7 @@ def permutations(key: Array, count: int, n: int) -> Array:
 
 
 def _coin(x: Array) -> Array:
-    """The highest bit of a 32-bit hash (the finalizer of MurmurHash3, public domain)."""
+    """Tosses a coin: the highest bit of a 32-bit hash (MurmurHash3's finalizer, public domain)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x >> 31 == 1

@@ -89,7 +89,7 @@ def _outcome(
     hyper: Hyperparams,
     state: PyTree,
 ) -> tuple[Array, dict[str, Array]]:
-    """The objective's losses and the values that it names, after a look at both."""
+    """Computes the objective's losses and the values that it names, and checks both."""
     outcome = objective.loss(dist, log_prob, batch, hyper, state)
     losses, extra = outcome if isinstance(outcome, tuple) else (outcome, {})
     if jnp.shape(losses) != log_prob.shape:

@@ -15,7 +15,7 @@ ValueLoss = Callable[[Array, Batch, Hyperparams], Array]
 
 
 def squared(value: Array, target: Array) -> Array:
-    r"""$(V - target)^2 / 2$.
+    r"""Computes $(V - target)^2 / 2$.
 
     Args:
         value: [B], of the critic that is trained.
@@ -30,7 +30,7 @@ def squared(value: Array, target: Array) -> Array:
 
 
 def clipped(value: Array, old_value: Array, target: Array, value_clip_eps: Scalar) -> Array:
-    r"""The larger of two losses: of the value, and of the value held near the old one.
+    r"""Computes the larger of two losses: of the value, and of the value kept near the old one.
 
     $\max((V - target)^2, (V_{old} + clip(V - V_{old}, -\epsilon, \epsilon) - target)^2) / 2$
 
@@ -50,7 +50,7 @@ def clipped(value: Array, old_value: Array, target: Array, value_clip_eps: Scala
 
 
 def huber(value: Array, target: Array, delta: Scalar) -> Array:
-    r"""$e^2 / 2$ for $|e| \le \delta$, else $\delta (|e| - \delta / 2)$, with $e = V - target$.
+    r"""Computes $e^2 / 2$ for $|e| \le \delta$, else $\delta (|e| - \delta / 2)$; $e = V - target$.
 
     Args:
         value: [B], of the critic that is trained.

@@ -1,1 +1,1 @@
-"""Films of trained policies."""
+"""Films of trained policies: one episode as a GIF, or as a page with a viewer."""

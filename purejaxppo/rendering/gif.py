@@ -1,4 +1,4 @@
-"""Animated GIFs, small ones."""
+"""Writes animated GIFs, small ones."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def write_gif(
         captions: a line above each picture.
         fps: pictures per second, at most FASTEST.
     """
+    # one palette for all: with one each, what stands still would flicker
     pictures = [_captioned(*pair) for pair in zip(map(_scaled, frames), captions, strict=True)]
     # a part of every picture, so that no colour is missed that is there for a moment only
     sample = np.concatenate([np.asarray(picture)[::3, ::3] for picture in pictures])
@@ -41,7 +42,7 @@ def write_gif(
 
 
 def _delays(number: int, fps: int) -> list[int]:
-    """Milliseconds for each picture: tens, as GIFs have them, that keep to the rate on average."""
+    """Returns milliseconds for each picture: tens, as GIFs have them, right on average."""
     ends = np.round(np.arange(number + 1) * 100 / fps).astype(int)
     delays = 10 * np.diff(ends)
     delays[-1] += HOLD
@@ -49,7 +50,7 @@ def _delays(number: int, fps: int) -> list[int]:
 
 
 def _scaled(frame: np.ndarray) -> Image.Image:
-    """Enlarged by a whole factor, or reduced, so that the longer side has about SIZE pixels."""
+    """Enlarges by a whole factor, or reduces, so that the longer side has about SIZE pixels."""
     height, width = frame.shape[:2]
     factor = SIZE / max(height, width)
     if factor >= 1:
@@ -60,6 +61,7 @@ def _scaled(frame: np.ndarray) -> Image.Image:
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:
+    """Returns the picture with a line of text above it."""
     whole = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
     whole.paste(picture, (0, CAPTION))
     draw = ImageDraw.Draw(whole)

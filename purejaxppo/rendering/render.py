@@ -1,4 +1,4 @@
-"""`purejaxppo render RUN`: a film of a trained policy."""
+"""Films of trained policies: what draws an environment, and into which file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import jax
-import matplotlib
 
-from purejaxppo.act import make_actor
-from purejaxppo.components import OwnPolicy
+from purejaxppo.act import actor_of
+from purejaxppo.components import CustomEnv, CustomPolicy
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs import registry
@@ -22,10 +21,11 @@ from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.errors import ConfigError
 from purejaxppo.rendering.gif import FASTEST, write_gif
 from purejaxppo.rendering.playback import Episode, play, play_on_host
-from purejaxppo.runs import folder as store
-from purejaxppo.runs.agents import agent_of, load_agents
-from purejaxppo.runs.checkpoint import check_new, write_whole
-from purejaxppo.runs.options import RenderOptions, Weights
+from purejaxppo.runs.agents import agent_of, load_components
+from purejaxppo.runs.files import check_new, write_whole
+from purejaxppo.runs.folder import read_run
+from purejaxppo.runs.options import Weights
+from purejaxppo.types import EnvParams, EnvState
 
 HEADLESS = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MUJOCO_GL": "egl"}
 """Environment variables of pygame and MuJoCo."""
@@ -34,7 +34,29 @@ NEEDS = {
     "pygame": "pip install 'purejaxppo[viz]'",
     "GL": "set MUJOCO_GL=egl or MUJOCO_GL=osmesa before Python starts",
 }
-"""What helps, by a word of the error that a renderer raises."""
+"""What the user can do, by a word of the error that a renderer raises."""
+
+
+class FilmOptions(NamedTuple):
+    """Which agent, which episode, and how it is filmed.
+
+    Attributes:
+        out: the file; None: policy.gif in the run folder (policy.html for brax).
+        agent: which of the run's seeds, counted from 0.
+        weights: "final", at the end of the run; or "best", by evaluation.
+        seed: of the random key that the episode is drawn from.
+        max_steps: steps at most.
+        fps: steps per second of the film, 1 to 50.
+        overwrite: write over a file that exists.
+    """
+
+    out: str | Path | None = None
+    agent: int = 0
+    weights: Weights = "final"
+    seed: int = 0
+    max_steps: int = 500
+    fps: int = 30
+    overwrite: bool = False
 
 
 def render(
@@ -47,8 +69,8 @@ def render(
     max_steps: int = 500,
     fps: int = 30,
     overwrite: bool = False,
-    env: Any = None,
-    policy: OwnPolicy = None,
+    env: CustomEnv = None,
+    policy: CustomPolicy = None,
 ) -> Path:
     """Films one episode of a trained policy: most probable actions, statistics frozen.
 
@@ -74,26 +96,50 @@ def render(
         ConfigError: the environment is not drawn by its suite, or what draws it is not installed;
             there is no such agent; the file exists; or a number is out of range.
     """
-    options = RenderOptions(
-        run=str(run_dir), out=None if out is None else str(out), agent=agent, weights=weights,
-        seed=seed, max_steps=max_steps, fps=fps, overwrite=overwrite,
+    options = FilmOptions(
+        out=out, agent=agent, weights=weights, seed=seed, max_steps=max_steps, fps=fps,
+        overwrite=overwrite,
     )  # fmt: skip
-    return film(options, env, policy)[0]
+    return film(run_dir, options, env=env, policy=policy)[0]
 
 
-def film(options: RenderOptions, env: Any = None, policy: OwnPolicy = None) -> tuple[Path, Episode]:
-    """As `render`: the file, and what it shows."""
-    _without_display()
+def film(
+    run_dir: str | Path,
+    options: FilmOptions,
+    *,
+    env: CustomEnv = None,
+    policy: CustomPolicy = None,
+) -> tuple[Path, Episode]:
+    """Films one episode of a trained policy, and keeps the episode.
+
+    Args:
+        run_dir: a folder that `purejaxppo train` or `fit` wrote.
+        options: which agent, which episode, and how it is filmed.
+        env: the environment, if one was passed to training.
+        policy: the policy, if one was passed to training.
+
+    Returns:
+        The file, and what it shows.
+
+    Raises:
+        ConfigError: the environment is not drawn by its suite, or what draws it is not installed;
+            there is no such agent; the file exists; or a number is out of range.
+        HostError: an environment on the host failed.
+    """
+    # mistakes first: nothing is loaded for a film that cannot be made
+    _use_no_display()
     _check(options)
-    config, _ = store.read_run(options.run)
+    config, _ = read_run(run_dir)
     name = config.env if env is None else getattr(env, "name", type(env).__name__)
-    made, params = _to_film(config) if env is None else (env, env.default_params)
+    made, params = _make_drawn_env(config) if env is None else (env, env.default_params)
     artist, inside = find_artist(made, name)
-    path = _destination(options, ".html" if hasattr(artist, "page") else ".gif", name)
-    config, agents = load_agents(options.run, options.weights, env=env, policy=policy)
-    one = agent_of(agents, options.agent)
-    actor = make_actor(config, one, deterministic=True, env=env, policy=policy)
-    with _drawing(name):
+    suffix = ".html" if hasattr(artist, "page") else ".gif"
+    path = _destination(run_dir, options, suffix, name)
+
+    # the agent plays in the environment that draws, not in the vectorised one of training
+    components, agents = load_components(run_dir, options.weights, env, policy)
+    actor = actor_of(components, agent_of(agents, options.agent), deterministic=True)
+    with _explain_missing(name):
         if isinstance(made, HostEnvironment):
             episode = play_on_host(actor, made, options.seed, options.max_steps)
         else:
@@ -103,18 +149,27 @@ def film(options: RenderOptions, env: Any = None, policy: OwnPolicy = None) -> t
     return path, episode
 
 
-def find_artist(env: Any, name: str) -> tuple[Any, Callable[[Any], Any]]:
-    """What draws an environment: the one inside its wrappers, and what finds the state of that.
+def find_artist(env: Any, name: str) -> tuple[Any, Callable[[EnvState], EnvState]]:
+    """Finds what draws an environment: the first one inside its wrappers that can.
+
+    Args:
+        env: one environment, with any wrappers around it.
+        name: what it is called in messages.
+
+    Returns:
+        What draws: it has a method `frames` or `page`, or is a `HostEnvironment`; and a function
+        from a state of `env` to the state that it draws.
 
     Raises:
         ConfigError: nothing does.
     """
     wrappers = []
 
-    def draws(env):  # a wrapper has the attributes of what it wraps, its type has not
-        kind = type(env)
+    def draws(env: Any) -> bool:
+        kind = type(env)  # the instance would say yes for all that it wraps
         return hasattr(kind, "frames") or hasattr(kind, "page") or issubclass(kind, HostEnvironment)
 
+    # from the outside in, as a wrapper may draw what it adds
     while isinstance(env, Wrapper) and not draws(env):
         wrappers.append(env)
         env = env.env
@@ -124,7 +179,7 @@ def find_artist(env: Any, name: str) -> tuple[Any, Callable[[Any], Any]]:
             "picture [H, W, 3] uint8 for each state"
         )
 
-    def inside(state):
+    def inside(state: EnvState) -> EnvState:
         for wrapper in wrappers:
             state = wrapper.inner_state(state)
         return state
@@ -132,17 +187,8 @@ def find_artist(env: Any, name: str) -> tuple[Any, Callable[[Any], Any]]:
     return env, inside
 
 
-def main(options: RenderOptions) -> int:
-    """`purejaxppo render`: returns the exit code."""
-    matplotlib.use("agg")  # no windows
-    path, episode = film(options)
-    steps, size = len(episode.returns) - 1, path.stat().st_size / 1e3
-    going_on = "" if episode.over else " (not over yet: --max-steps shows more)"
-    print(f"return {episode.returns[-1]:z.1f} in {steps} steps{going_on}, {path} ({size:,.0f} kB)")
-    return 0
-
-
-def _write(file: IO[bytes], episode: Episode, artist: Any, params: Any, fps: int) -> None:
+def _write(file: IO[bytes], episode: Episode, artist: Any, params: EnvParams, fps: int) -> None:
+    """Writes a page where the suite has a viewer, else a GIF."""
     if hasattr(artist, "page"):
         file.write(artist.page(episode.scenes, fps).encode())
         return
@@ -152,14 +198,18 @@ def _write(file: IO[bytes], episode: Episode, artist: Any, params: Any, fps: int
     write_gif(file, pictures, captions, fps)
 
 
-def _to_film(config: PPOConfig) -> tuple[Any, Any]:
-    """The environment of a configuration, so made that it gives pictures."""
+def _make_drawn_env(config: PPOConfig) -> tuple[Any, EnvParams]:
+    """Makes the environment of a configuration with the options that let it be drawn."""
     options = parse_options(config.env_options)
     return registry.make_env(config.env, **options | registry.drawn(config.env))
 
 
-def _check(options: RenderOptions) -> None:
-    """Raises ConfigError if a number is out of range."""
+def _check(options: FilmOptions) -> None:
+    """Refuses numbers out of range.
+
+    Raises:
+        ConfigError: one is.
+    """
     if options.max_steps < 1:
         raise ConfigError(f"max_steps={options.max_steps} is too small: use 500")
     if options.seed < 0:
@@ -168,13 +218,13 @@ def _check(options: RenderOptions) -> None:
         raise ConfigError(f"fps={options.fps} must be within 1 .. {FASTEST}: use 30")
 
 
-def _destination(options: RenderOptions, suffix: str, name: str) -> Path:
-    """The file to write.
+def _destination(run_dir: str | Path, options: FilmOptions, suffix: str, name: str) -> Path:
+    """Returns the file to write.
 
     Raises:
         ConfigError: it exists, has another kind of name, or no folder to be in.
     """
-    path = Path(options.run, f"policy{suffix}") if options.out is None else Path(options.out)
+    path = Path(run_dir, f"policy{suffix}") if options.out is None else Path(options.out)
     if path.suffix != suffix:
         raise ConfigError(f"out={str(path)!r}: {name} is filmed as {suffix}, use policy{suffix}")
     check_new(path, options.overwrite)
@@ -184,8 +234,12 @@ def _destination(options: RenderOptions, suffix: str, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _drawing(name: str) -> Iterator[None]:
-    """Says what to do where an environment cannot be drawn because something is not there."""
+def _explain_missing(name: str) -> Iterator[None]:
+    """Says what to do where an environment cannot be drawn for want of a package or a display.
+
+    Raises:
+        ConfigError: in place of an error that `NEEDS` knows; others are raised as they are.
+    """
     try:
         yield
     except Exception as error:
@@ -196,8 +250,8 @@ def _drawing(name: str) -> Iterator[None]:
         raise ConfigError(f"{name} cannot be drawn ({words}): {helps[0]}") from error
 
 
-def _without_display() -> None:
-    """Where there is no display, what draws shall not look for one."""
+def _use_no_display() -> None:
+    """Keeps what draws from looking for a display where there is none."""
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         for name, value in HEADLESS.items():
             os.environ.setdefault(name, value)

@@ -1,1 +1,1 @@
-"""What is made of runs that are written: results, pictures, a page."""
+"""Results of runs that are written: pictures and a page."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from purejaxppo.types import Metrics
+from purejaxppo.types import Array, Metrics
 
 
 def binned_returns(metrics: Metrics, bins: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Mean episode return in up to `bins` equal stretches of a run.
+    """Returns the mean episode return in up to `bins` equal stretches of a run.
 
     Args:
         metrics: every field [seeds, updates].
@@ -22,20 +21,22 @@ def binned_returns(metrics: Metrics, bins: int = 100) -> tuple[np.ndarray, np.nd
         The last update of each stretch (counted from 1), and returns [seeds, stretches]: NaN where
         a seed ended no episode. Updates whose sum of returns is not finite are left out.
     """
+    # stretches are as equal as whole updates allow
     finite = np.isfinite(metrics.return_sum)
     updates = finite.shape[1]
     ends = np.unique(np.linspace(0, updates, min(bins, updates) + 1).astype(int)[1:])
     starts = np.append(0, ends)[:-1]
 
-    def sums(x):
+    def sums(x: Array) -> np.ndarray:
         return np.add.reduceat(np.where(finite, x, 0).astype(np.float64), starts, axis=1)
 
+    # episodes weigh alike, whatever update they ended in
     episodes, returns = sums(metrics.episodes), sums(metrics.return_sum)
     return ends, np.where(episodes > 0, returns / np.maximum(episodes, 1), np.nan)
 
 
 def carried_forward(returns: np.ndarray) -> np.ndarray:
-    """Each NaN replaced by the last number before it, which is what was known at the time.
+    """Replaces each NaN by the last number before it, which is what was known at the time.
 
     Interpolating instead would let a seed reach a return before it has.
 
@@ -51,7 +52,7 @@ def carried_forward(returns: np.ndarray) -> np.ndarray:
 
 
 def iqm(returns: np.ndarray) -> np.ndarray:
-    """The interquartile mean over seeds: of what is left without the lowest and highest quarter.
+    """Returns the interquartile mean over seeds: without the lowest and the highest quarter.
 
     Args:
         returns: [seeds, ...]; seeds that are NaN do not count.
@@ -63,14 +64,17 @@ def iqm(returns: np.ndarray) -> np.ndarray:
     cut = count // 4
     rank = np.arange(len(returns)).reshape(-1, *[1] * (returns.ndim - 1))
     kept = (rank >= cut) & (rank < count - cut)
-    total = np.where(kept, np.sort(returns, axis=0), 0.0).sum(axis=0)  # NaN are sorted to the end
+    # ranks are those of the sorted returns, NaN at the end
+    total = np.where(kept, np.sort(returns, axis=0), 0.0).sum(axis=0)
     return np.where(count > 0, total / np.maximum(count - 2 * cut, 1), np.nan)
 
 
 def bootstrap_interval(
     returns: np.ndarray, confidence: float = 0.95, resamples: int = 1000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the interquartile mean lies, by the percentile bootstrap: equal calls give equal bits.
+    """Returns an interval of the interquartile mean, by the percentile bootstrap.
+
+    Equal calls give equal bits.
 
     Seeds are drawn with replacement from this run alone, so runs that are compared are strata
     (arXiv:2108.13264, section 4.1).
@@ -83,9 +87,11 @@ def bootstrap_interval(
     Returns:
         Its lower and upper end, [...] each; NaN where no seed counts.
     """
+    # seeds are drawn whole: returns of one seed at two steps belong together
     seeds = len(returns)
     draws = np.random.default_rng(0).integers(0, seeds, (resamples, seeds))
     means = np.stack([iqm(returns[draw]) for draw in draws])
+
     known = ~np.isnan(returns).all(axis=0)
     tail = 50 * (1 - confidence)
     ends = np.full((2, *returns.shape[1:]), np.nan)
@@ -96,7 +102,7 @@ def bootstrap_interval(
 
 
 def steps_to_reach(steps: np.ndarray, returns: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The steps after which each seed's return first was at a level or above.
+    """Returns the steps after which each seed's return first was at a level or above.
 
     Args:
         steps: [stretches], at their ends.
@@ -112,7 +118,7 @@ def steps_to_reach(steps: np.ndarray, returns: np.ndarray, levels: np.ndarray) -
 
 
 def share_has_reached(times: np.ndarray, share: float) -> np.ndarray:
-    """The steps after which so large a share of the seeds has reached a level.
+    """Returns the steps after which so large a share of the seeds has reached a level.
 
     Args:
         times: [seeds, levels], infinite for never.
@@ -125,7 +131,7 @@ def share_has_reached(times: np.ndarray, share: float) -> np.ndarray:
 
 
 class Curve(NamedTuple):
-    """Returns of a run as it went on.
+    """The returns of a run as it went on.
 
     Attributes:
         steps: [stretches], of each agent, at their ends.
@@ -139,9 +145,9 @@ class Curve(NamedTuple):
 
 
 def learning_curves(runs: Sequence[tuple[Metrics, int]], bins: int = 100) -> list[Curve]:
-    """Runs over stretches of about the same number of steps, `bins` of them in the longest.
+    """Averages runs over stretches of about the same number of steps, `bins` in the longest run.
 
-    Else the finer curve would be the noisier one, and so the first to touch a return.
+    Otherwise the finer curve would be the noisier one, and so the first to touch a return.
 
     Args:
         runs: metrics, every field [seeds, updates], and the steps of an update.
@@ -161,7 +167,7 @@ def learning_curves(runs: Sequence[tuple[Metrics, int]], bins: int = 100) -> lis
 
 
 def common_levels(curves: Sequence[Curve], shares: np.ndarray) -> np.ndarray:
-    """Returns between the lowest and the highest interquartile mean of all curves.
+    """Spreads returns between the lowest and the highest interquartile mean of all curves.
 
     Args:
         curves: of runs on one environment.
@@ -175,5 +181,5 @@ def common_levels(curves: Sequence[Curve], shares: np.ndarray) -> np.ndarray:
     if not means.size:
         return np.empty(0)
     low, high = means.min(), means.max()
-    # never rounded beyond the highest
+    # rounding must not put a level above the highest mean, which then nobody would reach
     return np.unique(np.minimum(low + shares * (high - low), high))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import os
 import string
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,53 +21,45 @@ from purejaxppo.report.aggregate import (
     share_has_reached,
     steps_to_reach,
 )
-from purejaxppo.report.markup import UNKNOWN, Html, joined, number, table, tag, titled
 from purejaxppo.report.plots import inline_svg
 from purejaxppo.report.results import (
     FIELDS,
     Results,
     by_env,
     changes,
-    command,
+    defaults_of,
     labels,
-    plain,
-    read_all,
+    train_command,
 )
-from purejaxppo.runs.checkpoint import write_new
-from purejaxppo.runs.options import ReportOptions
 
 ENVS_IN_A_TITLE = 3
+ROWS_SHOWN = 12  # longer tables are folded
 SHARES = np.array([0.25, 0.5, 0.75, 0.9, 1.0])  # of the way from the lowest to the highest return
+UNKNOWN = "\N{EN DASH}"
 
 
-def main(options: ReportOptions) -> int:
-    """`purejaxppo report`: returns the exit code."""
-    path = Path(options.out)
-    text = report(read_all(options.runs), path.parent)
-    # names of files may hold bytes that are no text
-    write_new(path, options.overwrite, lambda file: file.write(text.encode("utf-8", "replace")))
-    print(f"saved in {path}")
-    return 0
-
-
-def report(runs: Sequence[Results], folder: Path) -> str:
-    """The page.
+def make_page(runs: Sequence[Results], folder: Path) -> str:
+    """Returns the page: an overview, comparisons on each environment, and all about each run.
 
     Args:
         runs: one or many, of one environment or many.
         folder: where the page will be, for its links.
     """
+    # runs are compared within an environment; each has an anchor that the overview links to
     groups = by_env(runs)
     named = [
         (run, label, f"run-{env_at}-{at}")
         for env_at, members in enumerate(groups.values(), 1)
         for at, (run, label) in enumerate(zip(members, labels(members), strict=True), 1)
     ]
+
+    # what compares runs comes first, and is left out where there is nothing to compare
     parts = [_overview(named)] if len(runs) > 1 else []
     parts += [_comparison(env, members) for env, members in groups.items() if len(members) > 1]
     parts += [
         _run(*each, alone=len(groups[each[0].config.env]) == 1, page=folder) for each in named
     ]
+
     title = ", ".join(groups) if len(groups) <= ENVS_IN_A_TITLE else f"{len(groups)} environments"
     template = Path(__file__).with_name("page.html").read_text("utf-8")
     agents = sum(run.seeds for run in runs)
@@ -76,7 +69,7 @@ def report(runs: Sequence[Results], folder: Path) -> str:
 
 
 def _overview(named: Sequence[tuple[Results, str, str]]) -> Html:
-    """A line for each run."""
+    """Returns a table with a line for each run."""
     rows = []
     for run, label, anchor in named:
         final = run.final_returns
@@ -88,12 +81,12 @@ def _overview(named: Sequence[tuple[Results, str, str]]) -> Html:
 
 
 def _comparison(env: str, runs: Sequence[Results]) -> Html:
-    """Runs on one environment."""
+    """Returns a comparison of runs on one environment."""
     return tag("section", tag("h2", env), _picture(runs), _efficiency(runs))
 
 
 def _run(run: Results, label: str, anchor: str, *, alone: bool, page: Path) -> Html:
-    """All about one run; how soon it reached returns, if no comparison says so."""
+    """Returns all about one run; how soon it reached returns, if no comparison says so."""
     parts = [
         tag("h2", tag("span", run.config.env, class_="soft"), " ", label),
         tag("p", _progress(run), " ", tag("code", run.folder), class_="soft"),
@@ -106,12 +99,13 @@ def _run(run: Results, label: str, anchor: str, *, alone: bool, page: Path) -> H
         tag("h3", "Versions"),
         tag("p", ", ".join(f"{k} {v}" for k, v in run.about["versions"].items())),
         tag("h3", "Train it again"),
-        tag("pre", tag("code", command(run))),
+        tag("pre", tag("code", train_command(run))),
     ]
     return tag("section", *parts, id=anchor)
 
 
 def _progress(run: Results) -> str:
+    """Says whether a run is finished."""
     total = run.config.total_timesteps
     if run.summary is not None and run.steps == total:
         return "Finished."
@@ -120,7 +114,7 @@ def _progress(run: Results) -> str:
 
 
 def _cards(run: Results) -> Html:
-    """The figures to see first."""
+    """Returns the numbers to see first."""
     final, summary, device = run.final_returns, run.summary or {}, run.about["device"]
     seeds = f"--seeds {run.seeds} --seed {run.about['seed']}"
     begun = run.about.get("created", "")[:16].replace("T", " ")
@@ -133,11 +127,11 @@ def _cards(run: Results) -> Html:
         ("compiled in", f"{number(seconds['compile'])} s", f"then ran {number(seconds['run'])} s"),
         ("device", f"{device['count']} {device['kind']}", begun),
     ]
-    found = []
+    drawn = []
     for name, value, more in cards:
         lines = [tag("p", name), tag("p", value, class_="value"), tag("p", more)]
-        found.append(tag("div", *lines, class_="card"))
-    return tag("div", *found, class_="cards")
+        drawn.append(tag("div", *lines, class_="card"))
+    return tag("div", *drawn, class_="cards")
 
 
 def _picture(runs: Sequence[Results]) -> Html:
@@ -146,11 +140,13 @@ def _picture(runs: Sequence[Results]) -> Html:
 
 
 def _efficiency(runs: Sequence[Results]) -> Html:
-    """How soon returns were reached: the median seed's steps, and how many seeds got there."""
+    """Says how soon returns were reached: by the median seed, and by how many seeds at all."""
     curves = learning_curves([(run.metrics, run.config.batch_size) for run in runs])
     levels = common_levels(curves, SHARES)
     if not levels.size:
         return Html()
+
+    # a column for each run, a row for each return
     columns = []
     for curve in curves:
         times = steps_to_reach(curve.steps, curve.returns, levels)
@@ -167,7 +163,7 @@ def _efficiency(runs: Sequence[Results]) -> Html:
 
 
 def _film(run: Results, page: Path) -> Html:
-    """The policy at work, if it was filmed."""
+    """Shows the policy at work, if it was filmed: a GIF on the page, a viewer as a link."""
     gif, viewer = run.folder / "policy.gif", run.folder / "policy.html"
     parts = []
     if gif.exists():
@@ -181,7 +177,7 @@ def _film(run: Results, page: Path) -> Html:
 
 
 def _evaluations(run: Results) -> Html:
-    """Step by step, over seeds."""
+    """Returns a table of the evaluations, each over all seeds."""
     if not run.eval_steps.size:
         return Html()
     rows = [
@@ -192,7 +188,7 @@ def _evaluations(run: Results) -> Html:
 
 
 def _seeds(run: Results) -> Html:
-    """Each seed by itself."""
+    """Returns a table of the seeds, each by itself."""
     head, rows = ["seed", "final return"], [[i, number(x)] for i, x in enumerate(run.final_returns)]
     if run.eval_steps.size:
         head += ["last evaluation", "best evaluation", "after steps"]
@@ -203,8 +199,8 @@ def _seeds(run: Results) -> Html:
 
 
 def _configuration(run: Results) -> Html:
-    """What differs from the algorithm's defaults, and below it all the rest."""
-    base = plain(run.config, run.algorithm)
+    """Says what differs from the algorithm's defaults, and folded below it all the rest."""
+    base = defaults_of(run.config, run.algorithm)
     changed = changes(run.config, base)
     rows = [[name, value, getattr(base, name)] for name, value in changed.items()]
     rest = [[name, getattr(base, name)] for name in FIELDS if name not in changed]
@@ -221,10 +217,57 @@ def _mean_and_std(returns: np.ndarray) -> str:
 
 
 def _interval(returns: np.ndarray) -> str:
-    """Of the interquartile mean; a single seed has none."""
+    """Returns the interval of the interquartile mean as text; a single seed has none."""
     low, high = bootstrap_interval(returns)
     return f"{number(float(low))} to {number(float(high))}" if len(returns) > 1 else ""
 
 
 def _speed(run: Results) -> str:
     return f"{run.summary['steps_per_second']:,.0f}" if run.summary else UNKNOWN
+
+
+# -- markup: all that is not HTML yet is escaped ---------------------------------------------------
+
+
+class Html(str):
+    """Text that is HTML already, and is not escaped again."""
+
+
+def tag(name: str, *children: object, **attributes: str) -> Html:
+    """Returns an element; children that are not `Html`, and attributes, are escaped.
+
+    Args:
+        name: of the element.
+        *children: in their order, side by side.
+        **attributes: `class_` stands for class.
+    """
+    given = "".join(f' {k.rstrip("_")}="{html.escape(v)}"' for k, v in attributes.items())
+    end = "" if name == "img" else f"</{name}>"
+    return Html(f"<{name}{given}>{joined(*children)}{end}")
+
+
+def joined(*children: object) -> Html:
+    """Returns children without an element around them."""
+    return Html("".join(c if isinstance(c, Html) else html.escape(str(c)) for c in children))
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], kind: str = "numbers") -> Html:
+    """Returns a table of rows below a head; its kind is numbers or text."""
+    lines = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
+    top = tag("thead", tag("tr", *(tag("th", cell) for cell in head)))
+    return tag("div", tag("table", top, tag("tbody", *lines), class_=kind), class_="scroll")
+
+
+def titled(title: str, head: Sequence[object], rows: Sequence[Sequence[object]]) -> Html:
+    """Returns a table below a title; folded if it is long."""
+    whole = table(head, rows)
+    if len(rows) > ROWS_SHOWN:
+        whole = tag("details", tag("summary", f"{len(rows)} rows"), whole)
+    return tag("div", tag("h3", title), whole)
+
+
+def number(x: float) -> str:
+    """Returns a number to read, or a dash for what is not known."""
+    if not math.isfinite(x):
+        return UNKNOWN
+    return f"{x:,.1f}" if abs(x) >= 10 else f"{x:.3g}"

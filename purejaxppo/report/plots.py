@@ -20,10 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
 from purejaxppo.report.aggregate import (
     Curve,
-    binned_returns,
     bootstrap_interval,
     common_levels,
     iqm,
@@ -31,14 +29,11 @@ from purejaxppo.report.aggregate import (
     share_has_reached,
     steps_to_reach,
 )
-from purejaxppo.report.results import Results, by_env, labels, read_all
-from purejaxppo.runs.checkpoint import write_new, write_whole
-from purejaxppo.runs.options import PlotOptions
+from purejaxppo.report.results import Results, by_env, labels
+from purejaxppo.runs.files import write_new, write_whole
 from purejaxppo.types import Metrics
 
-__all__ = ["binned_returns", "inline_svg", "main", "plot_curve", "plot_runs"]
-
-# Okabe and Ito's, which the colour-blind tell apart; without those lost on white or on black
+# Okabe and Ito's, distinct for the colour-blind; without those lost on white or on black
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 LINES = ("-", "-.", ":")  # for more runs than colours; dashes are evaluations
 STYLE: dict[Any, Any] = {
@@ -64,16 +59,6 @@ INKED = (
 )
 
 
-def main(options: PlotOptions) -> int:
-    """`purejaxppo plot`: returns the exit code."""
-    path = Path(options.out)
-    if path.suffix not in METADATA:
-        raise ConfigError(f"out={options.out!r} must end in {', '.join(METADATA)}: use curves.png")
-    plot_runs(path, read_all(options.runs), overwrite=options.overwrite)
-    print(f"saved in {path}")
-    return 0
-
-
 def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
     """Draws return against steps: the interquartile mean over seeds, and its 95% interval.
 
@@ -85,6 +70,7 @@ def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    # the file is written within the style too: some of it counts only then
     (curve,) = learning_curves([(metrics, config.batch_size)])
     with _style():
         figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -96,7 +82,7 @@ def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
 
 
 def plot_runs(path: Path, runs: Sequence[Results], *, overwrite: bool = False) -> None:
-    """Compares runs: for each environment, learning curves and sample efficiency.
+    """Draws a comparison of runs: for each environment, learning curves and sample efficiency.
 
     Args:
         path: the picture: .png, .svg or .pdf.
@@ -117,12 +103,16 @@ def plot_runs(path: Path, runs: Sequence[Results], *, overwrite: bool = False) -
 
 
 def inline_svg(runs: Sequence[Results], title: str) -> str:
-    """Runs on one environment, as an SVG element in the colours of a page: its text's, `--accent`.
+    """Draws runs on one environment as an SVG element in a page's colours: its text's, `--accent`.
 
     Args:
-        runs: as for `plot_runs`.
+        runs: one or many, of one environment.
         title: for those who cannot see it.
+
+    Returns:
+        The element `<svg>`.
     """
+    # lines and words are drawn in a colour that stands for the one of the page
     inked = dict.fromkeys(INKED, INK)
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     file = io.BytesIO()
@@ -130,19 +120,23 @@ def inline_svg(runs: Sequence[Results], title: str) -> str:
         figure = Figure(figsize=(10, 3.9), layout="constrained")
         _draw_env(figure, runs)
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+
+    # the size is the page's business: of the head, only the box stays
     head, rest = file.getvalue().decode().split("<svg", 1)[1].split(">", 1)
     box = re.findall(r'viewBox="[^"]*"', head)[0]
     rest = rest.replace(INK, "currentColor").replace(COLORS[0], "var(--accent)")
-    # ids of groups, which nothing refers to, would be there twice on a page of several
+    # ids of groups, which nothing refers to, would not be unique on a page of several
     rest = re.sub(r'<g id="\w+">', "<g>", rest)
     return f'<svg role="img" aria-label="{html.escape(title)}" {box}>{rest}'
 
 
 def _draw_env(row: Figure | SubFigure, runs: Sequence[Results]) -> None:
-    """Learning curves to the left, sample efficiency to the right, their legend below."""
+    """Draws learning curves to the left, sample efficiency to the right, their legend below."""
     curves = learning_curves([(run.metrics, run.config.batch_size) for run in runs])
     levels = common_levels(curves, np.linspace(0, 1, 60))
     left, right = row.subplots(1, 2)
+
+    # a run looks the same on both sides
     handles = []
     for i, (run, curve, label) in enumerate(zip(runs, curves, labels(runs), strict=True)):
         look = dict(
@@ -156,6 +150,8 @@ def _draw_env(row: Figure | SubFigure, runs: Sequence[Results]) -> None:
         _draw_efficiency(right, curve, levels, **look)
     if any(run.eval_steps.size for run in runs):
         handles.append(Line2D([], [], color="0.5", linestyle="--", label="evaluations"))
+
+    # a single seed has no interval and no quartiles
     many = any(run.seeds > 1 for run in runs)
     left.set_title("Learning curve" + ": interquartile mean, 95% interval" * many)
     right.set_title("Sample efficiency" + ": median seed, quartiles" * many)
@@ -166,7 +162,7 @@ def _draw_env(row: Figure | SubFigure, runs: Sequence[Results]) -> None:
 
 
 def _draw_curve(axes: Axes, curve: Curve, **look: Any) -> Line2D:
-    """Interquartile mean and interval; gives the line."""
+    """Draws interquartile mean and interval, and returns the line."""
     low, high = bootstrap_interval(curve.returns)
     axes.fill_between(curve.steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
     axes.set(xlabel="environment steps", ylabel="episode return")
@@ -174,7 +170,7 @@ def _draw_curve(axes: Axes, curve: Curve, **look: Any) -> Line2D:
 
 
 def _draw_efficiency(axes: Axes, curve: Curve, levels: np.ndarray, **look: Any) -> None:
-    """Steps against returns; ends where too few seeds get there."""
+    """Draws steps over returns; the line ends where too few seeds get there."""
     times = steps_to_reach(curve.steps, curve.returns, levels)
     low, middle, high = (share_has_reached(times, share) for share in (0.25, 0.5, 0.75))
     axes.fill_between(levels, low, high, color=look["color"], alpha=0.2, linewidth=0)
@@ -182,13 +178,13 @@ def _draw_efficiency(axes: Axes, curve: Curve, levels: np.ndarray, **look: Any) 
 
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> Line2D:
-    """A line, or a point where that is all there is."""
+    """Draws a line, or a point where that is all there is."""
     marker = "o" if np.isfinite(y).sum() == 1 else None
     return axes.plot(x, y, **{"linewidth": 1.8, "marker": marker, **look})[0]
 
 
 def _finish(axes: Axes, steps: Axis, empty: bool) -> None:
-    """Steps in thousands and millions; nothing to read off where there is nothing."""
+    """Labels steps in thousands and millions; removes the ticks where nothing was drawn."""
     steps.set_major_formatter(EngFormatter(sep=""))
     if steps is axes.xaxis:  # only once all is drawn: a limit that is set stays
         axes.set_xlim(left=0)
@@ -209,7 +205,7 @@ def _save(figure: Figure, file: IO[bytes], suffix: str) -> None:
 
 @contextmanager
 def _style(more: Mapping[Any, Any] | None = None) -> Iterator[None]:
-    """Our style, for drawing and for saving; a script that the font lacks is no reason to warn."""
+    """Sets the style within the block; a script that the font lacks is no reason to warn."""
     with matplotlib.rc_context({**STYLE, **(more or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield

@@ -1,4 +1,4 @@
-"""What a run folder says, for those who draw it or write about it."""
+"""The results of a run as its folder holds them, for plots and pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from purejaxppo.config import presets
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs import folder as store
+from purejaxppo.runs.folder import read_metrics, read_rows, read_run
 from purejaxppo.runs.metric_rows import final_returns
 from purejaxppo.types import Metrics
 
@@ -24,7 +24,7 @@ FIELDS_IN_A_LABEL = 3
 
 
 class Results(NamedTuple):
-    """A run, finished or not.
+    """The results of a run, finished or not.
 
     Attributes:
         folder: where it is.
@@ -46,7 +46,7 @@ class Results(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The folder's."""
+        """Returns the name of the folder."""
         return self.folder.resolve().name
 
     @property
@@ -56,19 +56,19 @@ class Results(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Done by each agent."""
+        """Counts the environment steps done by each agent."""
         return self.metrics.episodes.shape[1] * self.config.batch_size
 
     @property
     def algorithm(self) -> Algorithm:
-        """The one it was begun as; else the one from whose defaults it differs least."""
+        """Returns the algorithm that it was begun as; else the one whose defaults are closest."""
         known = get_args(Algorithm)
-        closest = min(known, key=lambda name: len(changes(self.config, plain(self.config, name))))
+        closest = min(known, key=lambda x: len(changes(self.config, defaults_of(self.config, x))))
         return self.about.get("algorithm", closest)
 
     @property
     def final_returns(self) -> np.ndarray:
-        """[seeds], mean return in the last tenth of what was done; NaN where no episode ended."""
+        """Computes the mean return in the last tenth, [seeds]; NaN where no episode ended."""
         if self.summary is not None:
             return np.array(self.summary["final_returns"], np.float64)
         return final_returns(self.metrics, self.metrics.episodes.shape[1])
@@ -77,16 +77,23 @@ class Results(NamedTuple):
 def read_results(run_dir: str | Path) -> Results:
     """Reads a run folder, also one that is being written.
 
+    Args:
+        run_dir: the folder.
+
+    Returns:
+        All that is in it.
+
     Raises:
         ConfigError: it holds no run, or a damaged one.
     """
     folder = Path(run_dir)
-    config, about = store.read_run(folder)
+    config, about = read_run(folder)
+    # a file of it may be cut short, or written by hand
     try:
         summary = folder / "summary.json"
         text = summary.read_text(encoding="utf-8") if summary.exists() else "null"
         steps, returns = _evaluations(folder / "evaluations.jsonl", about["seeds"])
-        metrics = store.read_metrics(folder)
+        metrics = read_metrics(folder)
         run = Results(folder, config, about, metrics, steps, returns, json.loads(text))
         # a run that was stopped and goes on has the summary of its first part
         stale = run.summary is not None and run.summary["timesteps"] < run.steps
@@ -98,7 +105,13 @@ def read_results(run_dir: str | Path) -> Results:
 
 
 def read_all(run_dirs: Sequence[str]) -> list[Results]:
-    """Reads many.
+    """Reads many run folders.
+
+    Args:
+        run_dirs: one or more.
+
+    Returns:
+        Their results, in the same order.
 
     Raises:
         ConfigError: there are none, or one of them cannot be read.
@@ -109,14 +122,19 @@ def read_all(run_dirs: Sequence[str]) -> list[Results]:
 
 
 def _evaluations(path: Path, seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = {(row["step"], row["seed"]): row["return_mean"] for row in store.read_rows(path)}
+    """Reads steps [evaluations] and mean returns [seeds, evaluations], NaN where one is missing."""
+    rows = {(row["step"], row["seed"]): row["return_mean"] for row in read_rows(path)}
     steps = sorted({step for step, _ in rows})
     table = [[rows.get((step, seed)) for step in steps] for seed in range(seeds)]
     return np.array(steps, int), np.array(table, np.float64)
 
 
 def by_env(runs: Sequence[Results]) -> dict[str, list[Results]]:
-    """Runs on the same environment together, in the order given."""
+    """Groups runs by their environment, in the order given.
+
+    Args:
+        runs: results of any environments.
+    """
     groups: dict[str, list[Results]] = {}
     for run in runs:
         groups.setdefault(run.config.env, []).append(run)
@@ -124,15 +142,22 @@ def by_env(runs: Sequence[Results]) -> dict[str, list[Results]]:
 
 
 def labels(runs: Sequence[Results]) -> list[str]:
-    """What tells runs on an environment apart, in a few words for each.
+    """Names runs on one environment so that they can be distinguished, in a few words each.
 
-    The algorithm; among runs of one, the fields in which they differ; the folder where those are
-    none, too many, or do not tell.
+    By the algorithm; among runs of one algorithm, by the fields in which they differ; by the folder
+    where those are none, too many, or the same for several.
+
+    Args:
+        runs: results of one environment.
+
+    Returns:
+        A label for each.
     """
     return [_label(run, [r for r in runs if r.algorithm == run.algorithm]) for run in runs]
 
 
 def _label(run: Results, peers: Sequence[Results]) -> str:
+    """Names a run among those of its algorithm."""
     if len(peers) == 1:
         return run.algorithm
     apart = [name for name in FIELDS if len({getattr(r.config, name) for r in peers}) > 1]
@@ -147,21 +172,37 @@ def _label(run: Results, peers: Sequence[Results]) -> str:
     return ", ".join([run.algorithm, *words]).encode("utf-8", "replace").decode()
 
 
-def plain(config: PPOConfig, algorithm: Algorithm) -> PPOConfig:
-    """An algorithm's defaults, on the environment of a configuration."""
+def defaults_of(config: PPOConfig, algorithm: Algorithm) -> PPOConfig:
+    """Returns an algorithm's defaults, on the environment of a configuration.
+
+    Args:
+        config: names the environment.
+        algorithm: whose defaults.
+    """
     return getattr(PPOConfig, algorithm)(env=config.env)
 
 
 def changes(config: PPOConfig, base: PPOConfig) -> dict[str, Any]:
-    """The fields in which a configuration differs from another one, with its values."""
+    """Returns the fields in which a configuration differs from another one, with its values.
+
+    Args:
+        config: whose values are returned.
+        base: what it is compared with.
+    """
     ours, theirs = config.to_dict(), base.to_dict()
     return {name: value for name, value in ours.items() if value != theirs[name]}
 
 
-def command(run: Results) -> str:
-    """The command line that trains the same again."""
+def train_command(run: Results) -> str:
+    """Returns the command line that trains the same again.
+
+    Args:
+        run: what it trains.
+    """
     env, algorithm, arguments = run.config.env, run.algorithm, []
-    base = plain(run.config, algorithm)
+
+    # what the command starts from: the environment's preset, or the algorithm's defaults
+    base = defaults_of(run.config, algorithm)
     if env in presets.names() and algorithm in presets.tables(env):
         preset = PPOConfig.preset(env, algorithm)
         # options are added to the preset's: where one was taken out, only the defaults will do
@@ -169,6 +210,8 @@ def command(run: Results) -> str:
             base = preset
         else:
             arguments = ["--preset", "none"]
+
+    # what differs from it has to be said
     if algorithm != "ppo":
         arguments += ["--algorithm", algorithm]
     for name, value in changes(run.config, base).items():

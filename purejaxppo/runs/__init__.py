@@ -1,1 +1,1 @@
-"""The host side: files, terminals and clocks."""
+"""Training from the host, run folders, checkpoints, evaluation; it prints and parses nothing."""

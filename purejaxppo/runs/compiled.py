@@ -38,11 +38,11 @@ class Programs(NamedTuple):
     mesh: Mesh
 
     def place(self, tree: Any) -> Any:
-        """Arrays of the host, with a leading axis of seeds, on the devices of those seeds."""
+        """Puts arrays of the host, with a leading axis of seeds, on the devices of those seeds."""
         return jax.device_put(tree, NamedSharding(self.mesh, P(SEEDS)))
 
     def compile(self, function: Callable[[Any], Any], template: Any) -> Callable[[Any], Any]:
-        """Another function of what the seeds have, compiled ahead of time as the run's own are."""
+        """Compiles another function of what the seeds have, ahead of time as the run's own are."""
         spread, options = NamedSharding(self.mesh, P(SEEDS)), compiler_options()
         return (
             jax.jit(function, in_shardings=(spread,), compiler_options=options)

@@ -1,27 +1,21 @@
-"""Playing whole episodes with what was trained: `purejaxppo eval`, and `fit` on the way."""
+"""Plays whole episodes with what was trained: after a run, and while `fit` goes on."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from rich.console import Console
-from rich.table import Table
 
 from purejaxppo.act import actor_of
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import spread_seeds
-from purejaxppo.runs.agents import Agents, load_agents
+from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.compiled import Programs
-from purejaxppo.runs.metric_rows import evaluation_rows
-from purejaxppo.runs.options import EvalOptions, FitOptions
+from purejaxppo.runs.options import FitOptions
 from purejaxppo.types import Array, EnvParams
 
 NOT_FOR_TRAINING = 2**31  # folded into keys, which are then not those that agents are trained with
@@ -142,36 +136,3 @@ def compile_evaluate(
     finally:
         if close is not None:
             close()
-
-
-def main(options: EvalOptions) -> int:
-    """`purejaxppo eval`: returns the exit code."""
-    if options.episodes < 1:
-        raise ConfigError(f"episodes={options.episodes} is too small: use 100")
-    if options.seed < 0:
-        raise ConfigError(f"seed={options.seed} is too small: use 0")
-    config, agents = load_agents(options.run, options.weights)
-    evaluate, close = make_evaluate(config, options.episodes, options.sampled)
-    key = jax.random.fold_in(jax.random.key(options.seed), NOT_FOR_TRAINING)
-    try:
-        evaluation = jax.jit(spread_seeds(lambda one: evaluate(one, key)))(agents)
-        evaluation = jax.tree.map(np.asarray, evaluation)
-    finally:
-        if close is not None:
-            close()
-    rows, unfinished = evaluation_rows(evaluation), int((~evaluation.ended).sum())
-    means = [row["return_mean"] for row in rows]
-    if options.json:
-        about = {"run": options.run, "env": config.env, "weights": options.weights}
-        about |= {"return_mean": float(np.mean(means)), "unfinished": unfinished}
-        print(json.dumps(about | {"seeds": rows}))
-        return 0
-    table = Table("seed", "return", "± std", "length", "episodes", box=None)
-    for i, row in enumerate(rows):
-        numbers = row["return_mean"], row["return_std"], row["length_mean"]
-        table.add_row(str(i), *(f"{x:.1f}" for x in numbers), str(row["episodes"]))
-    Console().print(table)
-    print(f"{config.env}: mean return {np.mean(means):.1f} over {len(rows)} seeds")
-    if unfinished:
-        print(f"{unfinished} episodes did not end within {LONGEST:,} steps: counted as they stood")
-    return 0

@@ -1,79 +1,24 @@
-"""Pytrees in single files: whole or not at all, checksummed, never pickled.
-
-A file is NumPy's npz, a zip whose members carry a CRC-32 each: an array for each leaf under its
-path in the tree, and a manifest in JSON with what arrays cannot say.
-"""
+"""Files that are written whole or not at all, and files of rows that grow."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+from typing import IO
 
 from purejaxppo.errors import ConfigError
-
-FORMAT = 1
-MANIFEST = "manifest"
+from purejaxppo.types import Row
 
 
-class Damaged(Exception):
-    """A file that was cut short, or of which a bit has changed."""
-
-
-def save(path: Path, tree: Any, about: Mapping[str, Any]) -> None:
-    """Writes a pytree of arrays and keys; another file of this name stays until this one is whole.
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file under a temporary name, and gives it its own once it is on the disk.
 
     Args:
         path: the file.
-        tree: of arrays (any dtype of JAX) and typed keys.
-        about: what to say of it, plain values.
-
-    Raises:
-        OSError: it cannot be written; nothing is left of it.
-    """
-    kinds, arrays = {}, {}
-    for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(where)
-        kinds[name], arrays[name] = _as_numpy(leaf)
-    text = json.dumps({"format": FORMAT, "about": dict(about), "kinds": kinds})
-    arrays[MANIFEST] = np.frombuffer(text.encode(), np.uint8)
-    write_whole(path, lambda file: np.savez(file, **arrays))
-
-
-def load(path: Path, template: Any) -> tuple[Any, dict[str, Any]]:
-    """Reads what `save` wrote.
-
-    Args:
-        path: the file.
-        template: a pytree of the same structure, whose leaves have shapes and dtypes.
-
-    Returns:
-        The pytree, its arrays on the host, and what was said of it.
-
-    Raises:
-        Damaged: the file is not whole.
-        ConfigError: it holds another tree; the first difference is named.
-    """
-    found, about = _read(path)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    expected = {jax.tree_util.keystr(where): leaf for where, leaf in leaves}
-    for name in [*expected, *found]:
-        there, here = _describe(found.get(name)), _describe(expected.get(name))
-        if there != here:
-            raise ConfigError(
-                f"{str(path)!r} does not fit: it has {there} at {name}, and this run has {here}"
-            )
-    return jax.tree_util.tree_unflatten(structure, [found[name] for name in expected]), about
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file under another name, on the disk before it gets its own.
+        write: `(file)`, writes the content to a file that is open for bytes.
 
     Raises:
         OSError: it cannot be written; nothing is left of it, and what was there before stays.
@@ -88,6 +33,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    # the new name is an entry of the folder, which has to reach the disk as well
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -96,16 +42,29 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def check_new(path: Path, overwrite: bool) -> None:
-    """Raises ConfigError if a file exists and is not to be overwritten."""
+    """Refuses a file that exists and is not to be overwritten.
+
+    Args:
+        path: the file.
+        overwrite: whether it may exist.
+
+    Raises:
+        ConfigError: it exists and may not.
+    """
     if path.exists() and not overwrite:
         raise ConfigError(f"{str(path)!r} exists: name another with --out, or pass --overwrite")
 
 
-def write_new(path: Path, overwrite: bool, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file whole that somebody asked for.
+def write_new(path: Path, overwrite: bool, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file that the user has asked for, whole or not at all.
+
+    Args:
+        path: the file.
+        overwrite: whether it may exist.
+        write: `(file)`, writes the content to a file that is open for bytes.
 
     Raises:
-        ConfigError: it exists and is not to be overwritten, or it cannot be written.
+        ConfigError: it exists and may not, or it cannot be written.
     """
     check_new(path, overwrite)
     try:
@@ -114,52 +73,103 @@ def write_new(path: Path, overwrite: bool, write: Callable[[IO[bytes]], Any]) ->
         raise ConfigError(f"{str(path)!r} cannot be written ({error}): name another") from error
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes plain values, whole or not at all.
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Writes plain values as JSON, whole or not at all.
+
+    Args:
+        path: the file.
+        values: what JSON can hold, by name.
 
     Raises:
-        OSError: see `write_whole`.
+        OSError: it cannot be written; what was there before stays.
     """
     text = json.dumps(values, indent=1) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The leaves by name, and what was said of them."""
+class JsonLinesFile:
+    """A file of JSON Lines that grows while a run goes on: rows in the order of their steps.
+
+    There is never a torn row between others. What cannot be written is kept, and written with what
+    comes next.
+
+    Args:
+        path: the file; rows that it has already stay, up to `step`.
+        step: the last one to keep; those after it will be written again.
+
+    Raises:
+        OSError: it cannot be opened.
+        ConfigError: a row in it cannot be read.
+    """
+
+    def __init__(self, path: Path, step: int):
+        self._pending = b""
+        self._end = _end_of_rows(path, step) if path.exists() else 0
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._file.truncate(self._end)
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Appends rows.
+
+        Args:
+            rows: values of JSON by name; numbers that are not finite become null.
+
+        Raises:
+            OSError: not all could be written; those are kept for the next call.
+        """
+        self._pending += b"".join(map(_encode_row, rows))
+        # an earlier call may have failed in the middle of a row: that part is cut off first
+        self._file.truncate(self._end)
+        while self._pending:
+            written = self._file.write(self._pending) or 0
+            self._end += written
+            self._pending = self._pending[written:]
+
+    def sync(self) -> None:
+        """Returns once everything is on the disk.
+
+        Raises:
+            OSError: not everything could be written.
+        """
+        self.write(())
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _encode_row(row: Row) -> bytes:
+    """Returns a row as a line of JSON, null for what is not finite."""
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}  # read to the end: CRCs are checked
-        manifest = json.loads(arrays.pop(MANIFEST).tobytes())
-        if manifest["format"] != FORMAT:
-            raise ConfigError(
-                f"{str(path)!r} has format {manifest['format']}, this version reads {FORMAT}: "
-                "use the version of purejaxppo that wrote it"
-            )
-        kinds = manifest["kinds"]
-        if kinds.keys() != arrays.keys():
-            raise Damaged(f"{str(path)!r} lacks arrays")
-        return {name: _from_numpy(kinds[name], arrays[name]) for name in kinds}, manifest["about"]
-    except (FileNotFoundError, PermissionError, ConfigError, Damaged):
-        raise
-    except Exception as error:  # zip, zlib and JSON have their own, by the dozen
-        raise Damaged(f"{str(path)!r} is damaged ({type(error).__name__})") from error
+        text = json.dumps(row, allow_nan=False)
+    except ValueError:  # looked at one by one only where it must be: most rows are finite
+        finite = {
+            name: None if isinstance(x, float) and not math.isfinite(x) else x
+            for name, x in row.items()
+        }
+        text = json.dumps(finite)
+    return text.encode() + b"\n"
 
 
-def _as_numpy(leaf: Any) -> tuple[str, np.ndarray]:
-    """What it is, and an array of a kind that NumPy can write."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return f"key {jax.random.key_impl(leaf)}", np.asarray(jax.random.key_data(leaf))
-    array = np.asarray(leaf)
-    # bfloat16 and its like are not NumPy's own
-    own = array.dtype.kind != "V"
-    return array.dtype.name, array if own else array.view(f"u{array.itemsize}")
+def _end_of_rows(path: Path, step: int) -> int:
+    """Finds where the rows up to a step end, in bytes.
 
-
-def _from_numpy(kind: str, array: np.ndarray) -> Any:
-    if kind.startswith("key "):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=kind.removeprefix("key "))
-    return array.view(jnp.dtype(kind))
-
-
-def _describe(leaf: Any) -> str:
-    return "nothing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+    Raises:
+        ConfigError: a line before that cannot be read.
+    """
+    end = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):  # cut short by a kill
+                break
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"line {number} of {str(path)!r} is damaged: repair or delete it, or start a "
+                    "new run"
+                ) from error
+            end += len(line)
+    return end

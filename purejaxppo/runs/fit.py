@@ -25,13 +25,13 @@ from purejaxppo.components import (
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.about import as_json, names_of
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate
+from purejaxppo.runs.folder import describe_custom, to_plain
 from purejaxppo.runs.loop import Best, Run
 from purejaxppo.runs.options import FitOptions, fit_options
 from purejaxppo.runs.signals import stop_requests
-from purejaxppo.runs.writer import Record
+from purejaxppo.runs.writer import RunWriter
 from purejaxppo.train import learner_of
 from purejaxppo.types import (
     EnvParams,
@@ -193,15 +193,16 @@ def fit_of(
         stop = stack.enter_context(stop_requests())
         stack.enter_context(closing(learner))
         check_seeds(learner, options.seeds)
-        record = Record(config, options, callbacks, as_json(about or {}), names_of(custom))
-        stack.callback(record.close)
+        parts = describe_custom(custom)
+        writer = RunWriter(config, options, callbacks, to_plain(about or {}), parts)
+        stack.callback(writer.close)
 
         # everything is compiled before the first step, so that times are told apart
         started = time.perf_counter()
         programs = compile_run(learner, options.seeds, config, hyper)
         with compile_evaluate(components, options, programs) as evaluate:
             compiled = time.perf_counter()
-            run = Run(config, options, programs, evaluate, record)
+            run = Run(config, options, programs, evaluate, writer)
             run.begin(learner)
             state = run.train(stop)
     finished = time.perf_counter()
@@ -213,7 +214,7 @@ def fit_of(
         finished - compiled,
         run.begun,
         stop[0] if stop and run.going_on else None,
-        record.problems,
+        writer.problems,
     )
 
 

@@ -16,7 +16,7 @@ from purejaxppo.runs.compiled import UPDATES_PER_CHUNK, Programs
 from purejaxppo.runs.evaluate import Evaluation
 from purejaxppo.runs.metric_rows import evaluation_rows, metrics_rows
 from purejaxppo.runs.options import FitOptions
-from purejaxppo.runs.writer import Record
+from purejaxppo.runs.writer import CheckpointInfo, RunWriter
 from purejaxppo.types import Array, Learner, LearnerState, Metrics
 
 SECONDS_PER_CHUNK = 0.5
@@ -54,15 +54,15 @@ class Run:
         options: FitOptions,
         programs: Programs,
         evaluate: Any,
-        record: Record,
+        writer: RunWriter,
     ):
         self._config, self._options, self._programs = config, options, programs
-        self._evaluate, self._record = evaluate, record
+        self._evaluate, self._writer = evaluate, writer
         self._eval_every, self._save_every = (
             None if steps is None else -(-steps // config.batch_size)
             for steps in (options.eval_every, options.checkpoint_every)
         )
-        self._how = [options.eval_episodes, options.eval_sampled]
+        self._how = (options.eval_episodes, options.eval_sampled)
         self._length, self._ready, self._saved = 1, 0.0, 0.0
         empty = jax.tree.map(lambda x: np.empty((options.seeds, 0), x.dtype), programs.metrics)
         self._parts: list[Metrics] = [empty]
@@ -73,30 +73,30 @@ class Run:
     def begin(self, learner: Learner) -> None:
         """From the last checkpoint, or from the start."""
         template = {"state": self._programs.template, "best": self.best}
-        tree, about = self._record.restore(template)
+        restored = self._writer.restore(template)
         key = jax.random.key(self._options.seed)
-        if tree is not None:  # other episodes than those it began with
-            key = jax.random.fold_in(key, about["updates"])
+        if restored is not None:  # other episodes than those it began with
+            key = jax.random.fold_in(key, restored[1].updates)
         keys = jax.random.split(key, self._options.seeds)
-        if tree is None or learner.close is not None:
+        if restored is None or learner.close is not None:
             self._state = self._programs.init(self._programs.place(keys))
             self.best = _unscored(self._state)
-        if tree is not None:
-            tree = self._programs.place(tree)
-            self.begun = self.done = about["updates"]
-            self.best, self._evaluation = tree["best"], about["evaluation"]
-            if about["evaluated"] != self._how and self._evaluation is not None:
-                self._record.problems.note("evaluations are others than before: best begins anew")
+        if restored is not None:
+            tree, info = self._programs.place(restored[0]), restored[1]
+            self.begun = self.done = info.updates
+            self.best, self._evaluation = tree["best"], info.evaluation
+            if info.evaluated != self._how and self._evaluation is not None:
+                self._writer.problems.note("evaluations are others than before: best begins anew")
                 self.best, self._evaluation = _unscored(tree["state"]), None
             if learner.close is not None:
-                self._record.problems.note("environments on the host begin new episodes")
+                self._writer.problems.note("environments on the host begin new episodes")
                 fresh = ("env_state", "obs", "episode_start", "carry")
                 new = {name: getattr(self._state, name) for name in fresh}
                 tree["state"] = tree["state"].replace(**new)
             self._state = tree["state"]
-        self._record.open(self.done * self._config.batch_size)
-        if self.done and self._record.folder is not None:
-            self._parts.append(self._record.metrics(self.done))
+        self._writer.open(self.done * self._config.batch_size)
+        if self.done and self._writer.folder is not None:
+            self._parts.append(self._writer.logged_metrics(self.done))
         self._saved = time.perf_counter()
 
     @property
@@ -126,7 +126,7 @@ class Run:
         if self.done > self.begun or not self.done:
             self._save(last, self.done)
         elif last is not None:  # those of a run that was killed before it had written them
-            self._record.save_agents(last)
+            self._writer.save_agents(last)
         return self._state
 
     def metrics(self) -> Metrics:
@@ -162,7 +162,7 @@ class Run:
 
     def _snapshot(self) -> Any:
         """The whole run on the host, in memory of its own: the device's is donated."""
-        if self._record.folder is None:
+        if self._writer.folder is None:
             return None
         self._saved = time.perf_counter()
         return jax.tree.map(_copy, {"state": self._state, "best": self.best})
@@ -177,15 +177,14 @@ class Run:
         wanted = max(1, round(SECONDS_PER_CHUNK * chunk.length / seconds))
         self._length = min(2 * chunk.length, wanted)
         self._parts.append(part)
-        self._record.log("metrics.jsonl", metrics_rows(part, chunk.first, self._config))
-        self._record.log("evaluations.jsonl", rows, prefix="eval_")
+        self._writer.log_metrics(metrics_rows(part, chunk.first, self._config))
+        self._writer.log_evaluations(rows)
         if saved is not None:
             self._save(saved, chunk.first + chunk.length)
 
     def _save(self, tree: Any, updates: int) -> None:
         if tree is not None:
-            said = {"evaluation": self._evaluation, "evaluated": self._how}
-            self._record.save(tree, updates, **said)
+            self._writer.save(tree, CheckpointInfo(updates, self._evaluation, self._how))
 
 
 def _unscored(state: LearnerState) -> Best:

@@ -13,28 +13,40 @@ from purejaxppo.types import Metrics, Row
 
 SCALARS = tuple(field.name for field in dataclasses.fields(Metrics) if field.name != "extra")
 """Columns of every run; those of `Metrics.extra` stand behind them."""
+
 DERIVED = ("step", "seed", "episode_return", "episode_length")
 """Columns that are computed from others."""
 
 
 def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[str, Any]]:
-    """A row for each update and seed, NaN where it ended no episode.
+    """Makes a row for each update and seed.
 
     Args:
         metrics: every field [seeds, updates], NumPy.
-        first: updates before them.
-        config: gives the steps per update.
+        first: updates done before them.
+        config: gives the steps of an update.
+
+    Returns:
+        By update, and within an update by seed: `step`, `seed`, every metric, those of a custom
+        objective included, and the mean return and length of the episodes that ended (NaN where
+        none did).
     """
     columns = {name: np.asarray(getattr(metrics, name)) for name in SCALARS}
     columns |= {name: np.asarray(x) for name, x in metrics.extra.items()}
     count = columns["episodes"]
+    seeds, updates = count.shape
+
+    # what identifies a row comes first
+    steps = (first + 1 + np.arange(updates)) * config.batch_size
+    place = {"step": np.tile(steps, (seeds, 1)), "seed": np.tile(np.arange(seeds), (updates, 1)).T}
+
+    # sums over episodes are what the update gives; means are what people read
     for name in ("return", "length"):
         total = np.asarray(columns[f"{name}_sum"], np.float64)
         columns[f"episode_{name}"] = np.where(count, total / np.maximum(count, 1), np.nan)
-    seeds, updates = count.shape
-    steps = (first + 1 + np.arange(updates)) * config.batch_size
-    place = {"step": np.tile(steps, (seeds, 1)), "seed": np.tile(np.arange(seeds), (updates, 1)).T}
     columns = place | columns
+
+    # whole columns become Python numbers at once: one by one costs ten times as much
     values = (column.T.ravel().tolist() for column in columns.values())
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
@@ -47,8 +59,12 @@ def metrics_from_rows(rows: Sequence[Row], seeds: int) -> Metrics:
         seeds: agents that were trained side by side.
 
     Returns:
-        Every field [seeds, updates], NumPy.
+        Every field [seeds, updates], NumPy: int32 where all numbers are whole, else float32.
+
+    Raises:
+        KeyError: a row lacks a metric.
     """
+    # a run that was killed may have logged its last update for some of the seeds only
     whole = rows[: len(rows) // seeds * seeds]
     custom = [name for name in (rows[0] if rows else ()) if name not in (*SCALARS, *DERIVED)]
 
@@ -57,16 +73,21 @@ def metrics_from_rows(rows: Sequence[Row], seeds: int) -> Metrics:
         kind = np.int32 if all(isinstance(x, int) for x in values) else np.float32
         return np.array(values, kind).reshape(-1, seeds).T
 
-    scalars: dict[str, Any] = {name: column(name) for name in SCALARS}
-    return Metrics(**scalars, extra={name: column(name) for name in custom})
+    fields: dict[str, Any] = {name: column(name) for name in SCALARS}
+    fields["extra"] = {name: column(name) for name in custom}
+    return Metrics(**fields)
 
 
 def evaluation_rows(evaluation: Any, step: int | None = None) -> list[dict[str, Any]]:
-    """A row for each seed.
+    """Makes a row for each seed.
 
     Args:
-        evaluation: an `Evaluation` with a leading axis of seeds.
-        step: environment steps of each seed so far; None: does not matter.
+        evaluation: an `Evaluation`, whose fields are [seeds, episodes].
+        step: environment steps of each seed so far; None: the rows do not say.
+
+    Returns:
+        By seed: `step`, `seed`, mean and standard deviation of the returns, mean length, the number
+        of episodes, and of those that were cut off.
     """
     returns, lengths = np.asarray(evaluation.returns, np.float64), np.asarray(evaluation.lengths)
     at = {} if step is None else {"step": step}
@@ -85,14 +106,17 @@ def evaluation_rows(evaluation: Any, step: int | None = None) -> list[dict[str, 
 
 
 def final_returns(metrics: Metrics, num_updates: int) -> np.ndarray:
-    """Mean return of the episodes that ended in the last tenth of the updates, per seed.
+    """Returns the mean return of the episodes that ended in the last tenth of a run, per seed.
 
     Args:
         metrics: every field [seeds, updates].
-        num_updates: of the whole run.
+        num_updates: updates of the whole run; a tenth of them, at least one, counts.
 
     Returns:
         [seeds] float64, NaN where no episode ended there.
+
+    Raises:
+        IndexError: the metrics have no axis of seeds.
     """
     last = max(1, num_updates // 10)
     episodes = np.asarray(metrics.episodes)[:, -last:].sum(1)

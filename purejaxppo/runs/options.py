@@ -1,26 +1,20 @@
-"""What the commands need to be told beside a configuration; without jax, so that help is quick."""
+"""Options of a run beside its configuration; without jax, for a command line that starts fast."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
-
-from purejaxppo.config.coerce import coerce
-from purejaxppo.config.schema import Algorithm
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.config.rules import coerce_fields
+from purejaxppo.errors import ConfigError
 
 Weights = Literal["final", "best"]
+"""Parameters at the end of a run, or the best by evaluation."""
+
 Format = Literal["stablehlo", "onnx", "npz"]
-RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-RunFolders = Annotated[
-    tuple[str, ...],
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="RUN...", help_behavior_hint="(one or more)"),
-]
+"""What an exported policy is for: any JAX, ONNX, or NumPy alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +49,12 @@ class FitOptions:
             ConfigError: a value of another type, a number that is too small, or an option that has
                 no effect without another.
         """
-        for field in dataclasses.fields(FitOptions):
-            value = getattr(self, field.name)
-            value = str(value) if isinstance(value, PurePath) else value
-            object.__setattr__(self, field.name, coerce(field.name, field.type, value))
+        # types: numbers may come from NumPy, the folder as a path
+        if isinstance(self.run_dir, PurePath):
+            object.__setattr__(self, "run_dir", str(self.run_dir))
+        coerce_fields(self, FitOptions)
+
+        # bounds: a key takes 63 bits
         if self.seed >= 2**63:
             raise ConfigError(f"seed={self.seed} is too large: use a number below 2**63")
         least = {"seeds": 1, "seed": 0, "keep_checkpoints": 1, "eval_episodes": 1}
@@ -66,6 +62,8 @@ class FitOptions:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ConfigError(f"{name}={value} is too small: use {max(1, bound)}")
+
+        # an option that does nothing is a mistake of whoever has set it
         self._check_idle("eval_every", "eval_episodes", "eval_sampled", "target_return")
 
     def _check_idle(self, needed: str, *names: str) -> None:
@@ -77,115 +75,19 @@ class FitOptions:
 
 
 def fit_options(values: Mapping[str, Any]) -> FitOptions:
-    """Options from a mapping.
+    """Makes the options of a run that is begun from Python.
+
+    Args:
+        values: by name of the field, see `FitOptions`.
+
+    Returns:
+        The options, checked.
 
     Raises:
-        ConfigError: an unknown name (the nearest is given), or see `FitOptions`.
+        ConfigError: a value of another type, a number that is too small, or an option that has no
+            effect without another.
     """
-    names = [field.name for field in dataclasses.fields(FitOptions)]
-    for name in values:
-        if name not in names:
-            raise ConfigError(f"unknown option {name!r}: {did_you_mean(name, names)}")
     options = FitOptions(**values)
+    # the command line finds a folder by itself, Python does not
     options._check_idle("run_dir", "resume", "checkpoint_every", "keep_checkpoints")
     return options
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions(FitOptions):
-    """A run from the command line."""
-
-    algorithm: Algorithm = "ppo"
-    """Where the defaults come from (a preset's table of this name, if there is one)."""
-    tensorboard: bool = False
-    """Write TensorBoard's files into the run folder (needs purejaxppo[tensorboard])."""
-    wandb: str | None = None
-    """Project of Weights & Biases to log to (needs purejaxppo[wandb]); WANDB_MODE=offline works."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
-    quiet: bool = False
-    """No plan, no progress, no table."""
-    json: bool = False
-    """Print one JSON object as the last line."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    """Play episodes with the agents of a run, statistics frozen."""
-
-    run: RunFolder = dataclasses.field()
-    """A run folder."""
-    episodes: int = 100
-    """Whole episodes of each agent."""
-    seed: int = 0
-    """Of the random key that episodes and actions are drawn from."""
-    sampled: bool = False
-    """Sampled actions rather than the most probable ones."""
-    weights: Weights = "final"
-    """Parameters at the end of the run, or the best by evaluation."""
-    json: bool = False
-    """Print one JSON object instead of the table."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AgentOptions:
-    """What is made of one trained agent."""
-
-    run: RunFolder = dataclasses.field()
-    """A run folder."""
-    agent: int = 0
-    """Which of the run's seeds, counted from 0."""
-    weights: Weights = "final"
-    """Parameters at the end of the run, or the best by evaluation."""
-    overwrite: bool = False
-    """Write over a file that exists."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions(AgentOptions):
-    """Write a trained policy to a file that runs without purejaxppo."""
-
-    format: Format = "stablehlo"
-    """stablehlo: for any JAX; onnx (needs purejaxppo[onnx]); npz: for NumPy alone."""
-    out: str | None = None
-    """The file; default: policy.<format> in the run folder."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderOptions(AgentOptions):
-    """Film a trained policy."""
-
-    out: str | None = None
-    """The file; default: policy.gif (policy.html for brax) in the run folder."""
-    seed: int = 0
-    """Of the random key that the episode is drawn from."""
-    max_steps: int = 500
-    """Steps at most."""
-    fps: int = 30
-    """Frames per second."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunsOptions:
-    """What is made of one or many runs."""
-
-    runs: RunFolders = dataclasses.field()
-    """Run folders."""
-    overwrite: bool = False
-    """Write over a file that exists."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PlotOptions(RunsOptions):
-    """Draw the learning curves of one or many runs."""
-
-    out: str = "curves.png"
-    """The picture: .png, .svg or .pdf."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportOptions(RunsOptions):
-    """Put one or many runs on one page that opens offline."""
-
-    out: str = "report.html"
-    """The page."""

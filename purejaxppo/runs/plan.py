@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 
 from purejaxppo.components import Components
-from purejaxppo.ppo.minibatches import activation_bytes, as_batch, rows_per_pass
+from purejaxppo.ppo.minibatches import activation_bytes, as_batch
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.runs.fit import check_seeds
-from purejaxppo.train import learner_of
+from purejaxppo.train import learner_of, minibatches_of
 from purejaxppo.tuning import nbytes
 
 
@@ -61,7 +61,7 @@ def plan_of(components: Components, seeds: int = 1) -> Plan:
 
     rollout = jax.eval_shape(roll, state, jax.random.key(0))
     batch = jax.eval_shape(rows, rollout)
-    chunk = rows_per_pass(policy, state.params, batch, config.num_minibatches, config.chunk_size)
+    chunk = minibatches_of(components, state.params, batch).rows_per_pass
 
     # the rollout is held as collected and as the batch; one chunk has its activations
     activations = chunk * activation_bytes(policy, state.params, batch)

@@ -1,91 +1,157 @@
-"""What a run leaves behind while it goes on: rows, checkpoints, agents; and what went wrong."""
+"""What a run writes while it goes on: rows, checkpoints, agents; and what went wrong with that."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, RunWarning
 from purejaxppo.runs import checkpoint
-from purejaxppo.runs import folder as store
-from purejaxppo.runs.about import device, plain, versions
 from purejaxppo.runs.agents import FILES, Agents, save_agents
-from purejaxppo.runs.journal import Journal, Row
+from purejaxppo.runs.files import JsonLinesFile
+from purejaxppo.runs.folder import (
+    create_run_dir,
+    describe_device,
+    is_run,
+    lock,
+    read_metrics,
+    read_run,
+    to_plain,
+    versions,
+    write_run,
+)
 from purejaxppo.runs.options import FitOptions
-from purejaxppo.runs.problems import Problems
-from purejaxppo.types import Metrics
-
-Callback = Callable[[int, Row], Any]
+from purejaxppo.types import Logger, Metrics, PyTree, Row
 
 
-class Record:
-    """The folder of a run, if it has one, and its callbacks. Whatever fails here, training goes on.
+class Problems(list[str]):
+    """What went wrong around a run and was not corrected, a line each; training goes on."""
+
+    def note(self, text: str) -> None:
+        """Warns of what was corrected; it is not kept.
+
+        Args:
+            text: a line.
+        """
+        warnings.warn(text, RunWarning, stacklevel=2)
+
+    def report(self, problem: str) -> None:
+        """Warns of a problem, and keeps it; of the same one only once.
+
+        Args:
+            problem: a line.
+        """
+        if problem not in self:
+            self.append(problem)
+            warnings.warn(problem, RunWarning, stacklevel=2)
+
+    @contextlib.contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Reports a failure to write within the block, which ends there, and goes on after it.
+
+        Args:
+            what: the name of what is written.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.report(f"{what} could not be written: {error.strerror or error}")
+
+
+class CheckpointInfo(NamedTuple):
+    """What a checkpoint says beside the state of the run.
+
+    Attributes:
+        updates: done so far.
+        evaluation: mean return of each seed at the last evaluation; None before the first.
+        evaluated: how evaluations are made, (episodes, sampled): the best of others do not count.
+    """
+
+    updates: int
+    evaluation: list[float] | None
+    evaluated: tuple[int, bool]
+
+
+class RunWriter:
+    """Writer of the folder of a run, if it has one, and of its loggers.
+
+    Whatever fails here while the run goes on is reported, and training goes on.
 
     Args:
         config: what is trained.
-        options: where, and how often.
-        callbacks: `(step, row)`, called with every row that is logged.
-        about: what else to say in `run.json`.
-        own: names of what was passed in place of what `config` describes.
+        options: where results go, and how many checkpoints are kept.
+        loggers: `(step, row)`, called with every row.
+        about: plain values to put into `run.json` before all others.
+        custom: what was passed in place of what `config` describes, see `describe_custom`.
 
     Attributes:
+        folder: the run folder, or None.
         problems: what went wrong, a line each.
 
     Raises:
-        ConfigError: the folder holds a run already, or with `resume` another one than this.
+        ConfigError: the folder is in use, cannot be made, holds a run already, or with `resume`
+            another one than this.
     """
 
     def __init__(
         self,
         config: PPOConfig,
         options: FitOptions,
-        callbacks: Sequence[Callback],
+        loggers: Sequence[Logger],
         about: Mapping[str, Any],
-        own: Mapping[str, str],
+        custom: Mapping[str, str],
     ):
         self.problems = Problems()
-        self._callbacks, self._keep = list(callbacks), options.keep_checkpoints
-        self._config, self._about = (
-            config,
-            {
-                "config": plain(config),
-                "seeds": options.seeds,
-                "seed": options.seed,
-                "own": own,
-                "versions": versions(),
-                "device": device(),
-            },
-        )
-        self._journals: dict[str, Journal] = {}
+        self._config, self._keep = config, options.keep_checkpoints
+        self._loggers = list(loggers)
+        self._files: dict[str, JsonLinesFile] = {}
+        # what every checkpoint says of the run that it belongs to
+        self._identity: dict[str, Any] = {
+            "config": to_plain(config.to_dict()),
+            "seeds": options.seeds,
+            "seed": options.seed,
+            "own": custom,
+            "versions": versions(),
+            "device": describe_device(),
+        }
         self.folder = None if options.run_dir is None else Path(options.run_dir)
-        self._resume = options.resume and store.is_run(self.folder)
+        self._resume = options.resume and is_run(self.folder)
         if self.folder is None:
             return
-        if self._resume:
-            saved, run = store.read_run(self.folder)
-            self._compare({**run, "config": plain(saved)})
-        else:
-            store.create_run_dir(self.folder, config.env, options.resume)
-        self._lock = store.lock(self.folder)
-        created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        self._said = {**about, **self._about, "created": created}
-        self._say()
 
-    def restore(self, template: Any) -> tuple[Any, dict[str, Any]]:
-        """The last whole checkpoint and what was said of it, or (None, {}) to begin from the start.
+        # nothing in the folder is touched before it is known to be this run's
+        if self._resume:
+            saved, run = read_run(self.folder)
+            self._compare({**run, "config": to_plain(saved.to_dict())})
+        else:
+            create_run_dir(self.folder, config.env, options.resume)
+        self._lock = lock(self.folder)
+        created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self._about = {**about, **self._identity, "created": created}
+        self._write_run()
+
+    # -- going on with a run ----------------------------------------------------------------------
+
+    def restore(self, template: PyTree) -> tuple[PyTree, CheckpointInfo] | None:
+        """Reads the last whole checkpoint.
 
         Args:
-            template: its shapes and dtypes.
+            template: shapes and dtypes of what `save` was given.
+
+        Returns:
+            The tree, its arrays on the host, and what was said beside it; None if the run begins
+            from the start.
 
         Raises:
-            ConfigError: it is of another run, or there are some and none is whole.
+            ConfigError: the checkpoint is of another run, or there are some and none is whole.
         """
         found = self._checkpoints() if self._resume else []
         for path in reversed(found):
@@ -97,32 +163,48 @@ class Record:
             except OSError as error:
                 raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
             self._compare(about)
-            return tree, about
+            evaluated = tuple(about["evaluated"])
+            return tree, CheckpointInfo(about["updates"], about["evaluation"], evaluated)
+
+        # agents are written after a checkpoint: where they are, there has been one
         agents = self.folder is not None and (self.folder / FILES["final"]).exists()
         if found or (self._resume and agents):
             raise ConfigError(
                 f"{str(self.folder)!r} holds no whole checkpoint to go on from: put one back, or "
                 "train into another folder"
             )
-        return None, {}
+        return None
 
     def open(self, step: int) -> None:
-        """Begins to log after a step; rows of later ones, which will come again, are taken out."""
+        """Begins to log after a step; rows of later ones, which will come again, are taken out.
+
+        Args:
+            step: environment steps of each seed that were done before.
+
+        Raises:
+            ConfigError: a row that was logged before cannot be read.
+        """
         if self.folder is not None:
             for left in self.folder.rglob("*.partial"):  # by a process that was killed
                 left.unlink(missing_ok=True)
             for name in ("metrics.jsonl", "evaluations.jsonl"):
                 with self.problems.attempt(name):
-                    self._journals[name] = Journal(self.folder / name, step)
+                    self._files[name] = JsonLinesFile(self.folder / name, step)
 
-    def metrics(self, updates: int) -> Metrics:
-        """What is logged of the updates that were done before: every field [seeds, updates].
+    def logged_metrics(self, updates: int) -> Metrics:
+        """Reads what was logged of the updates that were done before.
+
+        Args:
+            updates: how many.
+
+        Returns:
+            Every field [seeds, updates], NumPy.
 
         Raises:
             ConfigError: rows are missing.
         """
         assert self.folder is not None
-        metrics = store.read_metrics(self.folder)
+        metrics = read_metrics(self.folder)
         found = metrics.episodes.shape[1]
         if found != updates:
             raise ConfigError(
@@ -131,45 +213,86 @@ class Record:
             )
         return metrics
 
-    def log(self, name: str, rows: Sequence[Row], prefix: str = "") -> None:
-        """Appends rows to a file, and passes them to the callbacks, their names with a prefix."""
-        if name in self._journals:
-            with self.problems.attempt(name):
-                self._journals[name].write(rows)
-        if prefix:
-            rows = [_prefixed(row, prefix) for row in rows]
-        for callback in list(self._callbacks):
-            with self._guarded(callback):
-                for row in rows:
-                    callback(row["step"], row)
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        """Refuses to go on with another run; warns where the next bits may differ."""
+        before, after = (
+            {**run["config"], **run.get("own", {}), "seeds": run["seeds"], "seed": run.get("seed")}
+            for run in (saved, self._identity)
+        )
+        for name in {**before, **after}:
+            then, now = before.get(name), after.get(name)
+            if then != now:
+                raise ConfigError(
+                    f"the run in {str(self.folder)!r} has {name}={then!r}, not {now!r}: go on with "
+                    "its own, or train into another folder"
+                )
+        # another version or device is no other run, but rounds otherwise
+        for name in ("versions", "device"):
+            for part, then in saved.get(name, {}).items():
+                now = self._identity[name].get(part)
+                if then != now:
+                    self.problems.note(
+                        f"the run was begun with {part} {then} and goes on with {now}: from here "
+                        "on it may differ in the last digits"
+                    )
 
-    def save(self, tree: Any, updates: int, **about: Any) -> None:
+    # -- logging and saving -----------------------------------------------------------------------
+
+    def log_metrics(self, rows: Sequence[Row]) -> None:
+        """Appends rows of updates to `metrics.jsonl`, and passes them to the loggers.
+
+        Args:
+            rows: see `metrics_rows`.
+        """
+        self._append("metrics.jsonl", rows)
+        self._pass_on(rows)
+
+    def log_evaluations(self, rows: Sequence[Row]) -> None:
+        """Appends rows of an evaluation to `evaluations.jsonl`, and passes them to the loggers.
+
+        Loggers get rows of both kinds: for them the names of these begin with `eval_`.
+
+        Args:
+            rows: see `evaluation_rows`.
+        """
+        self._append("evaluations.jsonl", rows)
+        place = ("step", "seed")
+        named = [{k if k in place else f"eval_{k}": x for k, x in row.items()} for row in rows]
+        self._pass_on(named)
+
+    def save(self, tree: PyTree, info: CheckpointInfo) -> None:
         """Writes a checkpoint, and the agents in it; the oldest that are too many are removed.
 
         Args:
-            tree: what `restore` gives back, with `state` and `best`.
-            updates: done so far.
-            **about: what to say of it.
+            tree: a dictionary of the learners' `state` and the `best` agents, on the host; None
+                of it is kept.
+            info: what to say beside it.
         """
         if self.folder is None:
             return
-        self._say()
+        self._write_run()
         with self.problems.attempt("checkpoints"):
-            for journal in self._journals.values():
-                journal.sync()  # rows first: resuming must find all that came before
+            # rows first: a run that resumes here must find all that came before
+            for file in self._files.values():
+                file.sync()
             folder = self.folder / "checkpoints"
             folder.mkdir(exist_ok=True)
-            path = folder / f"{updates:010d}.npz"
-            checkpoint.save(path, tree, {**self._about, "updates": updates, **about})
-            before = [old for old in self._checkpoints() if old < path]
-            # those after it were passed over
-            passed = [old for old in self._checkpoints() if old > path]
-            for old in before[: max(0, len(before) + 1 - self._keep)] + passed:
+            path = folder / f"{info.updates:010d}.npz"
+            checkpoint.save(path, tree, {**self._identity, **info._asdict()})
+
+            # those of later updates are damaged: the run has passed them over
+            older = [old for old in self._checkpoints() if old < path]
+            damaged = [old for old in self._checkpoints() if old > path]
+            for old in older[: max(0, len(older) + 1 - self._keep)] + damaged:
                 old.unlink()
         self.save_agents(tree)
 
-    def save_agents(self, tree: Any) -> None:
-        """Writes what acting needs: the agents as they are, and the best if any were scored."""
+    def save_agents(self, tree: PyTree) -> None:
+        """Writes what acting needs: the agents as they are, and the best if any were scored.
+
+        Args:
+            tree: as `save` takes it: a dictionary of the learners' `state` and the `best` agents.
+        """
         if self.folder is None:
             return
         with self.problems.attempt(FILES["final"]):
@@ -179,65 +302,51 @@ class Record:
                 save_agents(self.folder / FILES["best"], tree["best"].agents)
 
     def close(self) -> None:
-        """Writes what was kept back, and closes files and callbacks."""
-        for name, journal in self._journals.items():
+        """Writes what was kept back, and closes files and loggers."""
+        for name, file in self._files.items():
             with self.problems.attempt(name):
-                journal.sync()
-            journal.close()
-        for callback in list(self._callbacks):
-            with self._guarded(callback):
-                getattr(callback, "close", lambda: None)()
-        if self.folder is not None:
+                file.sync()
+            file.close()
+        for logger in list(self._loggers):
+            with self._guarded(logger):
+                getattr(logger, "close", lambda: None)()
+        # the lock goes last: until here the folder is this process's
+        if self.folder is not None and self._lock is not None:
             os.close(self._lock)
 
-    def _say(self) -> None:
-        """Writes what the run is, unless it is written."""
-        if self.folder is not None and not store.is_run(self.folder):
+    def _write_run(self) -> None:
+        """Writes what the run is, unless that is written."""
+        if self.folder is not None and not is_run(self.folder):
             with self.problems.attempt("run.json"):
-                store.write_run(self.folder, self._config, self._said)
+                write_run(self.folder, self._config, self._about)
+
+    def _append(self, name: str, rows: Sequence[Row]) -> None:
+        """Appends rows to a file, if there is a folder that has it."""
+        if name in self._files:
+            with self.problems.attempt(name):
+                self._files[name].write(rows)
+
+    def _pass_on(self, rows: Sequence[Row]) -> None:
+        """Calls every logger with every row."""
+        for logger in list(self._loggers):
+            with self._guarded(logger):
+                for row in rows:
+                    logger(row["step"], row)
 
     @contextlib.contextmanager
-    def _guarded(self, callback: Callback) -> Iterator[None]:
-        """One that raises is reported and left out."""
+    def _guarded(self, logger: Logger) -> Iterator[None]:
+        """Reports a logger that raises, and leaves it out from then on."""
         try:
             yield
         except Exception as error:
-            self._callbacks.remove(callback)
+            self._loggers.remove(logger)
             with contextlib.suppress(Exception):
-                getattr(callback, "close", lambda: None)()
-            who = getattr(callback, "__name__", type(callback).__name__)
+                getattr(logger, "close", lambda: None)()
+            who = getattr(logger, "__name__", type(logger).__name__)
             self.problems.report(
                 f"callback {who} is not called again: {type(error).__name__}: {error}"
             )
 
     def _checkpoints(self) -> list[Path]:
-        """From the oldest to the newest."""
+        """Returns the checkpoints in the folder, from the oldest to the newest."""
         return sorted(self.folder.glob("checkpoints/*.npz")) if self.folder else []
-
-    def _compare(self, saved: Mapping[str, Any]) -> None:
-        """Refuses to go on with another run; warns where the next bits may differ."""
-        ours = self._about
-        before, after = (
-            {**run["config"], **run.get("own", {}), "seeds": run["seeds"], "seed": run.get("seed")}
-            for run in (saved, ours)
-        )
-        for name in {**before, **after}:
-            then, now = before.get(name), after.get(name)
-            if then != now:
-                raise ConfigError(
-                    f"the run in {str(self.folder)!r} has {name}={then!r}, not {now!r}: go on with "
-                    "its own, or train into another folder"
-                )
-        for name in ("versions", "device"):
-            for part, then in saved.get(name, {}).items():
-                now = ours[name].get(part)
-                if then != now:
-                    self.problems.note(
-                        f"the run was begun with {part} {then} and goes on with {now}: from here "
-                        "on it may differ in the last digits"
-                    )
-
-
-def _prefixed(row: Row, prefix: str) -> Row:
-    """The row, its values named with a prefix."""
-    return {name if name in ("step", "seed") else prefix + name: row[name] for name in row}

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from purejaxppo import PPOConfig, cli
-from purejaxppo.runs.cache import keep_compiled_programs
+from purejaxppo.cli.arguments import parse_train
+from purejaxppo.tuning import keep_compiled_programs
 
 FILES = {
     "config.toml", "run.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints", "agents.npz",
@@ -121,25 +122,25 @@ def test_bad_input_gets_one_line_and_leaves_nothing(purejaxppo, tmp_path, argv, 
 
 def test_options_override_the_preset():
     preset = PPOConfig.preset("CartPole-v1")
-    args, config = cli.parse_train(["CartPole-v1", "--gamma", "0.5", "--target-kl", "0.1"])
+    args, config = parse_train(["CartPole-v1", "--gamma", "0.5", "--target-kl", "0.1"])
     assert config == preset.replace(gamma=0.5, target_kl=0.1)
-    _, config = cli.parse_train(["--num-epochs", "2", "CartPole-v1", "--preset", "none"])
+    _, config = parse_train(["--num-epochs", "2", "CartPole-v1", "--preset", "none"])
     assert config == PPOConfig.ppo(num_epochs=2)
     assert (args.seeds, args.seed, args.run_dir, args.json) == (1, 0, None, False)
 
 
 def test_options_of_the_environment_go_over_the_presets_one_by_one():
-    _, config = cli.parse_train(["brax/hopper"])
+    _, config = parse_train(["brax/hopper"])
     assert config.env_options == ("backend=spring",)
-    _, config = cli.parse_train(["brax/hopper", "--env-options", "max_steps=5"])
+    _, config = parse_train(["brax/hopper", "--env-options", "max_steps=5"])
     assert config.env_options == ("backend=spring", "max_steps=5")
-    _, config = cli.parse_train(["brax/hopper", "--env-options", "backend=mjx", "max_steps=5"])
+    _, config = parse_train(["brax/hopper", "--env-options", "backend=mjx", "max_steps=5"])
     assert config.env_options == ("backend=mjx", "max_steps=5")
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "ppo_kl", "a2c", "reinforce"])
 def test_every_algorithm_is_reachable(algorithm):
-    _, config = cli.parse_train(["Acrobot-v1", "--algorithm", algorithm, "--preset", "none"])
+    _, config = parse_train(["Acrobot-v1", "--algorithm", algorithm, "--preset", "none"])
     assert config == getattr(PPOConfig, algorithm)(env="Acrobot-v1")
 
 
@@ -189,7 +190,7 @@ def test_ctrl_c_saves_what_was_reached(tmp_path):
     import signal
 
     command = [
-        sys.executable, "-c", "from purejaxppo.cli.main import main; main()", "train", "CartPole-v1",
+        sys.executable, "-c", "from purejaxppo.cli import main; main()", "train", "CartPole-v1",
         "--preset", "none", "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2",
         "--hidden-sizes", "8", "--total-timesteps", "320000000", "--run-dir", "r", "--json",
     ]  # fmt: skip
@@ -366,7 +367,7 @@ def test_eval_plays_what_was_trained(purejaxppo, tmp_path):
         assert words in err
 
 
-@pytest.mark.parametrize("command", ["train", *cli.OF_RUNS, "check-env"])
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "envs"])
 def test_every_commands_help_reads_well(purejaxppo, command):
     code, out, _ = purejaxppo(f"{command} --help")
     assert code == 0

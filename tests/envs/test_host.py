@@ -427,11 +427,11 @@ class Obeys(Small):
 def test_actions_arrive_as_declared(name):
     shape = NESTED[name][0] if name in NESTED else name
 
-    class Told(Obeys):
+    class Strict(Obeys):
         action_space = nested(shape, 0)
 
     log = []
-    env = hosted(Told, log=log)
+    env = hosted(Strict, log=log)
     vec_env = make_host_vec_env(env, 2)
     state, _ = vec_env.reset(jax.random.key(0), ())
     as_sampled = {np.dtype(np.int64): jnp.int32, np.dtype(np.float32): jnp.float32}
@@ -442,7 +442,7 @@ def test_actions_arrive_as_declared(name):
     assert len(arrived) == 2
     for n in range(2):
         expected = jax.tree.map(lambda x, n=n: x[n], nested(shape, 2))
-        check_action(Told.action_space, arrived[n], expected)
+        check_action(Strict.action_space, arrived[n], expected)
 
 
 @pytest.mark.parametrize("bound", [0.1, 0.3, 1.1])
@@ -462,14 +462,14 @@ def test_actions_stay_within_bounds_that_float32_does_not_have(bound):
 
 @pytest.mark.slow
 def test_a_policy_drives_a_dictionary_of_actions():
-    class Told(Obeys):
+    class Strict(Obeys):
         action_space = nested(NESTED["tuple"][0], 0)
 
         def step(self, action):
             assert self.action_space.contains(action)
             return super().step(action)
 
-    result = fit(CONFIG, env=hosted(Told))
+    result = fit(CONFIG, env=hosted(Strict))
     assert np.isfinite(result.metrics.policy_loss).all()
 
 
@@ -597,16 +597,16 @@ def test_a_run_after_a_refused_state_is_not_refused_too(closed):
 
 
 class Fails(Small):
-    """Breaks down where it is told to, unless it is mended."""
+    """Breaks down at the named place, unless it is fixed."""
 
-    mended = False
+    fixed = False
 
     def __init__(self, where, **options):
         super().__init__(**options)
         self.where = where
 
     def break_down(self, where):
-        if where == self.where and not self.mended:
+        if where == self.where and not self.fixed:
             raise ValueError(f"broken {where} of mine")
 
     def reset(self, *, seed=None, options=None):
@@ -669,7 +669,7 @@ def test_environments_that_fail_in_make_train_are_closed(where):
 
 def test_a_run_after_a_failure_is_not_told_of_it(monkeypatch):
     train = broken("step")[2]
-    monkeypatch.setattr(Fails, "mended", True)
+    monkeypatch.setattr(Fails, "fixed", True)
     assert np.isfinite(train(KEYS[0]).metrics.policy_loss).all()
 
 

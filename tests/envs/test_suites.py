@@ -1,6 +1,8 @@
 """Every suite against its own stepping: final observations, flags, natural ends and limits."""
 
 import importlib.metadata
+import subprocess
+import sys
 import warnings
 from typing import Any, NamedTuple
 
@@ -417,6 +419,16 @@ SAMPLES = {  # where a suite has very many, or each takes long to compile
     "ale": ["ale/Pong-v5", "ale/Breakout-v5", "ale/MsPacman-v5"],
     "envpool": ["envpool/CartPole-v1", "envpool/Pong-v5", "envpool/HalfCheetah-v4"],
 }
+
+
+def test_suites_are_imported_with_their_environments_only():
+    packages = {"xminigrid", "mujoco_playground", "ale_py", *registry.SUITES.values()}
+    code = (
+        "import sys, purejaxppo.envs, purejaxppo.policies\n"
+        f"print(*sorted({packages} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
 
 
 @pytest.mark.slow

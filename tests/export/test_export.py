@@ -25,12 +25,12 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
-from purejaxppo.components import make_setup
+from purejaxppo.cli import commands
+from purejaxppo.components import make_components
 from purejaxppo.export import numpy_policy as reader
 from purejaxppo.export import numpy_program as as_numpy
-from purejaxppo.export.export_policy import export_policy, main
+from purejaxppo.export.export_policy import export_policy
 from purejaxppo.runs.agents import Agents, load_agents, save_agents
-from purejaxppo.runs.options import ExportOptions
 from purejaxppo.spaces import Box, Discrete, MultiBinary, MultiDiscrete, zeros
 
 SMALL = dict(
@@ -204,7 +204,7 @@ def make_run(name, folder):
     config = PPOConfig(**SMALL | case.changes)
     agents = random_agents(rng, config, **own)
     write_run(folder, config, agents)
-    spaces = make_setup(config, **own).vec_env.spec.observation
+    spaces = make_components(config, **own).spec.observation
     obs = jax.tree.map(lambda space: random_obs(rng, space, case.steps), spaces)
     starts = rng.random(case.steps) < 0.1
     starts[0] = True
@@ -461,7 +461,7 @@ def test_a_file_that_acts_otherwise_is_not_written(run_of, tmp_path, monkeypatch
 @pytest.mark.parametrize("name", ["clipped", "gru"])
 def test_the_command_says_how_the_file_is_used(run_of, capsys, monkeypatch, format, name):
     folder, _, _ = run_of(name)
-    assert main(ExportOptions(run=str(folder), format=format, overwrite=True)) == 0
+    assert commands.export([str(folder), "--format", format, "--overwrite"]) == 0
     wrote, *lines = capsys.readouterr().out.splitlines()
     assert wrote.startswith(f"wrote {folder}/policy.{format}: ")
     monkeypatch.syspath_prepend(folder)

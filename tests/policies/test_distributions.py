@@ -81,7 +81,10 @@ def test_every_distribution_has_a_case():
     kinds = {
         name
         for name, thing in vars(distributions).items()
-        if inspect.isclass(thing) and hasattr(thing, "log_prob") and name[0] != "_"
+        if inspect.isclass(thing)
+        and hasattr(thing, "log_prob")
+        and name[0] != "_"
+        and thing.__module__ == distributions.__name__
     }
     assert kinds == {type(case(name)[0]).__name__ for name in CASES}
 
@@ -640,3 +643,42 @@ def test_actions_stand_as_their_distributions_do():
         assert jax.tree.structure(action) == jax.tree.structure(dist.mode()) == leaves
         sizes = [x.size for x in jax.tree.leaves(action)]
         np.testing.assert_allclose(dist.log_prob(action), -sum(sizes) * np.log(2), rtol=1e-6)
+
+
+# -- shapes that would broadcast ---------------------------------------------------------------
+
+MANY = jax.tree.map(lambda x: jnp.stack([x] * 4), {
+    "Categorical": Categorical(jnp.arange(3.0)),
+    "MultiCategorical": MultiCategorical(jnp.zeros((2, 3))),
+    "Bernoulli": Bernoulli(jnp.zeros(2)),
+    "DiagGaussian": DiagGaussian(jnp.zeros(2), jnp.zeros(2)),
+    "SquashedGaussian": SquashedGaussian(
+        DiagGaussian(jnp.zeros(2), jnp.zeros(2)), ((-1.0, -1.0), (1.0, 1.0))
+    ),
+}, is_leaf=lambda x: isinstance(x, jax.Array))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_actions_of_other_leading_axes_are_refused_while_tracing(name):
+    dist = MANY[name]
+    action = dist.mode()
+    assert dist.log_prob(action).shape == (4,)
+    for wrong in (action[None], action[:, None], action[:1], jnp.stack([action] * 4)):
+        with pytest.raises(AssertionError, match="Chex"):
+            jax.eval_shape(dist.log_prob, wrong)
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_one_distribution_takes_many_actions(name):
+    one = jax.tree.map(lambda x: x[0], MANY[name])
+    actions = MANY[name].mode()
+    with jax.numpy_rank_promotion("allow"):
+        together = one.log_prob(actions)
+    np.testing.assert_allclose(together, jax.vmap(one.log_prob)(actions), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_divergences_of_other_shapes_are_refused_while_tracing(name):
+    dist = MANY[name]
+    with pytest.raises(AssertionError, match="Chex"):
+        jax.eval_shape(dist.kl, jax.tree.map(lambda x: x[:1], dist))

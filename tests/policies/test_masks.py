@@ -548,7 +548,7 @@ def test_an_observation_that_is_nothing_but_a_mask():
 
 
 class Informed(Endless):
-    """What is allowed changes with every step, and is told in `info`, here of int8."""
+    """What is allowed changes with every step, and is given in `info`, here of int8."""
 
     name = "action_mask"
 

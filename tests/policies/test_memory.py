@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from scipy.special import expit, log_softmax
+from support.algorithm import build, optimize, pack
 from support.probes import Aim, Dials, Match, Probe
 from test_networks import box, dense, noisy
 from test_train import CLOSE, KEYS, UPDATES, row, same, stack
@@ -24,13 +25,13 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
-from purejaxppo.components import make_setup
 from purejaxppo.policies.cores import CORES
 from purejaxppo.policies.distributions import Categorical
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.advantages import gae
-from purejaxppo.ppo.rollout import as_batch, collect
-from purejaxppo.ppo.update import optimize, optimizer, pack
+from purejaxppo.ppo.minibatches import as_batch
+from purejaxppo.ppo.optimizer import adam as optimizer
+from purejaxppo.ppo.rollout import collect
 from purejaxppo.spaces import Discrete, EnvSpec, MultiBinary
 from purejaxppo.types import Rollout
 
@@ -222,6 +223,18 @@ def test_a_gate_that_is_shut_has_a_finite_gradient(name):
         assert np.isfinite(leaf).all(), path
 
 
+@every_core
+def test_shapes_that_would_broadcast_are_refused_while_tracing(core):
+    module, params, _ = core_of(core)
+    right = memory_like(core, 2), jnp.zeros((2, 3, FEATURES)), jnp.zeros((2, 3), bool)
+    jax.eval_shape(module.apply, params, *right)
+    carry, x, starts = right
+    one = jax.tree.map(lambda c: c[:1], carry)
+    for wrong in ((one, x, starts), (carry, x, starts[:1]), (carry, x, starts[..., None])):
+        with pytest.raises(AssertionError, match="Chex"):
+            jax.eval_shape(module.apply, params, *wrong)
+
+
 # -- policies: sequences and steps -------------------------------------------------------------
 
 
@@ -402,7 +415,7 @@ WALK = PPOConfig(
 @pytest.fixture(scope="module")
 def walk():
     """(setup, compiled update, state after two updates, its next rollout, state after that)."""
-    learner, setup = make_learner(WALK, env=Walk()), make_setup(WALK, Walk())
+    learner, setup = make_learner(WALK, env=Walk()), build(WALK, Walk())
     update = jax.jit(learner.update)
     state = jax.jit(learner.init)(KEYS[0])
     for _ in range(2):
@@ -597,8 +610,8 @@ def test_boundaries_of_remembered_values_by_hand(terminates):
     """
     env, config = Clock(terminates), PPOConfig(num_envs=2, num_steps=5, total_timesteps=10,
                                                num_minibatches=2)  # fmt: skip
-    setup = make_setup(config, env, policy=counting())
-    assert setup.config.sequence_length == 5
+    setup = build(config, env, policy=counting())
+    assert setup.sequence_length == 5
     state = make_learner(config, env=env, policy=counting()).init(KEYS[0])
     run = jax.jit(
         lambda state: collect(setup.policy, setup.vec_env, 5, state, setup.env_params, KEYS[1])
@@ -755,10 +768,10 @@ def test_what_does_not_fit_is_refused(changes, parts, text):
 @pytest.mark.parametrize("parts", [{}, dict(policy=counting())])
 def test_sequences_are_whole_rollouts_unless_said(parts):
     core = {} if parts else dict(core="gru")
-    assert make_setup(PPOConfig(**TINY, **core), Walk(), **parts).config.sequence_length == 6
+    assert build(PPOConfig(**TINY, **core), Walk(), **parts).sequence_length == 6
     config = PPOConfig(**TINY, **core, sequence_length=2)
-    assert make_setup(config, Walk(), **parts).config.sequence_length == 2
-    assert make_setup(PPOConfig(**TINY), Walk()).config.sequence_length is None
+    assert build(config, Walk(), **parts).sequence_length == 2
+    assert build(PPOConfig(**TINY), Walk()).sequence_length is None
 
 
 def refusal(**values):

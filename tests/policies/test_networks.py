@@ -11,6 +11,7 @@ import scipy.stats
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.policies.distributions import Categorical, DiagGaussian
+from purejaxppo.policies.heads import distribution
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.policies.torsos import torso_for
@@ -379,3 +380,16 @@ def test_torsos_start_apart():
 def test_no_memory():
     policy = policy_of(box(4), Discrete(3))
     assert policy.initial_carry((7,)) == ()
+
+
+@pytest.mark.parametrize("lead", [(2,), (4, 1), (2, 2)])
+def test_observations_with_other_leading_axes_than_the_starts_are_refused(lead):
+    policy = policy_of(box(4), Discrete(3), hidden_sizes=(3,))
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    with pytest.raises(AssertionError, match="Chex"):
+        jax.eval_shape(policy.apply, params, (), jnp.zeros((*lead, 4)), jnp.zeros((4, 2), bool))
+
+
+def test_masks_with_other_leading_axes_than_the_logits_are_refused():
+    with pytest.raises(AssertionError, match="Chex"):
+        distribution(Discrete(3), jnp.zeros((4, 3)), jnp.ones((1, 3), bool), False)

@@ -1,4 +1,4 @@
-"""Convolutions, torsos and networks of one's own against SciPy, NumPy and numbers by hand."""
+"""Convolutions, torsos and custom networks against SciPy, NumPy and numbers by hand."""
 
 from typing import NamedTuple
 
@@ -581,7 +581,7 @@ def test_every_parameter_gets_a_gradient(name):
         assert share > 0.9, f"{jax.tree_util.keystr(path)}: {share:.0%} of it has a gradient"
 
 
-# -- a module of one's own ---------------------------------------------------------------------
+# -- a custom module ---------------------------------------------------------------------------
 
 
 class Own(nn.Module):
@@ -599,7 +599,7 @@ class Own(nn.Module):
 
 @pytest.fixture(scope="module")
 def own():
-    """(configuration, what training gave, parts) of a module of one's own; two seeds."""
+    """(configuration, what training gave, parts) of a custom module; two seeds."""
     config = PPOConfig(
         num_envs=8, num_steps=16, total_timesteps=3072, learning_rate=1e-2, gamma=0.9
     )

@@ -14,16 +14,13 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.policies.distributions import Categorical, DiagGaussian
 from purejaxppo.ppo.objectives import (
     OBJECTIVES,
-    VALUE_LOSSES,
     adapt_kl_coef,
     clip,
-    clipped,
-    huber,
     kl_penalty,
     policy_gradient,
-    squared,
     unclipped,
 )
+from purejaxppo.ppo.value_losses import VALUE_LOSSES, clipped, huber, squared
 from purejaxppo.types import Batch
 
 HYPER = (

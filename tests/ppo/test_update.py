@@ -10,17 +10,20 @@ import pytest
 import scipy.special
 import scipy.stats
 from jax.flatten_util import ravel_pytree
+from support.algorithm import build, loss, optimize, pack, take
 
 from purejaxppo import tuning as backend
-from purejaxppo.components import make_setup
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.policies.distributions import Categorical
 from purejaxppo.policies.networks import make_policy
+from purejaxppo.ppo.minibatches import as_batch, mean_over_chunks
 from purejaxppo.ppo.normalize import normalize, update_stats
-from purejaxppo.ppo.objectives import OBJECTIVES, VALUE_LOSSES
-from purejaxppo.ppo.rollout import as_batch, collect
+from purejaxppo.ppo.objectives import OBJECTIVES
+from purejaxppo.ppo.optimizer import adam as optimizer
+from purejaxppo.ppo.optimizer import linear_schedule
+from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.shuffle import minibatch_indices
-from purejaxppo.ppo.update import annealed, loss, mean_over_chunks, optimize, optimizer, pack, take
+from purejaxppo.ppo.value_losses import VALUE_LOSSES
 from purejaxppo.spaces import Box, Discrete, EnvSpec
 from purejaxppo.train import make_learner
 from purejaxppo.types import Batch, Policy, Rollout
@@ -151,9 +154,9 @@ def test_annealed(variant):
         (0.75, (0.125, 0.15625, 0.125)),
         (1.0, (0.0, 0.125, 0.125)),
     ):
-        got = variant(annealed)(hyper, progress)
+        got = variant(linear_schedule)(hyper, progress)
         assert (float(got.learning_rate), float(got.clip_eps), float(got.entropy_coef)) == expected
-        rest = {"learning_rate": 0, "clip_eps": 0, "entropy_coef": 0}
+        rest = {"learning_rate": 0, "clip_eps": 0, "entropy_coef": 0, "extra": 0}
         for a, b in zip(got.replace(**rest), hyper.replace(**rest), strict=True):
             assert a is b is None or float(a) == pytest.approx(float(b), rel=1e-6)
 
@@ -528,7 +531,7 @@ def real_run(env, **changes):
     state = learner.init(jax.random.key(0))
     for _ in range(3):
         state, metrics = update(state)
-    return make_setup(config), state, update, metrics
+    return build(config), state, update, metrics
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])

@@ -1,39 +1,114 @@
-"""The README's commands and code blocks do what they say."""
+"""The commands and code blocks of the README and of the packages' READMEs do what they say."""
 
+import ast
 import glob
+import inspect
 import re
 import shlex
 import sys
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+import purejaxppo.ppo
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, cli
-from purejaxppo.ppo.objectives import VALUE_LOSSES
+from purejaxppo.cli.arguments import parse_train
+from purejaxppo.ppo.value_losses import VALUE_LOSSES
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-COMMANDS = [
-    line.split("#")[0].strip()
-    for language, code in BLOCKS[1:]
-    if language == "bash"
-    for line in code.splitlines()
-    if line.startswith("purejaxppo ")
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in [
+        ROOT / "README.md",
+        *(ROOT / f"purejaxppo/{name}/README.md" for name in ("cli", "runs", "envs", "policies")),
+        ROOT / "benchmarks/README.md",
+        ROOT / ".github/CONTRIBUTING.md",
+        ROOT / ".github/CHANGELOG.md",
+        ROOT / ".github/PULL_REQUEST_TEMPLATE.md",
+    ]
+}
+README = PAGES["README.md"]
+METHOD = inspect.getdoc(purejaxppo.ppo) or ""
+TEXTS = PAGES | {"purejaxppo/ppo/__init__.py": METHOD}
+HEAVY = ("brax/", "gymnasium/")  # minutes to compile or to run; test_suites.py trains on them
+
+
+class Block(NamedTuple):
+    """A block of code between fences: where it stands, its language, its lines."""
+
+    page: str
+    language: str
+    code: str
+
+
+BLOCKS = [
+    Block(page, language, code)
+    for page, text in TEXTS.items()
+    for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 ]
-HEAVY = ("brax/", "gymnasium/")  # minutes to compile or to run; tests/test_suites.py trains on them
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+# each command once, in the order of the pages; the first block's line trains too, in .ci/run
+COMMANDS = list(
+    dict.fromkeys(
+        line.split("#")[0].strip()
+        for block in BLOCKS[1:]
+        if block.language == "bash"
+        for line in block.code.splitlines()
+        if line.startswith("purejaxppo ")
+    )
+)
+
+
+def names_of_blocks():
+    """The page of each python block, and which of the page's it is."""
+    seen = {}
+    for block in PYTHON:
+        seen[block.page] = seen.get(block.page, 0) + 1
+        yield f"{block.page}-{seen[block.page]}"
+
+
+def anchors(text):
+    """The headings of a page, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def links(text):
+    """Targets of links and pictures, without the line breaks in them."""
+    found = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    return [re.sub(r"\s+", "", link) for link in found]
+
+
+def test_the_readers_find_what_is_there():
+    assert len(PYTHON) >= 15
+    assert {"train", "eval", "plot", "render", "report", "export", "envs", "check-env"} == {
+        command.split()[1] for command in COMMANDS
+    }
+    assert anchors("# One, two\n```bash\n# no\n```\n## It's `x`") == {"one-two", "its-x"}
+    assert links('[a](b#c) ![d](e\nf) <img src="g">') == ["b#c", "ef", "g"]
 
 
 def test_the_two_one_liners_stand_at_the_top():
-    language, code = BLOCKS[0]
-    assert language == "bash"
-    assert code.splitlines() == [
+    assert BLOCKS[0].page == "README.md"
+    assert BLOCKS[0].language == "bash"
+    assert BLOCKS[0].code.splitlines() == [
         "pip install . && purejaxppo train CartPole-v1",
         "pip install -e '.[test]' && pytest",
     ]
-    assert TEXT.index("```bash") < 1500
+    assert README.index("```bash") < 1500
+
+
+def test_the_readme_is_read_in_one_sitting():
+    assert len(README.splitlines()) <= 230
+
+
+def test_the_readme_leads_to_every_page():
+    assert {page for page in PAGES if page.endswith("README.md")} <= {"README.md", *links(README)}
+    assert {".github/CONTRIBUTING.md", ".github/CHANGELOG.md", "purejaxppo/ppo/__init__.py"} <= {
+        *links(README)
+    }
 
 
 @pytest.fixture
@@ -50,15 +125,27 @@ def short(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", range(len(PYTHON)))
+@pytest.mark.parametrize("block", PYTHON, ids=names_of_blocks())
 def test_python_blocks_run(block, short):
-    exec(compile(PYTHON[block], f"README block {block}", "exec"), {"__name__": "__main__"})
+    exec(compile(block.code, block.page, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=names_of_blocks())
+def test_python_blocks_use_public_names(block):
+    """Names come from the package itself, or from a package that exports them."""
+    for node in ast.walk(ast.parse(block.code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("purejaxppo"):
+            module = sys.modules.get(node.module) or __import__(node.module, fromlist=["_"])
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+                if node.module == "purejaxppo":
+                    assert alias.name in module.__all__
 
 
 @pytest.mark.slow
 def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
-    """All that are on the page, but those of heavy suites; the environment is the page's own."""
-    own = next(code for code in PYTHON if "class Corridor" in code).split("train =")[0]
+    """All that are on the pages, but those of heavy suites; the environment is the README's."""
+    own = next(b.code for b in PYTHON if "class Corridor" in b.code).split("train =")[0]
     (tmp_path / "my_module.py").write_text(own + "\nMyEnv = Corridor\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert cli.COMMANDS["train"](["CartPole-v1", "--run-dir", "runs/other"]) == 0
@@ -74,29 +161,46 @@ def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("purejaxppo train")])
 def test_commands_are_understood(command):
-    cli.parse_train(shlex.split(command)[2:])
+    parse_train(shlex.split(command)[2:])
 
 
-def test_links_lead_somewhere():
-    """To files, and to the page's own headings as GitHub names them."""
-    headings = re.findall(r"^#+ (.*)$", TEXT, flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
-    links = re.findall(r"\]\(([^)]+)\)", TEXT) + re.findall(r'src="([^"]+)"', TEXT)
-    assert len(links) > 20
-    for link in links:
-        path, _, anchor = re.sub(r"\s+", "", link).partition("#")
-        if not link.startswith("https://"):
-            assert (ROOT / path).exists(), link
-            assert not anchor or path or anchor in anchors, link
+def test_every_command_is_on_the_page_of_commands():
+    for name in cli.COMMANDS:
+        assert f"`purejaxppo {name} " in PAGES["purejaxppo/cli/README.md"]
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page):
+    """To files, and to headings of this page or another."""
+    for link in links(TEXTS[page]):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            where = str(target.resolve().relative_to(ROOT.resolve()))
+            assert anchor in anchors(TEXTS[where]), link
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_scripts_and_modules_that_are_named_exist(page):
+    """`python -m benchmarks.x.y`, and paths of modules in backticks."""
+    for script in re.findall(r"python\s+-m\s+(benchmarks\.[a-z_.]+)", TEXTS[page]):
+        assert (ROOT / f"{script.replace('.', '/')}.py").exists(), script
+    for path in re.findall(r"`((?:\w+/)*\w+\.py)`", TEXTS[page]):
+        roots = (ROOT, ROOT / "purejaxppo", ROOT / "tests/envs")
+        made = path == "policy.py"  # by `export_policy`
+        assert made or any((root / path).exists() for root in roots), path
 
 
 def test_every_choice_is_documented():
     for name in [*ADVANTAGES, *OBJECTIVES, *VALUE_LOSSES]:
-        assert f"`{name}`" in TEXT
+        assert f"| `{name}` |" in METHOD
 
 
 def test_python_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=3.11,<3.14"
     assert sys.version_info >= (3, 11)
-    assert "Python 3.11 to 3.13" in TEXT
+    assert "Python 3.11 to 3.13" in README

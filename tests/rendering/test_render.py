@@ -20,12 +20,12 @@ from PIL import Image
 
 from purejaxppo import ConfigError, HostEnvironment, PPOConfig, make_env, make_learner
 from purejaxppo.act import make_actor
+from purejaxppo.cli import commands
 from purejaxppo.envs.suites.adapter import paint
 from purejaxppo.envs.wrappers import ClipReward, EpisodeStatistics, FrameStack, TimeLimit
 from purejaxppo.rendering.gif import CAPTION, HOLD, write_gif
-from purejaxppo.rendering.render import film, find_artist, main, render
+from purejaxppo.rendering.render import FilmOptions, film, find_artist, render
 from purejaxppo.runs.agents import Agents, load_agents, save_agents
-from purejaxppo.runs.options import RenderOptions
 
 ROUNDED = 5  # levels, of 256: how far colours are moved to fit a palette
 SMALL = dict(
@@ -98,8 +98,7 @@ def breakout(tmp_path_factory):
 
 
 def test_cartpole_is_filmed_to_its_end(cartpole, tmp_path, capsys):
-    options = RenderOptions(run=str(cartpole), out=str(tmp_path / "a.gif"), fps=25, agent=1)
-    path, episode = film(options)
+    path, episode = film(cartpole, FilmOptions(out=tmp_path / "a.gif", fps=25, agent=1))
     pictures, captions, times = shown(path)
     length = len(episode.returns) - 1
     assert episode.over and 8 <= length < 100
@@ -125,15 +124,15 @@ def test_cartpole_is_filmed_to_its_end(cartpole, tmp_path, capsys):
         assert difference.mean() < 0.1
     assert np.abs(pictures[0] - np.asarray(small, float)).max() > 100
 
-    again = RenderOptions(run=str(cartpole), out=str(tmp_path / "b.gif"), fps=25, agent=1)
-    assert main(again) == 0
+    again = ["--out", str(tmp_path / "b.gif"), "--fps", "25", "--agent", "1"]
+    assert commands.render([str(cartpole), *again]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"return {length}.0 in {length} steps, {tmp_path / 'b.gif'} (")
     assert (tmp_path / "b.gif").read_bytes() == path.read_bytes()
 
 
 def test_what_is_not_over_says_so(cartpole, tmp_path, capsys):
-    main(RenderOptions(run=str(cartpole), out=str(tmp_path / "a.gif"), max_steps=3))
+    commands.render([str(cartpole), "--out", str(tmp_path / "a.gif"), "--max-steps", "3"])
     assert capsys.readouterr().out.startswith("return 3.0 in 3 steps (not over yet: --max-steps")
     assert len(shown(tmp_path / "a.gif")[0]) == 4
 
@@ -168,8 +167,7 @@ def test_channels_are_told_apart():
 
 def test_gymnasium_is_filmed_as_it_draws_itself(tmp_path):
     run = make_run(tmp_path, "gymnasium/CartPole-v1", seeds=1)
-    options = RenderOptions(run=str(run), seed=3)
-    path, episode = film(options)
+    path, episode = film(run, FilmOptions(seed=3))
     config, agents = load_agents(run)
     actor = make_actor(config, jax.tree.map(lambda x: x[0], agents), True)
     raw = gymnasium.make("CartPole-v1", render_mode="rgb_array")
@@ -220,8 +218,7 @@ def test_wrappers_and_memories_and_ones_own_environment(tmp_path):
     """States are taken out of all wrappers; returns are those that training reports."""
     env = FrameStack(ClipReward(EpisodeStatistics(TimeLimit(Counting(), 7)), -0.1, 0.1), 2)
     run = make_run(tmp_path, env=env, core="gru", core_size=4)
-    options = RenderOptions(run=str(run))
-    path, episode = film(options, env)
+    path, episode = film(run, FilmOptions(), env=env)
     pictures, _, times = shown(path)
     assert [s["count"] for s in episode.scenes] == [*range(8)] and episode.over
     np.testing.assert_allclose(episode.returns, -0.5 * np.arange(8))
@@ -241,7 +238,7 @@ def test_a_memory_is_carried(tmp_path):
         return obs, state, reward, over
 
     states, rewards, _ = by_hand(run, step, lambda key: env.reset_env(key, params), limit=8)
-    _, episode = film(RenderOptions(run=str(run), max_steps=8))
+    _, episode = film(run, FilmOptions(max_steps=8))
     for mine, raw in zip(episode.scenes, states, strict=True):
         np.testing.assert_allclose(mine.x_dot, raw.x_dot, atol=1e-5)
     np.testing.assert_allclose(episode.returns[1:], np.cumsum(rewards))
@@ -302,7 +299,7 @@ def promoting():
 def test_navix_is_drawn_as_it_draws_itself(tmp_path, promoting):
     navix = pytest.importorskip("navix")
     run = make_run(tmp_path, "navix/Navix-DoorKey-5x5-v0", seeds=1)
-    _, episode = film(RenderOptions(run=str(run), max_steps=5))
+    _, episode = film(run, FilmOptions(max_steps=5))
     raw = navix.make("Navix-DoorKey-5x5-v0", observation_fn=navix.observations.rgb)
     timestep = raw.reset(jax.random.split(jax.random.key(0))[0])
     artist = find_artist(make_env("navix/Navix-DoorKey-5x5-v0")[0], "")[0]
@@ -318,7 +315,7 @@ def test_brax_gives_a_page_with_every_state(tmp_path, promoting):
     pytest.importorskip("brax")
     options = {"backend": "spring", "max_steps": 12}
     run = make_run(tmp_path, "brax/inverted_pendulum", seeds=1, env_options=options)
-    path, episode = film(RenderOptions(run=str(run), fps=20))
+    path, episode = film(run, FilmOptions(fps=20))
     assert path == run / "policy.html" and len(episode.scenes) <= 13 and episode.over
     packed = re.search(r'"([A-Za-z0-9+/=]{500,})"', path.read_text()).group(1)
     system = json.loads(zlib.decompress(base64.b64decode(packed)))
@@ -345,7 +342,7 @@ def test_suites_that_draw(suite, tmp_path, promoting):
     module, name = SUITES[suite]
     pytest.importorskip(module)
     run = make_run(tmp_path, name, seeds=1)
-    path, episode = film(RenderOptions(run=str(run), max_steps=6))
+    path, episode = film(run, FilmOptions(max_steps=6))
     pictures = shown(path)[0]
     assert len(pictures) == len(episode.returns)
     assert 150 < max(pictures.shape[1:3]) <= 400

@@ -18,8 +18,7 @@ from PIL import Image
 from support.run_folders import tiny_config, write_run
 
 from purejaxppo import ConfigError, PPOConfig
-from purejaxppo.report import page, plots
-from purejaxppo.runs.options import PlotOptions, ReportOptions
+from purejaxppo.cli import commands
 
 NAN = np.nan
 NASTY = "<img src=x onerror=alert(1)>&\"'$body$"  # a fair name for a folder
@@ -114,7 +113,7 @@ def pages(runs, tmp_path_factory):
     """Paths of a page of one run and one of all."""
     root = tmp_path_factory.mktemp("pages")
     for name, folders in {"one": [runs["ppo"]], "all": [*runs.values()]}.items():
-        assert page.main(ReportOptions(runs=tuple(folders), out=str(root / f"{name}.html"))) == 0
+        assert commands.report([*folders, "--out", str(root / f"{name}.html")]) == 0
     return {name: root / f"{name}.html" for name in ("one", "all")}
 
 
@@ -175,13 +174,13 @@ def test_sample_efficiency_by_hand(tmp_path):
     returns = np.array([[0.0, 25, 50, 75, 100], [0, 0, 50, 50, 100], [0, 50, 50, 75, 100]])
     folder = write_run(tmp_path / "run", tiny_config(5), returns)
     out = tmp_path / "page.html"
-    page.main(ReportOptions(runs=(folder,), out=str(out)))
+    commands.report([folder, "--out", str(out)])
     assert rows_of(out, ["return", "steps"]) == [
         ["25.0", "20 (3/3)"], ["50.0", "30 (3/3)"], ["75.0", "40 (3/3)"],
         ["90.0", "50 (3/3)"], ["100.0", "50 (3/3)"],
     ]  # fmt: skip
     slow = write_run(tmp_path / "slow", tiny_config(5, gamma=0.5), returns / 2)
-    page.main(ReportOptions(runs=(folder, slow), out=str(out), overwrite=True))
+    commands.report([folder, slow, "--out", str(out), "--overwrite"])
     assert rows_of(out, ["return", "ppo, gamma=0.99", "ppo, gamma=0.5"])[1:3] == [
         ["50.0", "30 (3/3)", "50 (3/3)"], ["75.0", "40 (3/3)", "never (0/3)"],
     ]  # fmt: skip
@@ -190,7 +189,7 @@ def test_sample_efficiency_by_hand(tmp_path):
 def test_the_configuration_and_how_to_train_it_again(tmp_path):
     config = PPOConfig(env="Acrobot-v1", layer_norm=True, gamma=0.9, max_grad_norm=None)
     out = tmp_path / "page.html"
-    page.main(ReportOptions(runs=(write_run(tmp_path / "run", config, RETURNS),), out=str(out)))
+    commands.report([write_run(tmp_path / "run", config, RETURNS), "--out", str(out)])
     changed = rows_of(out, ["field", "value", "default"])
     assert sorted(changed) == [
         ["gamma", "0.9", "0.99"], ["layer_norm", "True", "False"], ["max_grad_norm", "None", "0.5"],
@@ -219,36 +218,36 @@ def test_names_that_are_no_text_do_no_harm(tmp_path):
     for folder in folders:
         write_run(folder, tiny_config(30), RETURNS[:2])
         (folder / "policy.html").write_text("<p>an episode</p>")
-    runs, out = tuple(map(str, folders)), tmp_path / "page.html"
-    page.main(ReportOptions(runs=runs, out=str(out)))
+    runs, out = list(map(str, folders)), tmp_path / "page.html"
+    commands.report([*runs, "--out", str(out)])
     assert "ppo, run-?" in Reader(out.read_text(encoding="utf-8")).texts
     assert 'href="run-%FF/policy.html"' in out.read_text(encoding="utf-8")
-    plots.main(PlotOptions(runs=runs, out=str(tmp_path / "curves.svg")))
+    commands.plot([*runs, "--out", str(tmp_path / "curves.svg")])
 
 
 def test_equal_calls_give_equal_pages(runs, pages, tmp_path):
     out = tmp_path / "page.html"
-    page.main(ReportOptions(runs=(runs["ppo"],), out=str(out)))
+    commands.report([runs["ppo"], "--out", str(out)])
     assert out.read_bytes() == pages["one"].read_bytes()
 
 
 def test_long_tables_are_folded(tmp_path):
     folder = write_run(tmp_path / "run", tiny_config(30), np.tile(RETURNS, (2, 1)))
     out = tmp_path / "page.html"
-    page.main(ReportOptions(runs=(folder,), out=str(out)))
+    commands.report([folder, "--out", str(out)])
     assert "<summary>16 rows</summary>" in out.read_text(encoding="utf-8")
 
 
 def test_mistakes_are_told(runs, tmp_path):
     out = tmp_path / "page.html"
     out.write_text("mine")
-    for options, words in [
-        (dict(runs=(runs["ppo"],), out=str(out)), "exists: name another"),
-        (dict(runs=(), out=str(out)), "give one or more run folders"),
-        (dict(runs=("nowhere",), out=str(out)), "holds no run"),
+    for folders, words in [
+        ([runs["ppo"]], "exists: name another"),
+        ([], "give one or more run folders"),
+        (["nowhere"], "holds no run"),
     ]:
         with pytest.raises(ConfigError, match=words):
-            page.main(ReportOptions(**options))
+            commands.report([*folders, "--out", str(out)])
     assert out.read_text() == "mine"
 
 

@@ -12,7 +12,8 @@ from matplotlib.image import imread
 from support.run_folders import metrics_of, tiny_config, write_run
 
 from purejaxppo import ConfigError, PPOConfig
-from purejaxppo.cli.main import parse_train
+from purejaxppo.cli import commands
+from purejaxppo.cli.arguments import parse_train
 from purejaxppo.report import plots
 from purejaxppo.report.aggregate import (
     binned_returns,
@@ -24,8 +25,7 @@ from purejaxppo.report.aggregate import (
     share_has_reached,
     steps_to_reach,
 )
-from purejaxppo.report.results import command, labels, read_results
-from purejaxppo.runs.options import PlotOptions
+from purejaxppo.report.results import labels, read_results, train_command
 
 NAN, INF = np.nan, np.inf
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -178,7 +178,7 @@ def folders(tmp_path_factory):
 def test_all_sorts_of_runs_are_drawn(names, folders, tmp_path):
     out = tmp_path / "curves.png"
     runs = tuple(folders[name] for name in names.split())
-    assert plots.main(PlotOptions(runs=runs, out=str(out))) == 0
+    assert commands.plot([*runs, "--out", str(out)]) == 0
     assert imread(out)[..., :3].std() > 0.02
 
 
@@ -186,7 +186,7 @@ def test_all_sorts_of_runs_are_drawn(names, folders, tmp_path):
 def test_equal_calls_give_equal_pictures(suffix, folders, tmp_path, capsys):
     outs = [tmp_path / f"{i}{suffix}" for i in range(2)]
     for out in outs:
-        plots.main(PlotOptions(runs=(folders["many"], folders["sparse"]), out=str(out)))
+        commands.plot([folders["many"], folders["sparse"], "--out", str(out)])
         assert f"saved in {out}" in capsys.readouterr().out
     assert outs[0].read_bytes().startswith(MAGIC[suffix])
     assert outs[0].read_bytes() == outs[1].read_bytes()
@@ -200,7 +200,7 @@ def test_lines_are_the_statistics(folders, tmp_path, monkeypatch):
         return original(self, x, y, *args, **look)
 
     monkeypatch.setattr(Axes, "plot", plot)
-    plots.main(PlotOptions(runs=(folders["many"],), out=str(tmp_path / "x.png")))
+    commands.plot([folders["many"], "--out", str(tmp_path / "x.png")])
     curve, evaluations, efficiency = drawn
     returns = rising(8, 40)  # 40 updates: one to a stretch
     np.testing.assert_array_equal(curve[0], np.arange(1, 41) * 10)
@@ -226,7 +226,7 @@ def test_more_runs_than_colours_differ_in_their_lines(tmp_path, monkeypatch):
         write_run(tmp_path / f"{i}", config.replace(learning_rate=rate), rising(1, 3))
         for i, rate in enumerate(rates)
     ]
-    plots.main(PlotOptions(runs=tuple(runs), out=str(tmp_path / "x.png")))
+    commands.plot([*runs, "--out", str(tmp_path / "x.png")])
     assert len(set(looks)) == len({look[:2] for look in looks}) == 8
 
 
@@ -306,7 +306,7 @@ def test_labels_say_what_differs(tmp_path):
 )  # fmt: skip
 def test_the_command_trains_the_same_again(algorithm, config, tmp_path):
     folder = write_run(tmp_path / "run", config, rising(3, 2), algorithm=algorithm, seed=5)
-    line = shlex.split(command(read_results(folder)))
+    line = shlex.split(train_command(read_results(folder)))
     assert line[:2] == ["purejaxppo", "train"]
     options, parsed = parse_train(line[2:])
     assert parsed == config
@@ -315,7 +315,7 @@ def test_the_command_trains_the_same_again(algorithm, config, tmp_path):
 
 def test_the_command_of_a_preset_is_short(tmp_path):
     folder = write_run(tmp_path / "run", PPOConfig.preset("CartPole-v1"), rising(2, 2))
-    assert command(read_results(folder)) == "purejaxppo train CartPole-v1 --seeds 2 --seed 0"
+    assert train_command(read_results(folder)) == "purejaxppo train CartPole-v1 --seeds 2 --seed 0"
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -345,18 +345,18 @@ def test_a_run_that_goes_on_has_no_summary_of_its_first_part(tmp_path):
 def test_mistakes_are_told(folders, tmp_path):
     out, run = tmp_path / "curves.png", folders["one"]
     out.write_text("mine")
-    for options, words in [
-        (dict(runs=(run,), out=str(out)), "exists: name another with --out, or pass --overwrite"),
-        (dict(runs=(run,), out="curves.jpg"), r"must end in \.png, \.svg, \.pdf"),
-        (dict(runs=(run,), out=str(tmp_path / "no" / "x.png")), "cannot be written"),
-        (dict(runs=()), "give one or more run folders"),
-        (dict(runs=(str(tmp_path),)), "holds no run"),
+    for argv, words in [
+        ([run, "--out", str(out)], "exists: name another with --out, or pass --overwrite"),
+        ([run, "--out", "curves.jpg"], r"must end in \.png, \.svg, \.pdf"),
+        ([run, "--out", str(tmp_path / "no" / "x.png")], "cannot be written"),
+        ([], "give one or more run folders"),
+        ([str(tmp_path)], "holds no run"),
     ]:
         with pytest.raises(ConfigError, match=words) as caught:
-            plots.main(PlotOptions(**options))
+            commands.plot(argv)
         assert "\n" not in str(caught.value)
     assert out.read_text() == "mine"
-    assert plots.main(PlotOptions(runs=(run,), out=str(out), overwrite=True)) == 0
+    assert commands.plot([run, "--out", str(out), "--overwrite"]) == 0
     assert out.read_bytes().startswith(MAGIC[".png"])
     assert not list(tmp_path.glob("*.partial"))
 

@@ -15,11 +15,13 @@ from purejaxppo import (
     fit,
     make_train,
 )
-from purejaxppo.types import Metrics
-from purejaxppo.runs.plan import make_plan
-from purejaxppo.report.plots import binned_returns, plot_curve
+from purejaxppo.components import make_components
+from purejaxppo.report.aggregate import binned_returns
+from purejaxppo.report.plots import plot_curve
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.metric_rows import final_returns
+from purejaxppo.runs.plan import plan_of
+from purejaxppo.types import Metrics
 
 CONFIG = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 12,
@@ -101,7 +103,7 @@ def test_fit_works_outside_the_main_thread():
 
 def test_plan_is_exact_and_its_memory_close_to_the_compilers():
     config = PPOConfig(num_envs=64, num_steps=125, total_timesteps=8000)
-    plan = make_plan(config)
+    plan = plan_of(make_components(config))
     # actor and critic of 4-64-64 with 2 actions and 1 value
     assert plan.parameters == 2 * (4 * 64 + 64 + 64 * 64 + 64) + 64 * 2 + 2 + 64 + 1
     assert (plan.updates, plan.timesteps) == (1, 8000)

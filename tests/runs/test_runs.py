@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
-from purejaxppo.runs import checkpoint
-from purejaxppo.runs import folder as store
-from purejaxppo.runs.agents import Agents
-from purejaxppo.runs.journal import Journal
 from purejaxppo.errors import RunWarning
+from purejaxppo.runs import checkpoint, files
+from purejaxppo.runs.agents import Agents
+from purejaxppo.runs.files import JsonLinesFile, write_whole
+from purejaxppo.runs.folder import create_run_dir, describe_custom, read_metrics, read_rows
 
 CONFIG = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 40,
@@ -83,12 +83,12 @@ def test_a_run_leaves_what_it_says(whole):
     }  # fmt: skip
     updates = [int(p.stem) for p in sorted((folder / "checkpoints").iterdir())]
     assert updates == [36, 39, 40]
-    rows = list(store.read_rows(folder / "metrics.jsonl"))
+    rows = list(read_rows(folder / "metrics.jsonl"))
     assert [(r["step"], r["seed"]) for r in rows] == [
         (32 * (u + 1), s) for u in range(40) for s in range(2)
     ]
-    assert_same(store.read_metrics(folder), result.metrics)
-    rows = list(store.read_rows(folder / "evaluations.jsonl"))
+    assert_same(read_metrics(folder), result.metrics)
+    rows = list(read_rows(folder / "evaluations.jsonl"))
     assert [r["step"] for r in rows] == [320, 320, 640, 640, 960, 960, 1280, 1280]
     assert result.problems == []
 
@@ -245,7 +245,6 @@ def test_options_without_effect_are_refused(tmp_path):
         ({"target_return": 1.0}, "no effect without eval_every"),
         ({"eval_sampled": True}, "no effect without eval_every"),
         ({"eval_every": 0}, "eval_every=0 is too small"),
-        ({"seedz": 1}, "did you mean seed"),
         ({"seeds": 1.5}, "seeds=1.5 must be a whole number"),
         ({"seeds": True}, "must be a number"),
         ({"seed": 2**64}, "seed=18446744073709551616 is too large"),
@@ -385,13 +384,13 @@ def test_what_could_not_be_written_is_written_later(tmp_path, monkeypatch, whole
                 raise OSError(28, "No space left on device")
             return self.file.write(data)
 
-    original = Journal.__init__
+    original = JsonLinesFile.__init__
 
     def init(self, path, step):
         original(self, path, step)
         self._file = Disk(self._file)
 
-    monkeypatch.setattr(Journal, "__init__", init)
+    monkeypatch.setattr(JsonLinesFile, "__init__", init)
 
     def switch(step, row):
         full["yes"] = 320 <= step < 960
@@ -407,12 +406,13 @@ def test_a_folder_where_nothing_can_be_written(tmp_path, monkeypatch, whole):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoint, "write_whole", refuse)
+    for module in (checkpoint, files):
+        monkeypatch.setattr(module, "write_whole", refuse)
     with pytest.warns(RunWarning, match="could not be written: Permission denied"):
         result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run")
     assert_same(result.state, whole[0].state)
-    files = {problem.split()[0] for problem in result.problems}
-    assert files == {"run.json", "checkpoints", "agents.npz", "best.npz"}
+    reported = {problem.split()[0] for problem in result.problems}
+    assert reported == {"run.json", "checkpoints", "agents.npz", "best.npz"}
 
 
 # -- callbacks ----------------------------------------------------------------------------------
@@ -497,7 +497,7 @@ def test_the_best_agents_are_those_that_were_scored(whole):
     from purejaxppo.runs.evaluate import make_evaluate
 
     result, folder = whole
-    rows = list(store.read_rows(folder / "evaluations.jsonl"))
+    rows = list(read_rows(folder / "evaluations.jsonl"))
     best = [max(r["return_mean"] for r in rows if r["seed"] == s) for s in range(2)]
     np.testing.assert_allclose(result.best.returns, best, rtol=1e-6)
     _, agents = load_agents(folder, "best")
@@ -644,7 +644,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_whole(path, fail)
+        write_whole(path, fail)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -653,7 +653,7 @@ def test_a_journal_begins_after_a_step(tmp_path):
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps({"step": step, "x": step / 3}) + "\n" for step in (1, 1, 2, 3)]
     path.write_text("".join(lines) + '{"step": 4, "x"')
-    journal = Journal(path, 2)
+    journal = JsonLinesFile(path, 2)
     journal.write([{"step": 3, "x": float("nan")}, {"step": 4, "x": float("inf"), "y": None}])
     journal.write([])
     journal.close()
@@ -690,23 +690,23 @@ def test_agents_of_another_network_are_refused(tmp_path, whole):
 
 def test_run_folders_are_never_reused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = store.create_run_dir(None, "brax/ant")
-    second = store.create_run_dir(None, "brax/ant")
+    first = create_run_dir(None, "brax/ant")
+    second = create_run_dir(None, "brax/ant")
     assert first.parent == second.parent
     assert first.name.startswith("brax-ant-")
     assert first.name.endswith("-1")
     assert second.name.endswith("-2")
     (first / "config.toml").write_text("")
     with pytest.raises(ConfigError, match="exists and is not empty"):
-        store.create_run_dir(first, "x")
+        create_run_dir(first, "x")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="exists and is not empty"):
-        store.create_run_dir(tmp_path / "file", "x")
+        create_run_dir(tmp_path / "file", "x")
     with pytest.raises(ConfigError, match="cannot be made"):
-        store.create_run_dir(tmp_path / "file" / "under", "x")
+        create_run_dir(tmp_path / "file" / "under", "x")
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert store.create_run_dir(empty, "x") == empty
+    assert create_run_dir(empty, "x") == empty
 
 
 @pytest.mark.slow
@@ -797,6 +797,13 @@ def test_one_process_at_a_time(tmp_path):
     assert tried and not result.problems
 
 
+def test_custom_parts_are_named_and_values_written_down():
+    passed = {"env": None, "env_params": (1,), "objective": print, "extra": {"tau": 0.5}}
+    assert describe_custom(passed) == {
+        "own objective": "builtins.print", "env_params": "(1,)", "extra": "{'tau': 0.5}"
+    }  # fmt: skip
+
+
 @pytest.mark.slow
 def test_what_was_passed_must_be_passed_again(tmp_path):
     from purejaxppo import make_env
@@ -859,22 +866,22 @@ def test_the_best_of_other_evaluations_does_not_count(tmp_path):
     assert part.stopped
     with pytest.warns(RunWarning, match="best begins anew"):
         result = fit(CONFIG, **options, eval_episodes=8, resume=True)
-    rows = list(store.read_rows(tmp_path / "run/evaluations.jsonl"))
+    rows = list(read_rows(tmp_path / "run/evaluations.jsonl"))
     best = max(row["return_mean"] for row in rows if row["episodes"] == 8)
     np.testing.assert_allclose(result.best.returns, [best], rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_a_disk_that_was_full_at_the_start(tmp_path, monkeypatch):
-    original, calls = checkpoint.write_whole, []
+    calls = []
 
-    def write_whole(path, write):
+    def fail_once(path, write):
         calls.append(path)
         if len(calls) == 1:
             raise OSError(28, "No space left on device")
-        original(path, write)
+        write_whole(path, write)
 
-    monkeypatch.setattr(checkpoint, "write_whole", write_whole)
+    monkeypatch.setattr(files, "write_whole", fail_once)
     small = CONFIG.replace(total_timesteps=64)
     with pytest.warns(RunWarning, match="run.json could not be written"):
         fit(small, run_dir=tmp_path / "run")
@@ -885,14 +892,12 @@ def test_a_disk_that_was_full_at_the_start(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_agents_are_saved_where_a_checkpoint_cannot_be(tmp_path, monkeypatch):
-    original = checkpoint.write_whole
-
-    def write_whole(path, write):
+    def fail(path, write):
         if path.parent.name == "checkpoints":
             raise OSError(28, "No space left on device")
-        original(path, write)
+        write_whole(path, write)
 
-    monkeypatch.setattr(checkpoint, "write_whole", write_whole)
+    monkeypatch.setattr(checkpoint, "write_whole", fail)
     with pytest.warns(RunWarning, match="checkpoints could not be written"):
         result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run")
     assert_same(load_agents(tmp_path / "run")[1].params, result.state.params)

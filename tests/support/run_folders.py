@@ -1,14 +1,13 @@
 """Run folders from numbers made by hand."""
 
-import dataclasses
 import json
 
 import numpy as np
 
 from purejaxppo import PPOConfig
+from purejaxppo.runs.metric_rows import SCALARS
 from purejaxppo.types import Metrics
 
-NAMES = [field.name for field in dataclasses.fields(Metrics) if field.name != "extra"]
 VERSIONS = {"python": "3.11.2", "purejaxppo": "0.1.0", "jax": "0.10.2"}
 
 
@@ -21,7 +20,7 @@ def tiny_config(updates, env="CartPole-v1", algorithm="ppo", **changes):
 def metrics_of(returns):
     """Metrics of one episode for each return [seeds, updates], none where it is NaN."""
     returns = np.asarray(returns, float)
-    fields = dict.fromkeys(NAMES, np.zeros_like(returns))
+    fields = dict.fromkeys(SCALARS, np.zeros_like(returns))
     fields["episodes"] = (~np.isnan(returns)).astype(int)
     fields["return_sum"] = np.nan_to_num(returns)
     return Metrics(**fields)
@@ -54,7 +53,7 @@ def write_run(
     metrics = metrics_of(returns)
     rows = [
         {"step": (u + 1) * config.batch_size, "seed": s}
-        | {name: float(getattr(metrics, name)[s, u]) for name in NAMES}
+        | {name: float(getattr(metrics, name)[s, u]) for name in SCALARS}
         for u in range(updates)
         for s in range(seeds)
     ]

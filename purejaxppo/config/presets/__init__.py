@@ -23,7 +23,7 @@ REINFORCE: dict[str, Any] = dict(
 
 
 def names() -> list[str]:
-    """The presets that exist; those of a suite's environments are in a folder of its name."""
+    """Lists the presets that exist; those of a suite's environments are in a folder of its name."""
     found = _stems(resources.files(__name__))
     for folder in resources.files(__name__).iterdir():
         if folder.is_dir():
@@ -37,7 +37,13 @@ def _stems(folder: Traversable) -> list[str]:
 
 
 def tables(name: str) -> dict[str, dict[str, Any]]:
-    """A preset's fields by algorithm.
+    """Reads a preset's fields by algorithm.
+
+    Args:
+        name: of the preset.
+
+    Returns:
+        For each algorithm, the fields that differ from its own.
 
     Raises:
         ConfigError: no such preset; the nearest names are given.
@@ -48,7 +54,14 @@ def tables(name: str) -> dict[str, dict[str, Any]]:
 
 
 def load(name: str, algorithm: str) -> dict[str, Any]:
-    """The fields of one preset that differ from the algorithm's own.
+    """Reads the fields of one preset that differ from the algorithm's own.
+
+    Args:
+        name: of the preset.
+        algorithm: one of its tables.
+
+    Returns:
+        Values by field.
 
     Raises:
         ConfigError: no such preset, or none for this algorithm.

@@ -1,39 +1,27 @@
-"""What the adapters of suites have in common."""
+"""The base class of adapters, and functions that several of them use."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, DTypeLike
 
-from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import Box
-from purejaxppo.types import Array
+from purejaxppo.spaces import Box, SpaceTree
+from purejaxppo.types import EnvParams, EnvState
 
-
-class TracedOnce(Wrapper):
-    """An environment whose steps and resets are traced once, however often they are asked for.
-
-    Spaces, plans and programs each trace them; some suites take seconds every time.
-    """
-
-    def __init__(self, env: Any):
-        super().__init__(env)
-        self.reset_env, self.step_env = jax.jit(env.reset_env), jax.jit(env.step_env)
-
-    def __reduce__(self) -> tuple[type, tuple[Any]]:
-        """Copied and pickled without what was compiled."""
-        return TracedOnce, (self.env,)
+RawEnv: TypeAlias = Any
+"""A suite's environment as the suite makes it, of whatever class."""
 
 
 @contextlib.contextmanager
 def downloading(name: str, downloads: bool) -> Iterator[None]:
-    """Says so where an environment cannot be made because its data are not there.
+    """Explains errors of an environment that cannot be made because its data are not there.
 
     Args:
         name: of the environment.
@@ -54,36 +42,57 @@ def downloading(name: str, downloads: bool) -> Iterator[None]:
 
 
 class Adapter:
-    """A suite's environment: spaces that are fixed, no parameters, and no limit of its own."""
+    """A suite's environment: spaces that are fixed, no parameters, and no limit of its own.
 
-    default_params: Any = ()
+    Subclasses define `reset_env` and `step_env`.
 
-    def __init__(self, env: Any, observation: Any, action: Any):
+    Args:
+        env: the suite's.
+        observation: its spaces.
+        action: its spaces.
+    """
+
+    default_params: EnvParams = ()
+
+    def __init__(self, env: RawEnv, observation: SpaceTree, action: SpaceTree):
         self.env = env
         self._observation, self._action = observation, action
 
-    def observation_space(self, params: Any) -> Any:
-        """What the observations are like."""
+    def observation_space(self, params: EnvParams) -> SpaceTree:
+        """Describes the observations."""
         return self._observation
 
-    def action_space(self, params: Any) -> Any:
-        """What the actions are like."""
+    def action_space(self, params: EnvParams) -> SpaceTree:
+        """Describes the actions."""
         return self._action
 
-    def is_truncated(self, state: Any, params: Any) -> Array:
-        """Never: the suite's own clock, if it has one, is replaced by `TimeLimit`."""
+    def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
+        """Says that no limit is reached: `TimeLimit` replaces the clock that a suite has."""
         return jnp.bool_(False)
 
 
-def box(low: Any, high: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> Box:
-    """A Box with the same bounds everywhere, or with those of arrays."""
+def box(
+    low: ArrayLike, high: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike = np.float32
+) -> Box:
+    """Returns a Box with the same bounds everywhere, or with those of arrays.
+
+    Args:
+        low: broadcast to `shape`.
+        high: broadcast to `shape`.
+        shape: of the arrays in it.
+        dtype: of the arrays in it.
+    """
     dtype = np.dtype(dtype)
     low, high = (np.broadcast_to(np.asarray(bound), shape) for bound in (low, high))
     return Box(low, high, tuple(shape), dtype)
 
 
 def anything(x: Any) -> Box:
-    """The Box of all arrays of the shape and dtype of `x`."""
+    """Returns the Box of all arrays of a shape and dtype.
+
+    Args:
+        x: an array, its shape and dtype, or a specification that has both.
+    """
     dtype = np.dtype(x.dtype)
     if dtype == np.bool_:
         return box(False, True, x.shape, dtype)
@@ -92,8 +101,8 @@ def anything(x: Any) -> Box:
     return box(-np.inf, np.inf, x.shape, dtype)
 
 
-def paint(channels: Any) -> np.ndarray:
-    """A picture of what is where: a colour for each channel, the last on top.
+def paint(channels: ArrayLike) -> np.ndarray:
+    """Paints what is where: a colour for each channel, the last on top.
 
     Args:
         channels: [H, W, C], not zero where something is.
@@ -103,9 +112,11 @@ def paint(channels: Any) -> np.ndarray:
     """
     import matplotlib
 
+    # colours as far apart on the map as so many channels allow
     present = np.asarray(channels) != 0
     number = present.shape[-1]
     colours = matplotlib.colormaps["turbo"](np.linspace(0.1, 0.9, number))[:, :3]
     palette = np.concatenate([np.zeros((1, 3)), colours])  # black where nothing is
+    # the highest channel at each place, counted from 1, picks its colour
     top = (present * np.arange(1, number + 1)).max(-1)
     return np.round(palette[top] * 255).astype(np.uint8)

@@ -13,6 +13,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.types import Action, EnvParams, Obs
 
 
 class Atari(VectorWrapper):
@@ -20,26 +21,35 @@ class Atari(VectorWrapper):
 
     ale-py resets within the step that ends an episode, and gives the last observation apart: here
     the step shows the last one, and `reset` the first of the next.
+
+    Args:
+        envs: ale-py's, whose autoreset_mode is SAME_STEP.
     """
 
     def __init__(self, envs: AtariVectorEnv):
         super().__init__(envs)
         self.metadata = {**envs.metadata, "autoreset_mode": AutoresetMode.DISABLED}
-        shape: Any = envs.single_observation_space.shape
-        frames, height, width, *colours = shape
+        declared: Any = envs.single_observation_space.shape
+        frames, height, width, *colours = declared
         shape = (height, width, frames * math.prod(colours))
         self._single_observation_space = Box(0, 255, shape, np.uint8)
         self._first = self._shown = np.empty(0)
 
-    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict]:
-        """New games; with options, those of the environments whose episode has ended."""
+    def reset(self, *, seed: Any = None, options: dict | None = None) -> tuple[Obs, dict]:
+        """Begins new games; with options, shows those of the environments whose game has ended.
+
+        Args:
+            seed: of the first environment, as ale-py counts on from it.
+            options: None, or anything: ale-py has reset those whose game has ended already.
+        """
         if options is None:
             self._first = self.env.reset(seed=seed)[0]
         self._shown = self._first
         return self._out(self._first), {}
 
-    def step(self, actions: Any) -> tuple[Any, ...]:
-        """One action each."""
+    def step(self, actions: Action) -> tuple[Any, ...]:
+        """Steps each environment with its action."""
+        # where a game ended, these are the first observations of the next
         self._first, reward, terminated, truncated, info = self.env.step(actions)
         obs, done = self._first, terminated | truncated
         if done.any():
@@ -49,17 +59,18 @@ class Atari(VectorWrapper):
         return self._out(obs), reward, terminated, truncated, {}
 
     def render(self) -> Any:
-        """The newest frame of each, as the agent sees it: [N, H, W, 3] uint8."""
+        """Returns the newest frame of each, as the agent sees it: [N, H, W, 3] uint8."""
         newest = self._shown[:, -1]
         return newest if newest.ndim == 4 else np.stack([newest] * 3, -1)
 
     def _out(self, obs: np.ndarray) -> np.ndarray:
+        """Returns frames [N, F, H, W, ...] as channels, [N, H, W, C]."""
         shape: Any = self.single_observation_space.shape
         return np.moveaxis(obs, 1, -1).reshape(len(obs), *shape)
 
 
 def names() -> list[str]:
-    """The games whose ROMs come with ale-py, as Gymnasium names them."""
+    """Returns the games whose ROMs come with ale-py, as Gymnasium names them."""
     return [_name(rom) for rom in sorted(get_all_rom_ids() or ())]
 
 
@@ -73,8 +84,10 @@ def make_env(
     reward_clipping: bool = True,
     repeat_action_probability: float = 0.25,
     **options: Any,
-) -> tuple[HostEnvironment, Any]:
-    """One game: 4 grey frames of 84 x 84, one in four shown, sticky actions as in Gymnasium's v5.
+) -> tuple[HostEnvironment, EnvParams]:
+    """Makes one game, N at a time, with sticky actions as in Gymnasium's v5.
+
+    It shows the last 4 grey frames of 84 x 84, one in four of those that the game draws.
 
     Args:
         name: such as `Pong-v5`.

@@ -7,9 +7,12 @@ from typing import Any
 
 import jax
 from brax import envs
+from jax import Array
 
-from purejaxppo.envs.suites.adapter import Adapter, anything, box
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box
+from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
 from purejaxppo.envs.wrappers.episodes import TimeLimit
+from purejaxppo.types import Action, Environment, EnvParams, EnvState
 
 STEPS = 1000  # the customary length of an episode; brax itself leaves it to a wrapper
 
@@ -17,22 +20,30 @@ STEPS = 1000  # the customary length of an episode; brax itself leaves it to a w
 class Brax(Adapter):
     """A raw brax environment, without its wrappers, which replay one cached first state."""
 
-    def __init__(self, env: Any):
+    def __init__(self, env: RawEnv):
         first = jax.eval_shape(env.reset, jax.random.key(0))
         super().__init__(env, anything(first.obs), box(-1.0, 1.0, (env.action_size,)))
 
-    def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
-        """A new episode: (obs, state)."""
+    def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
+        """Begins an episode: (obs, state)."""
         state = self.env.reset(key)
         return state.obs, state
 
-    def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
-        """One step: (obs, state, reward, terminated, info)."""
+    def step_env(
+        self, key: Array, state: EnvState, action: Action, params: EnvParams
+    ) -> StepReturn:
+        """Steps once: (obs, state, reward, terminated, info)."""
         state = self.env.step(state, action)
+        # a number; wrappers, which are left out, would make it 1 at a time limit too
         return state.obs, state, state.reward, state.done > 0.5, {}
 
-    def page(self, states: Sequence[Any], fps: float) -> str:
-        """An HTML page that plays states; its viewer is fetched from the net when it is opened."""
+    def page(self, states: Sequence[EnvState], fps: float) -> str:
+        """Returns an HTML page that plays states; opened, it fetches its viewer from the net.
+
+        Args:
+            states: of one episode.
+            fps: states shown in a second.
+        """
         from brax.io import html
 
         system = self.env.sys.tree_replace({"opt.timestep": 1 / fps})  # how long each is shown
@@ -40,11 +51,17 @@ class Brax(Adapter):
 
 
 def names() -> list[str]:
-    """The environments that brax registers."""
+    """Returns the environments that brax registers."""
     return list(envs._envs)
 
 
-def make_env(name: str, *, max_steps: int = STEPS, **options: Any) -> tuple[Any, Any]:
-    """One environment; options such as `backend="spring"` go to brax."""
+def make_env(name: str, *, max_steps: int = STEPS, **options: Any) -> tuple[Environment, EnvParams]:
+    """Makes one environment and its parameters, of which there are none.
+
+    Args:
+        name: as brax registers it, such as `ant`.
+        max_steps: the time limit.
+        **options: as in `brax.envs.get_environment`, such as `backend="spring"`.
+    """
     env = TimeLimit(Brax(envs.get_environment(name, **options)), max_steps)
     return env, env.default_params

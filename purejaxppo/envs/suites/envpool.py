@@ -12,22 +12,31 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.types import Action, EnvParams, Obs
 
 DRAWN = {"render_mode": "rgb_array"}  # options of environments that are to be filmed
 
 
 class Pool:
-    """A pool as a vector environment that waits to be reset; made when its seed is known."""
+    """A pool as a vector environment that waits to be reset; made when its seed is known.
+
+    Args:
+        name: as in `envpool.make`.
+        num_envs: N.
+        options: as in `envpool.make`.
+    """
 
     def __init__(self, name: str, num_envs: int, options: dict[str, Any]):
         self._name, self._options = name, dict(num_envs=num_envs, **options)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bounds that lose digits
-            spec: Any = envpool.make_spec(name, seed=0, **self._options)
+            warnings.simplefilter("ignore")  # about bounds that lose digits
+            # the specification has the spaces, without a pool, whose seed is fixed when it is made
+            spec = envpool.make_spec(name, seed=0, **self._options)
             space, self.single_action_space = (
                 spec.gymnasium_observation_space,
                 spec.gymnasium_action_space,
             )
+        # EnvPool shows images [channels, height, width], networks here read channels last
         self._frames_first = (
             isinstance(space, Box) and len(space.shape) == 3 and space.dtype == np.uint8
             and space.shape[0] < min(space.shape[1:])
@@ -37,8 +46,8 @@ class Pool:
         self.single_observation_space = space
         self._pool: Any = None
 
-    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict]:
-        """New episodes; with options, for the environments in `reset_mask` only."""
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Obs, dict]:
+        """Begins episodes; with options, those of the environments in `reset_mask` only."""
         if options is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -50,14 +59,14 @@ class Pool:
             self._obs = jax.tree.map(lambda x, new: _placed(x, ended, new), self._obs, fresh)
         return self._obs, {}
 
-    def step(self, actions: Any) -> tuple[Any, ...]:
-        """One action each."""
+    def step(self, actions: Action) -> tuple[Any, ...]:
+        """Steps each environment with its action."""
         obs, *rest = self._pool.step(actions)
         self._obs = self._out(obs)
         return self._obs, *rest
 
     def render(self) -> np.ndarray:
-        """Pictures of the environments as they are, [N, H, W, 3] uint8."""
+        """Returns pictures of the environments as they are, [N, H, W, 3] uint8."""
         return self._pool.render()
 
     def close(self) -> None:
@@ -66,25 +75,27 @@ class Pool:
             self._pool.close()
         self._pool = None
 
-    def _out(self, obs: Any) -> Any:
+    def _out(self, obs: Obs) -> Obs:
+        """Returns observations, images with their channels last."""
         return np.moveaxis(obs, 1, -1) if self._frames_first else obs
 
 
 def _placed(x: np.ndarray, where: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Returns a copy of `x` with the rows `where` replaced: the last step's must stay."""
     x = x.copy()
     x[where] = new
     return x
 
 
 def names() -> list[str]:
-    """The environments that EnvPool registers."""
+    """Returns the environments that EnvPool registers."""
     return envpool.list_all_envs()
 
 
 def make_env(
     name: str, *, reward_clip: bool = False, **options: Any
-) -> tuple[HostEnvironment, Any]:
-    """One environment.
+) -> tuple[HostEnvironment, EnvParams]:
+    """Makes one environment, N at a time.
 
     Args:
         name: such as `HalfCheetah-v4` or `Pong-v5`.

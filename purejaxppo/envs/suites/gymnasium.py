@@ -8,19 +8,20 @@ import gymnasium
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.types import EnvParams
 
 DRAWN = {"render_mode": "rgb_array"}  # options of environments that are to be filmed
 
 
 def names() -> list[str]:
-    """The environments that Gymnasium registers."""
+    """Returns the environments that Gymnasium registers."""
     return list(gymnasium.registry)
 
 
 def make_env(
     name: str, *, processes: bool = False, max_steps: int | None = None, **options: Any
-) -> tuple[HostEnvironment, Any]:
-    """One environment.
+) -> tuple[HostEnvironment, EnvParams]:
+    """Makes one environment, N at a time.
 
     Args:
         name: as in `gymnasium.make`, also `module:id`.
@@ -28,7 +29,7 @@ def make_env(
         max_steps: a time limit in place of the environment's own.
         **options: as in `gymnasium.make`.
     """
-    settings: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
+    settings: dict[str, object] = {"autoreset_mode": AutoresetMode.DISABLED}
     if processes:
         settings["context"] = "spawn"  # a fork would inherit the threads of JAX
     if max_steps is not None:

@@ -1,4 +1,4 @@
-"""gymnax's built-in environments."""
+"""gymnax: classic control, bsuite, MinAtar and more; the environments without a prefix."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from purejaxppo.envs.suites.adapter import downloading, paint
+from purejaxppo.envs.suites.adapter import RawEnv, downloading, paint
 from purejaxppo.envs.wrappers.base import ObservationWrapper
 from purejaxppo.errors import ConfigError
+from purejaxppo.types import Environment, EnvParams, EnvState, Obs
 
 _DOWNLOADS = ("MNISTBandit-bsuite",)
 _VISUALIZED = ("Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc")
@@ -21,12 +23,16 @@ _VISUALIZED = ("Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-mi
 class Gymnax(ObservationWrapper):
     """A gymnax environment whose observations have the dtype that its space declares."""
 
-    def observe(self, obs: Any, params: Any) -> jax.Array:
-        """The observation in that dtype."""
+    def observe(self, obs: Obs, params: EnvParams) -> Array:
+        """Returns the observation in that dtype."""
         return jnp.asarray(obs, np.dtype(self.env.observation_space(params).dtype))
 
-    def frames(self, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
-        """Pictures of states, [H, W, 3] uint8.
+    def frames(self, states: Sequence[EnvState], params: EnvParams) -> Iterator[np.ndarray]:
+        """Returns pictures of states, [H, W, 3] uint8.
+
+        Args:
+            states: of the environment.
+            params: its parameters.
 
         Raises:
             ConfigError: gymnax does not draw this one.
@@ -44,23 +50,23 @@ class Gymnax(ObservationWrapper):
         raise ConfigError(f"{name} is not drawn by gymnax: film another, such as CartPole-v1")
 
 
-def _classic(name: str, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
-    """Classic control, drawn by Gymnasium."""
+def _classic(name: str, states: Sequence[EnvState], params: EnvParams) -> Iterator[np.ndarray]:
+    """Has classic control drawn by Gymnasium."""
     import gymnasium
     from gymnax.visualize import vis_gym
 
-    env: Any = gymnasium.make(name, render_mode="rgb_array").unwrapped
-    env.reset()
-    vis_gym.set_gym_params(env, name, params)
+    drawing: RawEnv = gymnasium.make(name, render_mode="rgb_array").unwrapped
+    drawing.reset()  # Gymnasium does not draw before
+    vis_gym.set_gym_params(drawing, name, params)
     for state in states:
-        env.state = vis_gym.get_gym_state(state, name)
-        env.last_u = getattr(state, "last_u", None)  # Pendulum's torque
-        yield env.render()
-    env.close()
+        drawing.state = vis_gym.get_gym_state(state, name)
+        drawing.last_u = getattr(state, "last_u", None)  # Pendulum's torque
+        yield drawing.render()
+    drawing.close()
 
 
-def _visualized(env: Any, states: Sequence[Any], params: Any) -> Iterator[np.ndarray]:
-    """Others, drawn by gymnax with matplotlib."""
+def _visualized(env: RawEnv, states: Sequence[EnvState], params: EnvParams) -> Iterator[np.ndarray]:
+    """Has others drawn by gymnax with matplotlib."""
     import matplotlib.pyplot as plt
     from gymnax.visualize import Visualizer
 
@@ -75,12 +81,15 @@ def _visualized(env: Any, states: Sequence[Any], params: Any) -> Iterator[np.nda
 
 
 def names() -> list[str]:
-    """The environments that gymnax registers."""
+    """Returns the environments that gymnax registers."""
     return list(gymnax.registered_envs)
 
 
-def make_env(name: str) -> tuple[Any, Any]:
-    """One environment and its default parameters.
+def make_env(name: str) -> tuple[Environment, EnvParams]:
+    """Makes one environment and its default parameters.
+
+    Args:
+        name: as gymnax registers it, such as `CartPole-v1`.
 
     Raises:
         ConfigError: its data cannot be downloaded.

@@ -8,49 +8,69 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from mujoco_playground import dm_control_suite, registry
 
-from purejaxppo.envs.suites.adapter import Adapter, anything, box
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box
+from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
 from purejaxppo.envs.wrappers.episodes import TimeLimit
+from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs
 
 
 class Playground(Adapter):
-    """A raw environment. Where it shows a dictionary, its `state`: the rest is privileged."""
+    """A raw environment; where it shows a dictionary, the policy sees its `state` alone.
 
-    def __init__(self, env: Any):
+    The rest is privileged: what a critic may see in simulation, and no robot can.
+
+    Args:
+        env: MuJoCo Playground's.
+    """
+
+    def __init__(self, env: RawEnv):
         first = jax.eval_shape(env.reset, jax.random.key(0))
         super().__init__(env, anything(_seen(first)), box(-1.0, 1.0, (env.action_size,)))
 
-    def reset_env(self, key: jax.Array, params: Any) -> tuple[Any, Any]:
-        """A new episode: (obs, state)."""
+    def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
+        """Begins an episode: (obs, state)."""
         state = self.env.reset(key)
         return _seen(state), state
 
-    def step_env(self, key: jax.Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
-        """One step: (obs, state, reward, terminated, info)."""
+    def step_env(
+        self, key: Array, state: EnvState, action: Action, params: EnvParams
+    ) -> StepReturn:
+        """Steps once: (obs, state, reward, terminated, info)."""
         state = self.env.step(state, action)
         return _seen(state), state, state.reward, state.done > 0.5, {}
 
-    def frames(self, states: Sequence[Any], params: Any) -> Sequence[np.ndarray]:
-        """Pictures of states, [H, W, 3] uint8, drawn by MuJoCo."""
+    def frames(self, states: Sequence[EnvState], params: EnvParams) -> Sequence[np.ndarray]:
+        """Returns pictures of states, [H, W, 3] uint8, drawn by MuJoCo.
+
+        Args:
+            states: of the environment.
+            params: none.
+        """
         return self.env.render(list(states), height=300, width=400)
 
 
-def _seen(state: Any) -> Any:
+def _seen(state: EnvState) -> Obs:
     return state.obs["state"] if isinstance(state.obs, Mapping) else state.obs
 
 
 def names() -> list[str]:
-    """The DeepMind control suite; the other environments download their models when made."""
+    """Returns the DeepMind control suite; other environments download models when made."""
     return list(dm_control_suite.ALL_ENVS)
 
 
 def make_env(
     name: str, *, max_steps: int | None = None, impl: str = "jax", **options: Any
-) -> tuple[Any, Any]:
-    """One environment; `impl` is MJX's (jax, or warp on a GPU), other options override its config.
+) -> tuple[Environment, EnvParams]:
+    """Makes one environment and its parameters, of which there are none.
 
-    The time limit is that of its configuration (`episode_length`) unless given.
+    Args:
+        name: such as `CartpoleBalance`.
+        max_steps: the time limit; None: that of its configuration (`episode_length`).
+        impl: of MJX: jax, or warp on a GPU.
+        **options: in place of those of its configuration.
     """
     config = registry.get_default_config(name)
     limit = int(config.episode_length) if max_steps is None else max_steps

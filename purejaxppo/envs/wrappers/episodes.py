@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from flax import struct
+from jax import Array
 
 from purejaxppo.envs.wrappers.base import (
-    Array,
     Remembered,
     RememberingWrapper,
+    ResetReturn,
+    StepReturn,
     Wrapper,
     check_count,
 )
 from purejaxppo.spaces import fields
+from purejaxppo.types import Action, Environment, EnvParams, EnvState
 
 
 class TimeLimit(RememberingWrapper):
@@ -28,36 +29,42 @@ class TimeLimit(RememberingWrapper):
         ConfigError: max_steps is not a whole number from 1.
     """
 
-    def __init__(self, env: Any, max_steps: int):
+    def __init__(self, env: Environment, max_steps: int):
         super().__init__(env)
         check_count("max_steps", max_steps, 1, 1000)
         self.max_steps = max_steps
 
-    def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
-        """A new episode: (obs, state), and an info if the environment gives one."""
+    def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
+        """Begins an episode: (obs, state), and an info if the environment gives one."""
         obs, state, *info = self.env.reset_env(key, params)
         return obs, Remembered(state, jnp.int32(0)), *info
 
-    def step_env(self, key: Array, state: Remembered, action: Any, params: Any) -> tuple[Any, ...]:
-        """One step: (obs, state, reward, terminated, info)."""
+    def step_env(
+        self, key: Array, state: Remembered, action: Action, params: EnvParams
+    ) -> StepReturn:
+        """Steps once: (obs, state, reward, terminated, info)."""
         obs, env_state, *rest = self.env.step_env(key, state.env_state, action, params)
         return obs, Remembered(env_state, state.memory + 1), *rest
 
-    def is_truncated(self, state: Remembered, params: Any) -> Array:
-        """Whether this limit, or the environment's own, is reached."""
+    def is_truncated(self, state: Remembered, params: EnvParams) -> Array:
+        """Says whether this limit, or the environment's own, is reached."""
         own = jnp.asarray(self.env.is_truncated(state.env_state, params), bool)
         return own | (state.memory >= self.max_steps)
 
 
-def counts(env: Any) -> bool:
-    """Whether an environment is wrapped in `EpisodeStatistics`, at any depth."""
+def counts(env: object) -> bool:
+    """Says whether an environment is wrapped in `EpisodeStatistics`, at any depth.
+
+    Args:
+        env: one environment, wrapped or not.
+    """
     return isinstance(env, EpisodeStatistics) or (isinstance(env, Wrapper) and counts(env.env))
 
 
 class EpisodeState(struct.PyTreeNode):
     """One environment's state and the episode that it is in."""
 
-    env_state: Any
+    env_state: EnvState
     episode_return: Array  # () float32, undiscounted, so far
     episode_length: Array  # () int32, steps so far
 
@@ -69,18 +76,19 @@ class EpisodeStatistics(Wrapper):
     the environment's own rewards.
     """
 
-    def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
-        """A new episode: (obs, state), and an info if the environment gives one."""
+    def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
+        """Begins an episode: (obs, state), and an info if the environment gives one."""
         obs, env_state, *info = self.env.reset_env(key, params)
         return obs, EpisodeState(env_state, jnp.float32(0), jnp.int32(0)), *info
 
     def step_env(
-        self, key: Array, state: EpisodeState, action: Any, params: Any
-    ) -> tuple[Any, ...]:
-        """One step: (obs, state, reward, terminated, info)."""
+        self, key: Array, state: EpisodeState, action: Action, params: EnvParams
+    ) -> StepReturn:
+        """Steps once: (obs, state, reward, terminated, info)."""
         obs, env_state, reward, terminated, info = self.env.step_env(
             key, state.env_state, action, params
         )
+        # some environments pay whole numbers or Python's, which would not add up in the state
         reward = jnp.asarray(reward, jnp.float32)
         counted = {
             "episode_return": state.episode_return + reward,
@@ -89,10 +97,10 @@ class EpisodeStatistics(Wrapper):
         state = EpisodeState(env_state, **counted)
         return obs, state, reward, terminated, {**fields(info), **counted}
 
-    def is_truncated(self, state: EpisodeState, params: Any) -> Array:
-        """Whether the environment's own limit is reached."""
+    def is_truncated(self, state: EpisodeState, params: EnvParams) -> Array:
+        """Says whether the environment's own limit is reached."""
         return self.env.is_truncated(state.env_state, params)
 
-    def inner_state(self, state: EpisodeState) -> Any:
-        """The state of the environment inside."""
+    def inner_state(self, state: EpisodeState) -> EnvState:
+        """Returns the state of the environment inside."""
         return state.env_state

@@ -1,19 +1,21 @@
-"""Wrappers that show something else."""
+"""Wrappers that change what is observed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
 
 from purejaxppo.envs.wrappers.base import (
-    Array,
     ObservationWrapper,
     Remembered,
     RememberingWrapper,
+    ResetReturn,
+    StepReturn,
     box_of,
     check_count,
 )
@@ -23,12 +25,17 @@ from purejaxppo.spaces import (
     Discrete,
     MultiDiscrete,
     Space,
+    SpaceTree,
     mask_of,
     observation_spaces,
     one_hot,
     without_mask,
     zeros,
 )
+from purejaxppo.types import Action, Environment, EnvParams, Obs
+
+UNBOUNDED = 1e30
+"""Bounds from here on count as infinite: some environments declare the largest float32."""
 
 
 class HideIndices(ObservationWrapper):
@@ -37,11 +44,15 @@ class HideIndices(ObservationWrapper):
     `HideIndices(env, [1, 3])` hides the velocities of CartPole-v1, so that they must be remembered
     from one position to the next.
 
+    Args:
+        env: one environment that shows a vector.
+        indices: of the entries to leave out, from 0.
+
     Raises:
         ConfigError: the observation is not a vector, or has no such entries.
     """
 
-    def __init__(self, env: Any, indices: Sequence[int]):
+    def __init__(self, env: Environment, indices: Sequence[int]):
         super().__init__(env)
         shape = box_of(env, env.default_params, "HideIndices").shape
         if len(shape) != 1 or shape[0] < 2:
@@ -56,12 +67,12 @@ class HideIndices(ObservationWrapper):
             )
         self._kept = np.array(sorted(everything - set(self.indices)))
 
-    def observe(self, obs: Any, params: Any) -> Any:
-        """The entries of a vector that are left."""
+    def observe(self, obs: Obs, params: EnvParams) -> Obs:
+        """Returns the entries of a vector that are left."""
         return obs[self._kept]
 
-    def observation_space(self, params: Any) -> Box:
-        """The entries that are left."""
+    def observation_space(self, params: EnvParams) -> Box:
+        """Describes the entries that are left."""
         space = box_of(self.env, params, "HideIndices")
         low, high = (np.broadcast_to(b, space.shape)[self._kept] for b in (space.low, space.high))
         return Box(low, high, low.shape, np.dtype(space.dtype))
@@ -71,39 +82,46 @@ class FlattenObservation(ObservationWrapper):
     """Makes one float32 vector of all parts of an observation, with names one-hot.
 
     An action mask stays beside it: {"observation": ..., "action_mask": ...}.
+
+    Args:
+        env: one environment.
     """
 
-    def __init__(self, env: Any):
+    def __init__(self, env: Environment):
         super().__init__(env)
         self._kinds = without_mask(self._parts(env.default_params))
 
-    def observe(self, obs: Any, params: Any) -> Any:
-        """The parts side by side, in the order of the pytree's leaves."""
+    def observe(self, obs: Obs, params: EnvParams) -> Obs:
+        """Returns the parts side by side, in the order of the pytree's leaves."""
         flat = jax.tree.map(_flat, self._kinds, without_mask(obs))
+        # masks are read by name: within the vector no policy would find one
         vector, mask = jnp.concatenate(jax.tree.leaves(flat)), mask_of(obs)
         return vector if mask is None else {"observation": vector, "action_mask": mask}
 
-    def observation_space(self, params: Any) -> Any:
-        """One Box, and the mask's."""
+    def observation_space(self, params: EnvParams) -> SpaceTree:
+        """Describes the vector by one Box, and the mask beside it."""
         parts = self._parts(params)
         bounds = list(map(_flat_bounds, jax.tree.leaves(without_mask(parts))))
         low, high = (np.concatenate(side).astype(np.float32) for side in zip(*bounds, strict=True))
         box, mask = Box(low, high, low.shape, np.dtype(np.float32)), mask_of(parts)
         return box if mask is None else {"observation": box, "action_mask": mask}
 
-    def _parts(self, params: Any) -> Any:
+    def _parts(self, params: EnvParams) -> SpaceTree:
+        """Returns the spaces of what the environment shows, structured as it is shown."""
         with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
             first = jax.eval_shape(self.env.reset_env, jax.random.key(0), params)[0]
             return observation_spaces(self.env.observation_space(params), first)
 
 
-def _flat(space: Space, x: Any) -> Array:
+def _flat(space: Space, x: Array) -> Array:
+    """Returns one part of an observation as a vector, float32."""
     if isinstance(space, Discrete | MultiDiscrete):
         return one_hot(space, x)
     return jnp.ravel(x).astype(jnp.float32)
 
 
 def _flat_bounds(space: Space) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the bounds (low, high) of such a vector; of one-hot names and bits, 0 and 1."""
     if isinstance(space, Box):
         return np.ravel(space.low), np.ravel(space.high)
     n = _flat(space, zeros(space)).size
@@ -125,8 +143,11 @@ class NormalizeObservation(ObservationWrapper):
         ConfigError: bounds that are needed are infinite, or numbers that do not fit.
     """
 
-    def __init__(self, env: Any, mean: Any = None, std: Any = None):
+    def __init__(
+        self, env: Environment, mean: ArrayLike | None = None, std: ArrayLike | None = None
+    ):
         super().__init__(env)
+        # what is not given comes from the bounds, which must then be there
         space = box_of(env, env.default_params, "NormalizeObservation")
         low, high = (np.asarray(b, np.float64) for b in (space.low, space.high))
         if (mean is None or std is None) and not (np.abs([low, high]) < UNBOUNDED).all():
@@ -135,7 +156,8 @@ class NormalizeObservation(ObservationWrapper):
                 "std, or train with normalize_observations=True"
             )
         mean = (low + high) / 2 if mean is None else mean
-        std = np.where(high > low, (high - low) / 2, 1.0) if std is None else std
+        std = np.where(high > low, (high - low) / 2, 1.0) if std is None else std  # 1 for constants
+        # broadcast now, so that numbers that do not fit are named here and not in a trace
         try:
             self._mean, self._std = (
                 np.broadcast_to(np.asarray(x, np.float32), space.shape) for x in (mean, std)
@@ -148,19 +170,16 @@ class NormalizeObservation(ObservationWrapper):
         if not (self._std > 0).all():
             raise ConfigError(f"std={std} must be greater than 0: use 1.0")
 
-    def observe(self, obs: Any, params: Any) -> Array:
-        """The observation, shifted and scaled."""
+    def observe(self, obs: Obs, params: EnvParams) -> Array:
+        """Returns the observation, shifted and scaled."""
         return (jnp.asarray(obs, jnp.float32) - self._mean) / self._std
 
-    def observation_space(self, params: Any) -> Box:
-        """The bounds, shifted and scaled."""
+    def observation_space(self, params: EnvParams) -> Box:
+        """Describes the observation by its bounds, shifted and scaled."""
         space = box_of(self.env, params, "NormalizeObservation")
         bounds = (np.asarray(b, np.float64) for b in (space.low, space.high))
         low, high = (((b - self._mean) / self._std).astype(np.float32) for b in bounds)
         return Box(low, high, space.shape, np.dtype(np.float32))
-
-
-UNBOUNDED = 1e30  # some declare the largest float32 there is
 
 
 class FrameStack(RememberingWrapper):
@@ -176,34 +195,37 @@ class FrameStack(RememberingWrapper):
         ConfigError: num_frames is not a whole number from 2, or there are several arrays.
     """
 
-    def __init__(self, env: Any, num_frames: int):
+    def __init__(self, env: Environment, num_frames: int):
         super().__init__(env)
         check_count("num_frames", num_frames, 2, 4)
         box_of(env, env.default_params, "FrameStack")
         self.num_frames = num_frames
 
-    def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
-        """A new episode: (obs, state), and an info if the environment gives one."""
+    def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
+        """Begins an episode: (obs, state), and an info if the environment gives one."""
         obs, state, *info = self.env.reset_env(key, params)
         frame = _frame(obs)
         stack = jnp.concatenate([frame] * self.num_frames, -1)
         return stack, Remembered(state, stack), *info
 
-    def step_env(self, key: Array, state: Remembered, action: Any, params: Any) -> tuple[Any, ...]:
-        """One step: (obs, state, reward, terminated, info)."""
+    def step_env(
+        self, key: Array, state: Remembered, action: Action, params: EnvParams
+    ) -> StepReturn:
+        """Steps once: (obs, state, reward, terminated, info)."""
         obs, env_state, *rest = self.env.step_env(key, state.env_state, action, params)
+        # the oldest frame goes, the newest is added at the end
         frame = _frame(obs)
         stack = jnp.concatenate([state.memory[..., frame.shape[-1] :], frame], -1)
         return stack, Remembered(env_state, stack), *rest
 
-    def observation_space(self, params: Any) -> Box:
-        """The bounds of one observation, n times."""
+    def observation_space(self, params: EnvParams) -> Box:
+        """Describes the stack by the bounds of one observation, n times."""
         space = box_of(self.env, params, "FrameStack")
         low, high = (np.broadcast_to(b, space.shape) for b in (space.low, space.high))
         low, high = (np.concatenate([_frame(b)] * self.num_frames, -1) for b in (low, high))
         return Box(low, high, low.shape, np.dtype(space.dtype))
 
 
-def _frame(obs: Any) -> Any:
-    """One frame, with the axis that frames are put side by side along."""
+def _frame(obs: Obs) -> Obs:
+    """Returns one frame, with the axis that frames are put side by side along."""
     return obs[..., None] if obs.ndim in (0, 2) else obs

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from purejaxppo.envs.wrappers.base import (
-    Array,
     Remembered,
     RememberingWrapper,
+    ResetReturn,
     RewardWrapper,
+    StepReturn,
     Wrapper,
     check_count,
 )
 from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import action_spaces, zeros
+from purejaxppo.types import Action, Environment, EnvParams, EnvState, PyTree
 
 
 class StickyActions(RememberingWrapper):
@@ -33,7 +35,7 @@ class StickyActions(RememberingWrapper):
         ConfigError: the probability is not within 0 .. 1.
     """
 
-    def __init__(self, env: Any, probability: float = 0.25):
+    def __init__(self, env: Environment, probability: float = 0.25):
         super().__init__(env)
         if not 0 <= probability <= 1:
             raise ConfigError(f"probability={probability} must be within 0 .. 1, such as 0.25")
@@ -41,17 +43,21 @@ class StickyActions(RememberingWrapper):
         with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
             self._actions = action_spaces(env.action_space(env.default_params))
 
-    def reset_env(self, key: Array, params: Any) -> tuple[Any, ...]:
-        """A new episode: (obs, state), and an info if the environment gives one."""
+    def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
+        """Begins an episode: (obs, state), and an info if the environment gives one."""
         obs, state, *info = self.env.reset_env(key, params)
         return obs, Remembered(state, (zeros(self._actions), jnp.bool_(False))), *info
 
-    def step_env(self, key: Array, state: Remembered, action: Any, params: Any) -> tuple[Any, ...]:
-        """One step: (obs, state, reward, terminated, info)."""
+    def step_env(
+        self, key: Array, state: Remembered, action: Action, params: EnvParams
+    ) -> StepReturn:
+        """Steps once: (obs, state, reward, terminated, info)."""
         key_sticks, key = jax.random.split(key)
         previous, acted = state.memory
+        # one draw for the whole action: its parts belong together
         sticks = acted & jax.random.bernoulli(key_sticks, self.probability)
         action = jax.tree.map(lambda p, a: jnp.where(sticks, p, a), previous, action)
+        # what was done, not what was asked for, is what sticks next
         obs, env_state, *rest = self.env.step_env(key, state.env_state, action, params)
         return obs, Remembered(env_state, (action, jnp.bool_(True))), *rest
 
@@ -69,25 +75,29 @@ class ActionRepeat(Wrapper):
         ConfigError: times is not a whole number from 1.
     """
 
-    def __init__(self, env: Any, times: int):
+    def __init__(self, env: Environment, times: int):
         super().__init__(env)
         check_count("times", times, 1, 4)
         self.times = times
 
-    def step_env(self, key: Array, state: Any, action: Any, params: Any) -> tuple[Any, ...]:
-        """The last of the steps: (obs, state, reward, terminated, info)."""
+    def step_env(
+        self, key: Array, state: EnvState, action: Action, params: EnvParams
+    ) -> StepReturn:
+        """Steps several times, and returns the last: (obs, state, reward, terminated, info)."""
         keys = jax.random.split(key, self.times)
 
-        def step(key, state):
+        def step(key: Array, state: EnvState) -> StepReturn:
             obs, state, reward, terminated, info = self.env.step_env(key, state, action, params)
+            # types that a loop can carry: some environments return Python numbers
             reward, terminated = jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
             return obs, state, reward, terminated, info
 
-        def again(last, key):
+        def again(last: StepReturn, key: Array) -> tuple[PyTree, None]:
             _, state, paid, terminated, _ = last
             over = terminated | jnp.asarray(self.env.is_truncated(state, params), bool)
             obs, state, reward, terminated, info = step(key, state)
             new = obs, state, paid + reward, terminated, info
+            # after an end nothing more happens: what was computed is thrown away
             return jax.tree.map(lambda a, b: jnp.where(over, a, b), last, new), None
 
         return jax.lax.scan(again, step(keys[0], state), keys[1:])[0]
@@ -96,34 +106,43 @@ class ActionRepeat(Wrapper):
 class ClipReward(RewardWrapper):
     """Clips rewards to a range, -1 .. 1 by default.
 
+    Args:
+        env: one environment.
+        low: the least reward.
+        high: the greatest.
+
     Raises:
         ConfigError: the range is empty.
     """
 
-    def __init__(self, env: Any, low: float = -1.0, high: float = 1.0):
+    def __init__(self, env: Environment, low: float = -1.0, high: float = 1.0):
         super().__init__(env)
         if not low < high:
             raise ConfigError(f"low={low} must be below high={high}: use -1 and 1")
         self.low, self.high = low, high
 
     def pay(self, reward: Array) -> Array:
-        """The reward within the range."""
+        """Returns the reward within the range, () float32."""
         return jnp.clip(jnp.asarray(reward, jnp.float32), self.low, self.high)
 
 
 class ScaleReward(RewardWrapper):
     """Multiplies rewards by a constant.
 
+    Args:
+        env: one environment.
+        scale: the constant, finite.
+
     Raises:
         ConfigError: it is not finite.
     """
 
-    def __init__(self, env: Any, scale: float):
+    def __init__(self, env: Environment, scale: float):
         super().__init__(env)
         if not math.isfinite(scale):
             raise ConfigError(f"scale={scale} must be finite, such as 0.1")
         self.scale = scale
 
     def pay(self, reward: Array) -> Array:
-        """The reward times the constant."""
+        """Returns the reward times the constant, () float32."""
         return jnp.asarray(reward, jnp.float32) * self.scale

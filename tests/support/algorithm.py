@@ -1,0 +1,52 @@
+"""Parts of the algorithm, put together as a configuration says."""
+
+from types import SimpleNamespace
+
+from purejaxppo.components import make_components
+from purejaxppo.ppo import minibatches, optimizer, update
+from purejaxppo.ppo.minibatches import Minibatches
+from purejaxppo.ppo.optimizer import ADAM
+from purejaxppo.train import loss_of, minibatches_of
+
+
+def build(config, env=None, **custom):
+    """Components, and their environments as many as the configuration says."""
+    components = make_components(config, env=env, **custom)
+    vec_env = components.vectorize(config.num_envs)
+    return SimpleNamespace(**components._asdict(), vec_env=vec_env)
+
+
+def parts(config, policy=None, objective=None):
+    """What of the components the gradient steps read; no environment is made."""
+    return SimpleNamespace(config=config, policy=policy, objective=objective)
+
+
+def loss(params, batch, policy, objective, config, hyper, objective_state):
+    """The loss of a minibatch, with the value loss that a configuration names."""
+    f = loss_of(parts(config, policy, objective), hyper, objective_state)
+    total, found = f(params, batch)
+    assert found.pop("extra") == {}
+    return total, found
+
+
+def take(batch, rows, config):
+    """A minibatch."""
+    standardize = config.advantage_normalization == "minibatch"
+    plan = Minibatches(config.num_epochs, config.num_minibatches, 1, standardize)
+    return minibatches.take(batch, rows, plan)
+
+
+def pack(params):
+    """Parameters as Adam holds them."""
+    return optimizer.pack(ADAM, params)
+
+
+def optimize(
+    policy, objective, config, hyper, params, opt_state, objective_state, batch, key, axis=None
+):
+    """All gradient steps of an update, with Adam."""
+    of = parts(config, policy, objective)
+    f, plan = loss_of(of, hyper, objective_state), minibatches_of(of, params, batch)
+    *after, learned = update.optimize(f, ADAM, hyper, plan, params, opt_state, batch, key, axis)
+    assert learned.pop("extra") == {}
+    return *after, learned
