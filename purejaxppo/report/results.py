@@ -51,7 +51,7 @@ class Results(NamedTuple):
 
     @property
     def seeds(self) -> int:
-        """Agents trained side by side."""
+        """Counts the agents trained side by side."""
         return self.about["seeds"]
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from purejaxppo.act import act_of
@@ -16,7 +17,7 @@ from purejaxppo.runs import checkpoint
 from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import Weights
 from purejaxppo.train import learner_of
-from purejaxppo.types import Action, LearnerState, Normalizers, Obs, Params, PyTree
+from purejaxppo.types import Action, Array, LearnerState, Normalizers, Obs, Params, PyTree
 
 FILES = {"final": "agents.npz", "best": "best.npz"}
 
@@ -31,6 +32,39 @@ class Agents(struct.PyTreeNode):
     def of(cls, state: LearnerState) -> Agents:
         """Extracts what acting needs from a learner state."""
         return cls(params=state.params, normalizers=state.normalizers)
+
+
+class Best(struct.PyTreeNode):
+    """For each seed the agent that an evaluation scored highest: the same that was scored."""
+
+    agents: Agents  # leading axis [S]
+    returns: Array  # [S] float32, mean of its evaluation; -inf before the first
+
+    @classmethod
+    def unscored(cls, state: LearnerState) -> Best:
+        """Starts from the agents of learner states [S], none of which was evaluated."""
+        agents = jax.tree.map(jnp.copy, Agents.of(state))  # the state's own are donated
+        return cls(agents, jnp.full(state.step.shape, -jnp.inf))
+
+
+@jax.jit
+def better(best: Best, agents: Agents, returns: Array) -> Best:
+    """Chooses seed by seed the agent that scored higher.
+
+    Args:
+        best: the best so far.
+        agents: with a leading axis of seeds.
+        returns: [S], mean of their evaluation.
+
+    Returns:
+        The best, these included.
+    """
+    higher = returns > best.returns
+
+    def choose(new, old):
+        return jax.vmap(jnp.where)(higher, new, old)
+
+    return Best(jax.tree.map(choose, agents, best.agents), choose(returns, best.returns))
 
 
 def save_agents(path: Path, agents: Agents) -> None:
@@ -113,7 +147,7 @@ def load_components(
         agents, _ = checkpoint.load(path, with_seeds(Agents.of(state), run["seeds"]))
     except checkpoint.Damaged as error:
         raise ConfigError(f"{error}: train again, or use a copy of it") from error
-    return components, jax.tree.map(jax.numpy.asarray, agents)
+    return components, jax.tree.map(jnp.asarray, agents)
 
 
 def load_policy(

@@ -19,6 +19,7 @@ from purejaxppo.policies.networks import make_policy
 from purejaxppo.policies.torsos import ImpalaCNN, NatureCNN
 from purejaxppo.ppo.objectives import OBJECTIVES
 from purejaxppo.ppo.update import loss
+from purejaxppo.ppo.value_losses import VALUE_LOSSES
 from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
 from purejaxppo.types import Batch
 
@@ -570,10 +571,11 @@ def test_every_parameter_gets_a_gradient(name):
         )  # fmt: skip
         batch = jax.lax.stop_gradient(batch)
         return jax.grad(
-            lambda p: loss(p, batch, policy, OBJECTIVES["clip"], config, config.hyperparams(), ())[
-                0
-            ]
-        )(params)
+            lambda p: loss(
+                p, batch, policy, OBJECTIVES["clip"], VALUE_LOSSES[config.value_loss],
+                config.hyperparams(), (),
+            )[0]
+        )(params)  # fmt: skip
 
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(params, jax.random.key(1))):
         assert np.isfinite(leaf).all(), path

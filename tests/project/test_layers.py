@@ -37,10 +37,32 @@ LAYERS = [
 RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 
 LONG_FILES = {
+    "runs/fit.py": "a public function whose arguments are all documented, and the loop that it runs",
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
 WIDE_FOLDERS: dict[str, str] = {}
-ONE_IMPORTER: dict[str, str] = {}
+ONE_IMPORTER = {
+    "cli.commands": "one function for each command; `main` knows what goes wrong with them",
+    "cli.display": "the progress on a terminal, a logger like others",
+    "cli.signals": "threads and file descriptors, which the command around them need not know",
+    "cli.train": "the one command that is more than a call of a public function",
+    "config.purejaxrl": "the keys of another library",
+    "export.flatten_jaxpr": "programs without calls inside: of use to any export",
+    "export.numpy_policy": "stands alone: it is written beside an exported policy as it is",
+    "export.numpy_program": "jaxprs as NumPy calls, a table of primitives",
+    "policies.cores": "a registry that users extend",
+    "policies.distributions": "what custom policies return",
+    "policies.networks": "what the package is for; whoever builds components builds it",
+    "ppo.metrics": "equations of what is reported, not of what is learned",
+    "ppo.shuffle": "an algorithm with a paper of its own",
+    "ppo.update": "the gradient steps",
+    "rendering.gif": "a file format",
+    "rendering.playback": "an episode without a picture",
+    "report.page": "the page; its command is elsewhere",
+    "runs.loggers": "optional packages, imported when they are asked for",
+    "runs.plan": "sizes, found without compiling",
+    "runs.signals": "what a run does at the first signal",
+}
 
 
 def package_of(name):
@@ -218,7 +240,7 @@ def test_modules_that_one_other_imports_have_a_reason():
     for name in INSIDE:
         for module in own(name):
             importers[module].add(module_of(name))
-    public = {m for names in purejaxppo._MODULES for m in [names]}
+    public = set(purejaxppo._MODULES)
     single = {
         module for module, users in importers.items()
         if len({u for u in users if u not in packages_above(module)}) == 1
