@@ -221,15 +221,25 @@ class Learner(NamedTuple):
 
 
 class EnvStep(struct.PyTreeNode):
-    """What N environments return for one action each."""
+    """What N environments return for one action each.
 
-    obs: Obs  # [N, *O], the first of a new episode where the last one ended
-    final_obs: Obs  # [N, *O], the observation that the action led to, before any reset
-    reward: Array  # [N] float32
-    terminated: Array  # [N] bool, ended by the task
-    truncated: Array  # [N] bool, cut off (time limit); never both
-    episode_return: Array  # [N] float32, undiscounted, of the episode that this step belongs to
-    episode_length: Array  # [N] int32, this step included
+    Attributes:
+        obs: [N, *O], the first of a new episode where the last one ended.
+        final_obs: [N, *O], the observation that the action led to, before any reset.
+        reward: [N] float32.
+        terminated: [N] bool, ended by the task.
+        truncated: [N] bool, cut off (time limit); never both.
+        episode_return: [N] float32, undiscounted, of the episode that this step belongs to.
+        episode_length: [N] int32, this step included.
+    """
+
+    obs: Obs
+    final_obs: Obs
+    reward: Array
+    terminated: Array
+    truncated: Array
+    episode_return: Array
+    episode_length: Array
 
 
 class Rollout(struct.PyTreeNode):

@@ -51,7 +51,8 @@ def pytest_pyfunc_call(pyfuncitem):
     if pyfuncitem.get_closest_marker("as_shipped") is None or AS_SHIPPED in os.environ:
         return None
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {AS_SHIPPED: "1"}
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    options = ["-n", "0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, pyfuncitem.nodeid]
     run = subprocess.run(
         command, env=env, cwd=pyfuncitem.config.rootpath, capture_output=True, text=True
     )

@@ -15,7 +15,7 @@ from benchmarks.common.timing import seconds_of
 from purejaxppo import PPOConfig
 from purejaxppo.components import make_components
 from purejaxppo.policies.torsos import torso_for
-from purejaxppo.runs.plan import make_plan
+from purejaxppo.runs.plan import plan_of
 from purejaxppo.spaces import Discrete
 
 SECONDS_PER_RATE = 0.05
@@ -57,7 +57,7 @@ def matrix_products(config: PPOConfig, seeds: int) -> tuple[Callable, float]:
     Each product reads the one before, so none can be left out, and the matrix is orthogonal, so
     the numbers stay what they are.
     """
-    rows, width = make_plan(config).chunk, config.hidden_sizes[0]
+    rows, width = plan_of(make_components(config)).chunk, config.hidden_sizes[0]
     lead = (seeds,) if seeds > 1 else ()
     matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0]
     w = jnp.broadcast_to(jnp.float32(matrix), (*lead, width, width)).copy()

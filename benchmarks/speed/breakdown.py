@@ -19,10 +19,10 @@ import jax
 
 from benchmarks.common.shapes import SHAPES, Shape
 from benchmarks.common.timing import interleaved_seconds, report, seconds_of
-from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, compiler_options
+from purejaxppo import ADVANTAGES, PPOConfig, compiler_options
 from purejaxppo.components import make_components
-from purejaxppo.ppo.normalize import normalize
 from purejaxppo.ppo.minibatches import as_batch
+from purejaxppo.ppo.normalize import normalize
 from purejaxppo.ppo.rollout import collect, final_values
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.update import optimize

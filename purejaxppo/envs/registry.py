@@ -31,7 +31,7 @@ SUITES = {
 """Adapter (a module in `suites`, and an extra of the package) by the prefix of a name."""
 
 
-def make_env(name: str, **options: Any) -> tuple[Environment | HostEnvironment, EnvParams]:
+def make_env(name: str, **options: Any) -> tuple[Any, EnvParams]:
     """Makes an environment and its default parameters; the same objects for equal arguments.
 
     Args:

@@ -24,7 +24,9 @@ SMOKE = {
     "speed.suites": "--envs CartPole-v1 gymnasium/HalfCheetah-v5 --total-timesteps 1000",
     "speed.throughput": f"--shapes --sweeps widths --largest 64 --repeats 2 {SMALL}",
     "speed.time_limits": "--shapes 4\\ x\\ 128 --total-timesteps 1024 --pairs 2",
-    "peers.time_to_score": "--arms ours --envs CartPole-v1 --repeats 1 --max-steps 10000 --episodes 2",
+    "peers.time_to_score": (
+        "--arms ours --envs CartPole-v1 --repeats 1 --max-steps 10000 --episodes 2"
+    ),
 }
 
 

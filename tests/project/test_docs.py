@@ -9,7 +9,7 @@ import pytest
 
 import purejaxppo
 from purejaxppo import Hyperparams, PPOConfig
-from purejaxppo.ppo import advantages, objectives
+from purejaxppo.ppo import advantages, objectives, value_losses
 
 PUBLIC = {name: getattr(purejaxppo, name) for name in purejaxppo.__all__}
 FUNCTIONS = [name for name, x in PUBLIC.items() if inspect.isfunction(x)]
@@ -20,7 +20,7 @@ RECORDS = [
 ]  # fmt: skip
 NEVER_FAIL = {"compiler_options", "use_cores"}
 EQUATIONS = [
-    f for room in (advantages, objectives) for name, f in vars(room).items()
+    f for room in (advantages, objectives, value_losses) for name, f in vars(room).items()
     if inspect.isfunction(f) and f.__module__ == room.__name__ and not name.startswith("_")
 ]  # fmt: skip
 ROOMS = ["purejaxppo", "purejaxppo.ppo", "purejaxppo.policies", "purejaxppo.envs.wrappers"]

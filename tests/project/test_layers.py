@@ -37,7 +37,7 @@ LAYERS = [
 RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 
 LONG_FILES = {
-    "runs/fit.py": "a public function whose arguments are all documented, and the loop that it runs",
+    "runs/fit.py": "a public function with all its arguments documented, and the loop it runs",
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
 WIDE_FOLDERS: dict[str, str] = {}
