@@ -70,7 +70,7 @@ def nbytes(tree: Any) -> int:
 def keep_compiled_programs() -> None:
     """Turns on JAX's persistent compilation cache, in the user's cache folder.
 
-    A folder that JAX was told of already (JAX_COMPILATION_CACHE_DIR) is left as it is. Where none
+    A folder that JAX was given already (JAX_COMPILATION_CACHE_DIR) is left as it is. Where none
     can be written, one line on stderr says so, and the run goes on without.
     """
     chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]

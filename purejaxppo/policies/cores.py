@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.assertions import chex
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.torsos import GAIN
 from purejaxppo.types import Carry

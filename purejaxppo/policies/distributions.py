@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from typing import Any, TypeAlias, cast
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
 
+from purejaxppo.assertions import chex
 from purejaxppo.types import Action, Distribution, PyTree
 
 IMPOSSIBLE = float(np.finfo(np.float32).min)

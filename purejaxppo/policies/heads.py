@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from purejaxppo.assertions import chex
 from purejaxppo.errors import ConfigError
 from purejaxppo.policies.distributions import (
     IMPOSSIBLE,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 from flax.errors import FlaxError
 from jax import Array
 
+from purejaxppo.assertions import chex
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.policies.cores import CORES, initial_carry

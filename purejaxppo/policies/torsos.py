@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.assertions import chex
 from purejaxppo.errors import ConfigError
 from purejaxppo.policies.layers import convolve, orthogonal
 from purejaxppo.spaces import (

@@ -10,11 +10,11 @@ the observation that the action led to (before any reset), and $d_t$ = terminate
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.assertions import chex
 from purejaxppo.hyperparams import Scalar
 from purejaxppo.types import Estimate, Estimator, Rollout
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.assertions import chex
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.tuning import nbytes
 from purejaxppo.types import (

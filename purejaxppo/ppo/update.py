@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from purejaxppo.assertions import chex
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.ppo.collectives import across
