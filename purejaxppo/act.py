@@ -88,6 +88,7 @@ def actor_of(components: Components, state: Trained, deterministic: bool) -> Act
     spec = components.spec
 
     def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
+        # observations may come from Python; they are normalised as they were in training
         obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
         obs = normalize(state.normalizers.obs, obs)
         carry, dist, _ = components.policy.apply(state.params, carry, obs, episode_start)
@@ -147,6 +148,7 @@ def act_of(components: Components, state: Trained, deterministic: bool) -> Calla
         raise ConfigError("this policy has a memory: use make_actor, which passes it in and out")
 
     def act(key: Array, obs: Obs) -> Action:
+        # any leading axes: those that the first part has beyond its space
         obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
         first, space = jax.tree.leaves(obs)[0], jax.tree.leaves(spec.observation)[0]
         lead = first.shape[: first.ndim - len(space.shape)]

@@ -100,6 +100,7 @@ def make_components(
             cannot be made for it (`policies.networks.make_policy`), what is passed cannot be
             called, or an option has no effect.
     """
+    # what is passed is compared with the configuration before anything is built
     config = as_config(config)
     given = dict(
         env=env, env_params=env_params, policy=policy, objective=objective, advantage=advantage,
@@ -116,6 +117,7 @@ def make_components(
     if config.normalize_observations and not any(map(is_measured, parts)):
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
 
+    # the policy, which fixes how rollouts are cut into sequences
     if not isinstance(policy, Policy):
         policy = make_policy(config, spec, policy)
 
@@ -164,6 +166,7 @@ def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
     for kind, names in _REPLACED.items():
         if kind not in custom:
             continue
+        # an option that is set, and that only what is replaced would obey
         passed, a = custom[kind], "an" if kind[0] in "aeiou" else "a"
         if kind == "policy" and not isinstance(passed, Policy):
             names = _NETWORK  # a module is given its distribution, which may be squashed
@@ -174,6 +177,7 @@ def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
                 f"{', '.join(idle)} would have no effect on {a} {kind} of your own: use "
                 f"config.replace({changes})"
             )
+        # names belong into the configuration, functions here
         if kind != "policy" and not (callable(passed) or isinstance(passed, Objective | Optimizer)):
             named = hasattr(config, kind)
             raise ConfigError(

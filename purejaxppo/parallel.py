@@ -1,6 +1,6 @@
 """Seeds spread over devices: each device trains its share, and nothing passes between them.
 
-A CPU is one device, whose cores share the work of every small operation, unless JAX is told to make
+A CPU is one device, whose cores share the work of every small operation, unless JAX is set to make
 a device of each.
 """
 

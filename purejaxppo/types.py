@@ -16,7 +16,7 @@ from flax import struct
 from jax import Array
 
 from purejaxppo.hyperparams import Hyperparams
-from purejaxppo.spaces import EnvSpec
+from purejaxppo.spaces import DeclaredSpace, EnvSpec
 
 # Pytrees of arrays whose structure is the environment's, the policy's or the optimizer's own.
 PyTree: TypeAlias = Any
@@ -60,11 +60,11 @@ class Environment(Protocol):
         """Says whether the time limit is reached in `state`, () bool."""
         ...
 
-    def observation_space(self, params: EnvParams) -> Any:
+    def observation_space(self, params: EnvParams) -> DeclaredSpace:
         """Describes the observations: a space of gymnax or gymnasium, or a tree of them."""
         ...
 
-    def action_space(self, params: EnvParams) -> Any:
+    def action_space(self, params: EnvParams) -> DeclaredSpace:
         """Describes the actions: a space of gymnax or gymnasium, or a tree of them."""
         ...
 

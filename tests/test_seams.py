@@ -166,7 +166,7 @@ def test_progress_stays_at_one_beyond_the_end():
     np.testing.assert_allclose(metrics.learning_rate, 0.0, atol=1e-10)
 
 
-# -- scalars of one's own -----------------------------------------------------------------------
+# -- scalars of a user -----------------------------------------------------------------------
 
 
 def tempered(dist, log_prob, batch, hyper, state):
@@ -211,7 +211,7 @@ def test_extra_keeps_its_types():
     assert seen == [{"a": "int32", "b": "float32", "c": "bool", "d": "int32"}]
 
 
-# -- metrics of one's own -----------------------------------------------------------------------
+# -- metrics of a user -----------------------------------------------------------------------
 
 
 def named(dist, log_prob, batch, hyper, state):

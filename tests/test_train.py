@@ -325,7 +325,7 @@ def test_vmap_over_the_parameters_of_the_environment(run):
         np.testing.assert_array_equal(outs.metrics.length_sum[i], limit * np.array(ended))
 
 
-# -- objectives and estimators of one's own ----------------------------------------------------
+# -- objectives and estimators of a user ----------------------------------------------------
 
 
 def reverse(dist, log_prob, batch, hyper, state):

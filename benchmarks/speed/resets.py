@@ -1,4 +1,4 @@
-"""What a fresh episode for every environment at every step costs, where resets are dear.
+"""What a fresh episode for every environment at every step costs, where resets are expensive.
 
 The same run, to the bit, is trained with `reset_batch` None (a reset for every environment at every
 step) and with several K (only as many resets as episodes ended, K at a time), timed in turn.

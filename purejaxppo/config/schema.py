@@ -153,6 +153,7 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         """Brings values to their declared types, then checks every rule."""
+        # types first, so that rules need not ask; effects last, so that they speak of valid values
         coerce_fields(self, PPOConfig)
         check_choices(self, PPOConfig)
         check_bounds(self, PPOConfig)

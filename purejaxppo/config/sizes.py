@@ -30,11 +30,13 @@ def _check_batch(config: Any) -> None:
             f"reset_batch={config.reset_batch} must not exceed num_envs={config.num_envs}: use "
             f"{config.num_envs}"
         )
+    # whole passes through the network
     rows = config.minibatch_size
     chunk = config.chunk_size
     if chunk is not None and rows % chunk:
         best = min(_divisors(rows), key=lambda m: abs(m - chunk))
         raise ConfigError(f"chunk_size={chunk} must divide the minibatch of {rows}: use {best}")
+    # whole updates
     if config.total_timesteps % batch:
         below = config.total_timesteps // batch * batch
         totals = f"{below} or {below + batch}" if below else f"{batch}"

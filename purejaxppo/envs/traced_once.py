@@ -60,7 +60,7 @@ def _traced_once(method: Callable[..., Any]) -> Callable[..., Any]:
         *others, params = args
         leaves, structure = jax.tree.flatten(params)
         traced = [isinstance(x, Tracer) for x in leaves]
-        # arrays are told apart by identity: the program holds them, so that none takes their place
+        # arrays are distinguished by identity: the program holds them, none can take their place
         constants = tuple(
             None if t else (type(x), repr(x) if isinstance(x, bool | int | float) else id(x))
             for x, t in zip(leaves, traced, strict=True)

@@ -205,7 +205,7 @@ def fit_of(
         writer = RunWriter(config, options, callbacks, to_plain(about or {}), parts)
         stack.callback(writer.close)
 
-        # everything is compiled before the first step, so that times are told apart
+        # everything is compiled before the first step, so that times are measured apart
         started = time.perf_counter()
         programs = compile_run(learner, options.seeds, config, hyper)
         with compile_evaluate(components, options, programs) as evaluate:

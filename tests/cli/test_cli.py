@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from purejaxppo import PPOConfig, cli
+from purejaxppo import PPOConfig, cli, components
 from purejaxppo.cli.arguments import parse_train
 from purejaxppo.tuning import keep_compiled_programs
 
@@ -35,6 +35,21 @@ def run(argv, monkeypatch, capsys):
 def purejaxppo(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     return lambda argv: run(argv, monkeypatch, capsys)
+
+
+def test_each_command_builds_its_components_once(purejaxppo, monkeypatch):
+    built, original = [], components.Components
+
+    def counted(**fields):
+        built.append(fields)
+        return original(**fields)
+
+    monkeypatch.setattr(components, "Components", counted)
+    train = f"train CartPole-v1 {SMALL} --run-dir r --eval-every 32 --eval-episodes 2 --quiet"
+    for command in (train, "eval r --episodes 2", "export r --format npz"):
+        built.clear()
+        assert purejaxppo(command)[0] == 0
+        assert len(built) == 1, command
 
 
 def test_train_writes_the_run_folder_and_one_json_object(purejaxppo, tmp_path):

@@ -82,7 +82,7 @@ class Unusual(nn.Module):
 
 
 class Sorting(nn.Module):
-    """A network that NumPy is not told of."""
+    """A network that NumPy does not know."""
 
     @nn.compact
     def __call__(self, obs):
