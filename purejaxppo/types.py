@@ -357,7 +357,7 @@ class LearnerState(struct.PyTreeNode):
     """
 
     params: Params
-    opt_state: optax.OptState
+    opt_state: PyTree
     normalizers: Normalizers
     env_state: EnvState
     obs: Obs

@@ -45,6 +45,19 @@ def variant(request):
     return VARIANTS[request.param]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Traced and compiled programs of a module are dropped behind it: they are not used again."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+def pytest_collection_modifyitems(items):
+    """Slow tests first: what is left at the end is short, and both processes end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
     """A test marked `as_shipped` runs in another process, where XLA optimizes as for users."""

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-RUNS = [  # arguments of `purejaxppo train`, score to reach as the mean of 4 seeds (unless said)
+RUNS = [  # arguments of `purejaxppo train`, score to reach as the mean of 2 seeds (unless said)
     ("CartPole-v1 --total-timesteps 250000", 490),
     ("CartPole-v1 --algorithm ppo_kl", 475),
     ("CartPole-v1 --algorithm ppo_kl --objective adaptive_kl", 475),
@@ -17,9 +17,9 @@ RUNS = [  # arguments of `purejaxppo train`, score to reach as the mean of 4 see
     ("Pendulum-v1 --total-timesteps 250000", -250),
     ("Acrobot-v1 --total-timesteps 250000", -90),
     ("MountainCarContinuous-v0 --total-timesteps 250000", 85),
-    ("Breakout-MinAtar --total-timesteps 524288 --seeds 2", 8),  # at random 0.4
-    ("brax/hopper --total-timesteps 1000000", 300),  # at random below 100
-    ("gymnasium/Hopper-v5 --total-timesteps 200000 --seeds 1", 500),  # at random about 20
+    ("Breakout-MinAtar --total-timesteps 262144", 4),  # at random 0.4
+    ("brax/hopper --total-timesteps 300000", 300),  # at random below 100
+    ("gymnasium/Hopper-v5 --total-timesteps 100000 --seeds 1", 200),  # at random about 20
 ]
 
 
@@ -28,7 +28,7 @@ RUNS = [  # arguments of `purejaxppo train`, score to reach as the mean of 4 see
 def test_preset_reaches_its_score(arguments, score, tmp_path):
     """In a process of its own, compiled with all optimizations."""
     command = [sys.executable, "-c", "from purejaxppo.cli.main import main; main()", "train"]
-    options = f"--seeds 4 {arguments} --seed 1 --run-dir run --json"
+    options = f"--seeds 2 {arguments} --seed 1 --run-dir run --json"
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     printed = subprocess.run(
         [*command, *options.split()], check=True, cwd=tmp_path, env=env, stdout=subprocess.PIPE

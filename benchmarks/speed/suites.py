@@ -15,8 +15,9 @@ from typing import Any
 import jax
 
 from benchmarks.common.timing import report
-from purejaxppo import PPOConfig, fit, presets
+from purejaxppo import PPOConfig, fit
 from purejaxppo.components import make_components
+from purejaxppo.config import presets
 from purejaxppo.envs import registry
 from purejaxppo.runs.metric_rows import final_returns
 

@@ -283,13 +283,13 @@ def size(path):
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(tmp_path):
+def test_ten_kills_at_random_moments(tmp_path):
     """Final parameters and metrics are those of a run that nobody disturbed."""
     chance, updates, kills = random.Random(5), 4000, 0
     (tmp_path / "killed").mkdir()
     (tmp_path / "whole").mkdir()
     metrics = tmp_path / "killed/run/metrics.jsonl"
-    while kills < 20:
+    while kills < 10:
         process = train(tmp_path / "killed", updates, "--resume")
         seen = size(metrics)
         while kills and process.poll() is None and size(metrics) == seen:  # the first at its start
