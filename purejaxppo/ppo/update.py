@@ -118,7 +118,7 @@ class Progress(NamedTuple):
     """
 
     params: PyTree
-    opt_state: optax.OptState
+    opt_state: PyTree
     stopped: Array
 
 
@@ -128,11 +128,11 @@ def optimize(
     hyper: Hyperparams,
     plan: Minibatches,
     params: Params,
-    opt_state: optax.OptState,
+    opt_state: PyTree,
     batch: Batch,
     key: Array,
     axis_name: str | None = None,
-) -> tuple[Params, optax.OptState, dict[str, Any]]:
+) -> tuple[Params, PyTree, dict[str, Any]]:
     """Takes all gradient steps of one update: E epochs of M minibatches in one scan.
 
     A step whose loss or gradient is not finite is left out and counted. Once a minibatch's
