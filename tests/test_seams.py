@@ -147,6 +147,7 @@ def test_a_schedule_is_followed():
     np.testing.assert_allclose(rates, 2.5e-4 * np.array([0.0, 1, 1, 1]) * cosine, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_schedule_by_default_passed_is_the_same():
     config = TINY.replace(learning_rate_final_scale=0.5)
     hyper = config.hyperparams()
@@ -231,6 +232,7 @@ def test_named_values_are_means_over_the_steps_that_count(plain):
     assert plain.metrics.extra == {}
 
 
+@pytest.mark.slow
 def test_named_values_pass_through_chunks_and_seeds():
     train = make_train(TINY.replace(chunk_size=4), env=Match(), objective=named)
     extra = jax.jit(jax.vmap(train))(jax.random.split(KEY, 2)).metrics.extra

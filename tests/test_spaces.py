@@ -701,6 +701,7 @@ def test_with_nothing_to_measure_it_is_refused(space):
 # -- images in a run ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_images_stay_bytes_and_the_numbers_beside_them_are_measured():
     """In the rollout, where they take a quarter of the memory of floats, and when normalised.
 

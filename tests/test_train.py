@@ -235,6 +235,7 @@ def test_a_mapping_is_read_and_left_alone(out):
         make_train({"gama": 0.5})
 
 
+@pytest.mark.slow
 def test_hyperparameters_that_are_passed_replace_those_of_the_configuration(run, out):
     """As constants of the program or as its arguments: the same numbers, rounded elsewhere."""
     same(run(KEYS[0], traced(CONFIG)).state.params, out.state.params, **CLOSE)
@@ -298,6 +299,7 @@ def test_vmap_over_keys_is_each_run_by_itself(run, many):
         assert differs(row(many, i).state.params, row(many, j).state.params)
 
 
+@pytest.mark.slow
 def test_vmap_over_keys_and_hyperparameters(run):
     """[hyperparameters, keys]; each cell is the run of its own."""
     rates = jnp.array([1e-3, 1e-2])
@@ -312,6 +314,7 @@ def test_vmap_over_keys_and_hyperparameters(run):
     np.testing.assert_allclose(grid.metrics.learning_rate[:, 1, 0], rates)
 
 
+@pytest.mark.slow
 def test_vmap_over_the_parameters_of_the_environment(run):
     _, params = make_env("CartPole-v1")
     limits = (2, 5)

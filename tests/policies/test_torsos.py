@@ -548,6 +548,7 @@ def observed(space, rng, lead):
     return (x if space.dtype == np.uint8 else 2 * x - 1).astype(space.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_parameter_gets_a_gradient(name):
     observation, action, changes = LEARNERS[name]

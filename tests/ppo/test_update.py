@@ -534,6 +534,7 @@ def real_run(env, **changes):
     return build(config), state, update, metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_the_first_ratio_is_one(env):
     """One epoch of one minibatch, so that metrics show the first step of the update alone."""
@@ -626,6 +627,7 @@ def network_case(name):
     return config, policy, params, batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 def test_every_parameter_gets_a_gradient(name):
     config, policy, params, batch = network_case(name)

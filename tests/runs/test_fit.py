@@ -46,6 +46,7 @@ def test_chunks_give_the_bits_of_the_single_program(result):
     jax.tree.map(np.testing.assert_array_equal, result.metrics, whole.metrics)
 
 
+@pytest.mark.slow
 def test_callbacks_get_every_update_of_every_seed_once_and_in_order():
     seen = []
     result = fit(CONFIG, seeds=2, callbacks=[lambda step, row: seen.append((step, row))])
