@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.probes import Aim, Match
+from flax import struct
+from support.probes import Aim, Match, Params
 
 from purejaxppo import (
     ConfigError,
@@ -22,6 +23,7 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
+from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.ppo.optimizer import adam, clip_gradients, linear_schedule
 from purejaxppo.runs.metric_rows import DERIVED
 
@@ -418,6 +420,34 @@ class Static(Aim):
 def test_parameters_that_are_not_traced_stay_constants():
     out = jax.jit(make_train(TINY, env=Static(max_steps_in_episode=7)))(KEY)
     assert np.isfinite(out.metrics.policy_loss).all()
+
+
+@struct.dataclass
+class Labelled(Params):
+    """Parameters whose structure cannot be hashed."""
+
+    labels: list = struct.field(pytree_node=False, default_factory=lambda: ["a"])
+
+
+class Plain(Aim):
+    """Has such parameters."""
+
+    def __init__(self):
+        self.default_params = Labelled()
+
+
+def test_parameters_that_cannot_be_hashed_are_traced_every_time():
+    out = jax.jit(make_train(TINY, env=Plain()))(KEY)
+    assert np.isfinite(out.metrics.policy_loss).all()
+
+
+def test_few_programs_are_kept():
+    """Of parameters that are new in every call, such as arrays made in a loop."""
+    env = TracedOnce(Counting(), constant_params=True)
+    made = [env.default_params.replace(reward_scale=jnp.float32(i)) for i in range(40)]
+    for params in (*made, made[-1]):
+        jax.eval_shape(lambda key, params=params: env.reset_env(key, params), KEY)
+    assert env.resets == 40
 
 
 def test_parameters_that_are_traced_are_one_program():

@@ -45,6 +45,10 @@ class TracedOnce(Wrapper):
         return TracedOnce, (self.env, self._constant_params)
 
 
+MOST_PROGRAMS = 16
+"""Kept of each method; more would be of parameters that are new in every call."""
+
+
 def _traced_once(method: Callable[..., Any]) -> Callable[..., Any]:
     """Keeps the programs of a method, one for each kind of arguments.
 
@@ -66,13 +70,19 @@ def _traced_once(method: Callable[..., Any]) -> Callable[..., Any]:
             for x, t in zip(leaves, traced, strict=True)
         )
         kind = structure, constants
-        if kind not in programs:
+        try:
+            known = kind in programs
+        except TypeError:  # the structure holds what cannot be hashed: traced every time
+            return method(*args)
+        if not known:
 
             def program(others: list[Any], inputs: list[Any]) -> Any:
                 given = iter(inputs)
                 merged = [next(given) if t else x for x, t in zip(leaves, traced, strict=True)]
                 return method(*others, structure.unflatten(merged))
 
+            while len(programs) >= MOST_PROGRAMS:
+                programs.pop(next(iter(programs)))
             programs[kind] = jax.jit(program, inline=True)
         return programs[kind](others, [x for x, t in zip(leaves, traced, strict=True) if t])
 
