@@ -53,9 +53,17 @@ def forget_programs():
     gc.collect()
 
 
+LONGEST = ("test_notebooks", "test_learning", "test_runs")
+
+
 def pytest_collection_modifyitems(items):
-    """Slow tests first: what is left at the end is short, and both processes end together."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Slow tests first, the longest before all: what is left at the end is short."""
+
+    def place(item):
+        slow = item.get_closest_marker("slow") is not None
+        return not (slow and item.path.stem in LONGEST), not slow
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(tryfirst=True)
