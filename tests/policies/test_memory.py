@@ -830,9 +830,9 @@ def test_dials_are_set_as_shown():
 
 @pytest.mark.slow
 @pytest.mark.as_shipped
-def test_dials_are_remembered():
-    for core in CORES:
-        assert reached(core, remember=True) > 7.5, core
+@pytest.mark.parametrize("core", CORES)
+def test_dials_are_remembered(core):
+    assert reached(core, remember=True) > 7.5
 
 
 @pytest.mark.slow
