@@ -117,25 +117,11 @@ class ObjectiveLoss(Protocol):
         ...
 
 
-class EstimatorSizes(Protocol):
-    """The static sizes that an advantage estimator may read; a `PPOConfig` has them."""
-
-    @property
-    def n_step(self) -> int:
-        """Holds the number of rewards summed before bootstrapping."""
-        ...
-
-    @property
-    def num_steps(self) -> int:
-        """Holds the rollout length T."""
-        ...
-
-
 class Estimator(Protocol):
     """An advantage estimator."""
 
     def __call__(self, rollout: Rollout, hyper: Hyperparams, config: Any, /) -> Estimate:
-        """Returns advantages and targets of a rollout [T, N]; `config` has `EstimatorSizes`."""
+        """Returns advantages and targets of a rollout [T, N]; `config` is the `PPOConfig`."""
         ...
 
 

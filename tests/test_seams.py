@@ -25,6 +25,7 @@ from purejaxppo import (
 )
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.ppo.optimizer import adam, clip_gradients, linear_schedule
+from purejaxppo.runs.folder import describe_custom
 from purejaxppo.runs.metric_rows import DERIVED
 
 TINY = PPOConfig(
@@ -332,6 +333,13 @@ def test_a_run_goes_on_with_nothing_else(folder, changes, words):
     path, _, _ = folder
     with pytest.raises(ConfigError, match=f"has .*{words}"):
         fit(TINY, seeds=2, run_dir=path, resume=True, **{**CUSTOM, **changes})
+
+
+def test_optimizers_are_compared_by_what_makes_them():
+    """Two records of one class are two optimizers."""
+    first, second = ({"optimizer": Optimizer(make)} for make in (muon, adamw))
+    assert describe_custom(first) != describe_custom(second)
+    assert describe_custom(first) == describe_custom({"optimizer": muon})
 
 
 def test_named_values_reach_tensorboard(tmp_path):

@@ -162,7 +162,7 @@ def fit(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
     )  # fmt: skip
-    return fit_of(components, options, callbacks, about or {}, extra)
+    return fit_of(components, options, callbacks, about, extra)
 
 
 def fit_of(

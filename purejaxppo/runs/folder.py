@@ -25,6 +25,7 @@ import jax
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.ppo.optimizer import Optimizer
 from purejaxppo.runs.files import write_json
 from purejaxppo.runs.metric_rows import metrics_from_rows
 from purejaxppo.types import Metrics
@@ -184,6 +185,8 @@ def describe_custom(passed: Mapping[str, Any]) -> dict[str, str]:
     """
 
     def location(part: Any) -> str:
+        # a record of ours says nothing of the function that is in it
+        part = part.make if isinstance(part, Optimizer) else part
         named = part if hasattr(part, "__qualname__") else type(part)  # a function, or an object
         return f"{named.__module__}.{named.__qualname__}"
 
