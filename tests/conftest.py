@@ -27,6 +27,17 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
+
+def pytest_addoption(parser):
+    parser.addoption("--long-fuzz", action="store_true", help="thousands of random examples")
+
+
+def pytest_configure(config):
+    """Tells those who make examples, in this process and in those it starts."""
+    if config.getoption("--long-fuzz"):
+        os.environ["PUREJAXPPO_FUZZ"] = "1"
+
+
 VARIANTS = {
     "eager": lambda f: f,
     "jit": jax.jit,
