@@ -14,7 +14,7 @@ from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.vec_env import inspect_env, vectorize
 from purejaxppo.errors import ConfigError
-from purejaxppo.policies.networks import Network, make_policy
+from purejaxppo.policies.networks import Network, in_float32, make_policy
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import ADAM, Optimizer, behind_clipping, linear_schedule
@@ -118,8 +118,8 @@ def make_components(
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
 
     # the policy, which fixes how rollouts are cut into sequences
-    if not isinstance(policy, Policy):
-        policy = make_policy(config, spec, policy)
+    own = isinstance(policy, Policy)
+    policy = in_float32(policy) if own else make_policy(config, spec, policy)
 
     # the method: by name, or as it is passed
     if objective is None:

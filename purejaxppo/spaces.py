@@ -231,8 +231,8 @@ def one_hot(space: Discrete | MultiDiscrete, x: Array) -> Array:
         [..., number of choices] float32.
     """
     if isinstance(space, Discrete):
-        return jax.nn.one_hot(x, space.n)
-    parts = [jax.nn.one_hot(x[..., i], n) for i, n in enumerate(space.nvec)]
+        return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
+    parts = [jax.nn.one_hot(x[..., i], n, dtype=jnp.float32) for i, n in enumerate(space.nvec)]
     return jnp.concatenate(parts, -1)
 
 

@@ -37,7 +37,7 @@ from purejaxppo.ppo.normalize import (
     scale_rewards,
     update_obs_stats,
 )
-from purejaxppo.ppo.optimizer import pack
+from purejaxppo.ppo.optimizer import begin, pack
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.update import Loss, loss, optimize
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
@@ -137,7 +137,7 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         # policy and optimizer
         params = policy.init(key_params)
         packed, _ = pack(components.optimizer, params)
-        opt_state = components.optimizer.make(hyper).init(packed)
+        opt_state = begin(components.optimizer.make(hyper), packed)
 
         # environments, and statistics that have seen nothing
         env_state, obs = vec_env.reset(key_reset, env_params)
@@ -161,7 +161,7 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
     ):
         # the hyperparameters in force, and keys for what is left to chance
         hyper, env_params = defaults(hyperparams, env_params)
-        progress = jnp.minimum(state.step / config.num_updates, 1.0)
+        progress = jnp.minimum(state.step.astype(jnp.float32) / config.num_updates, 1.0)
         hyper = components.schedule(hyper, progress)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
         norms = state.normalizers

@@ -32,13 +32,15 @@ class TracedOnce(Wrapper):
 
     def reset_env(self, key: Array, params: EnvParams) -> tuple[Any, ...]:
         """Begins an episode: (obs, state)."""
-        return self._reset(key, params)
+        with jax.numpy_dtype_promotion("standard"):  # what most environments are written for
+            return self._reset(key, params)
 
     def step_env(
         self, key: Array, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Any, ...]:
         """Steps: (obs, state, reward, terminated, info)."""
-        return self._step(key, state, action, params)
+        with jax.numpy_dtype_promotion("standard"):
+            return self._step(key, state, action, params)
 
     def __reduce__(self) -> tuple[type, tuple[Any, bool]]:
         """Copies and pickles without what was traced."""

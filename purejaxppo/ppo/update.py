@@ -17,7 +17,7 @@ from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.ppo.collectives import across
 from purejaxppo.ppo.minibatches import Minibatches, mean_over_chunks, take
 from purejaxppo.ppo.objectives import Objective
-from purejaxppo.ppo.optimizer import Optimizer, pack
+from purejaxppo.ppo.optimizer import Optimizer, pack, step_of, widened
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.value_losses import ValueLoss
 from purejaxppo.types import Array, Batch, Metrics, Params, Policy, PyTree
@@ -135,8 +135,9 @@ def optimize(
 ) -> tuple[Params, PyTree, dict[str, Any]]:
     """Takes all gradient steps of one update: E epochs of M minibatches in one scan.
 
-    A step whose loss or gradient is not finite is left out and counted. Once a minibatch's
-    approx_kl exceeds target_kl, that step and all that remain are left out.
+    A step whose loss or gradient is not finite, or which would lead to parameters or an optimizer
+    state that are not, is left out and counted. Once a minibatch's approx_kl exceeds target_kl,
+    that step and all that remain are left out.
 
     Args:
         loss: `(params, minibatch) -> (loss, parts)`.
@@ -164,19 +165,19 @@ def optimize(
         gradient = partial(jax.value_and_grad(packed_loss, has_aux=True), progress.params)
         means = mean_over_chunks(gradient, minibatch, plan.rows_per_pass)
         (total, parts), grad = across(means, axis_name)
+        grad = widened(grad)
         parts["grad_norm"] = optax.tree.norm(grad)
 
-        # whether this step is taken: one bad step must not poison the run, or the other seeds
-        finite = jnp.isfinite(total) & jnp.isfinite(parts["grad_norm"])
+        # the step; computed in any case, because a branch under vmap computes both sides
+        moved = step_of(transform, grad, progress.opt_state, progress.params)
+
+        # whether it is taken: one bad step must not poison the run, or the other seeds
+        finite = jnp.isfinite(total) & jnp.isfinite(parts["grad_norm"]) & _all_finite(moved)
         counts = finite & ~progress.stopped
         stopped = progress.stopped
         if hyper.target_kl is not None:
             stopped |= finite & (parts["approx_kl"] > hyper.target_kl)
         step = finite & ~stopped
-
-        # the step; computed in any case, because a branch under vmap computes both sides
-        updates, opt_state = transform.update(grad, progress.opt_state, progress.params)
-        moved = (optax.apply_updates(progress.params, updates), opt_state)
         kept = (progress.params, progress.opt_state)
         new = jax.tree.map(lambda a, b: jnp.where(step, a, b), moved, kept)
 
@@ -192,6 +193,12 @@ def optimize(
 
     # means over the steps that counted, which may be none
     tallies = {name: jnp.sum(t, dtype=jnp.int32) for name, t in tallies.items()}
-    counted = jnp.maximum(tallies.pop("counted"), 1)
+    counted = jnp.maximum(tallies.pop("counted"), 1).astype(jnp.float32)
     means = jax.tree.map(lambda x: jnp.sum(x) / counted, parts)
     return unpack(end.params), end.opt_state, means | tallies
+
+
+def _all_finite(tree: PyTree) -> Array:
+    """Says whether every number of a pytree is finite, () bool."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from purejaxppo.act import act_of
@@ -44,7 +46,9 @@ class Best(struct.PyTreeNode):
     def unscored(cls, state: LearnerState) -> Best:
         """Starts from the agents of learner states [S], none of which was evaluated."""
         agents = jax.tree.map(jnp.copy, Agents.of(state))  # the state's own are donated
-        return cls(agents, jnp.full(state.step.shape, -jnp.inf))
+        # of NumPy: `jax_debug_infs` raises where a program of JAX gives infinity
+        unscored: Any = np.full(state.step.shape, -np.inf, np.float32)
+        return cls(agents, unscored)
 
 
 @jax.jit
