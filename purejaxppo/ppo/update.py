@@ -200,10 +200,13 @@ def optimize(
 
 def _all_finite(tree: PyTree) -> Array:
     """Says whether every number of a pytree is finite, () bool."""
-    # 0 times a number is 0, or else NaN: arrays of one shape (parameters, and what an optimizer
-    # keeps of each) are looked through in one pass, a third of the time of one after the other
-    zeros: dict[tuple[int, ...], Array] = {}
+    # without their sign, the bits of numbers are in the order of the numbers, then infinity, NaN:
+    # arrays of one shape (parameters, and what an optimizer keeps of each) are looked through in
+    # one pass, a third of the time of one after the other
+    largest: dict[tuple[int, ...], Array] = {}
     for x in jax.tree.leaves(tree):
         if jnp.issubdtype(x.dtype, jnp.inexact):
-            zeros[x.shape] = zeros.get(x.shape, 0.0) + 0.0 * x.astype(jnp.float32)
-    return jnp.isfinite(sum(map(jnp.sum, zeros.values()), jnp.float32(0)))
+            bits = jax.lax.bitcast_convert_type(jnp.abs(x.astype(jnp.float32)), jnp.int32)
+            largest[x.shape] = jnp.maximum(largest.get(x.shape, 0), bits)
+    tops = [jnp.int32(0), *(jnp.max(x, initial=0) for x in largest.values())]
+    return jnp.stack(tops).max() < 0x7F800000  # the bits of infinity
