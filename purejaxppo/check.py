@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.envs.declared import action_spaces
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.vec_env import make_vec_env
 from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.policies.heads import distribution, logit_shape
-from purejaxppo.spaces import Box, EnvSpec, Space, action_spaces, mask_of, to_bounds, zeros
+from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, to_bounds, zeros
 from purejaxppo.types import (
     Action,
     Array,
@@ -85,8 +86,9 @@ def random_actions(key: Array, spec: EnvSpec, obs: Obs, num_envs: int) -> Action
             low, high = (
                 jnp.broadcast_to(b, (num_envs, *space.shape)) for b in (space.low, space.high)
             )
-            low, high = low.astype(jnp.float32), high.astype(jnp.float32)
-            return (low + high) / 2, jnp.log(jnp.maximum((high - low) / 2, 1e-6))
+            # halves first: the sum or difference of the largest numbers would be infinite
+            low, high = low.astype(jnp.float32) / 2, high.astype(jnp.float32) / 2
+            return low + high, jnp.log(jnp.maximum(high - low, 1e-6))
         return jnp.zeros((num_envs, *logit_shape(space)))
 
     # the distributions of training, so that masks are obeyed as there

@@ -16,24 +16,14 @@ from support.algorithm import build
 from support.probes import Endless, Params
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_learner, make_train
+from purejaxppo.envs.declared import action_spaces, observation_spaces, space_of
 from purejaxppo.envs.vec_env import make_vec_env
 from purejaxppo.envs.wrappers import HideIndices
 from purejaxppo.policies.heads import distribution
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.normalize import init_obs_stats, normalize, update_obs_stats
 from purejaxppo.ppo.rollout import collect
-from purejaxppo.spaces import (
-    Box,
-    Discrete,
-    EnvSpec,
-    MultiBinary,
-    MultiDiscrete,
-    action_spaces,
-    observation_spaces,
-    space_of,
-    to_bounds,
-    zeros,
-)
+from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete, to_bounds, zeros
 
 gym = gymnasium.spaces
 
@@ -86,7 +76,7 @@ def assert_same(got, expected):
         (spaces.Box(jnp.zeros(2), jnp.ones(2), (2,), jnp.float32), box(2)),
         (gym.Box(-2.0, 3.0, (2, 2)), box(2, 2, low=-2.0, high=3.0)),
         (gym.Box(0, 255, (4, 4, 3), np.uint8), box(4, 4, 3, high=255, dtype=np.uint8)),
-        (gym.Box(np.zeros(2), np.ones(2), dtype=np.float64), box(2, dtype=np.float64)),
+        (gym.Box(np.zeros(2), np.ones(2), dtype=np.float64), box(2)),  # as JAX has it
         (Discrete(5), Discrete(5)),
         (MultiDiscrete((3, 3)), MultiDiscrete((3, 3))),
         (MultiBinary((2,)), MultiBinary((2,))),
@@ -234,7 +224,7 @@ def test_what_is_seen_must_be_declared_and_the_other_way_round(obs, words):
 
 def test_a_part_of_an_observation_that_is_no_space():
     text = refused(observation_spaces, {"a": D2, "b": None}, Pair(*SEEN))
-    assert text.startswith("observation.b space None is not supported")
+    assert text.startswith("observation['b'] space None is not supported")
 
 
 # -- actions within their bounds ---------------------------------------------------------------

@@ -16,17 +16,9 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
+from purejaxppo.envs.declared import action_spaces, check_actions, observation_spaces
 from purejaxppo.errors import ConfigError, HostError
-from purejaxppo.spaces import (
-    Box,
-    DeclaredSpace,
-    EnvSpec,
-    Space,
-    action_spaces,
-    check_actions,
-    observation_spaces,
-    to_bounds,
-)
+from purejaxppo.spaces import DeclaredSpace, EnvSpec, to_bounds
 from purejaxppo.types import (
     Action,
     Array,
@@ -93,7 +85,7 @@ class HostEnvironment:
             finally:
                 envs.close()
             check_actions(action)
-            self._spec = EnvSpec(*jax.tree.map(_on_device, (observation, action)))
+            self._spec = EnvSpec(observation, action)
         return self._spec
 
 
@@ -264,19 +256,6 @@ def alone(x: PyTree) -> PyTree:
 @alone.def_vmap
 def _refuse(axis_size: int, in_batched: PyTree, x: PyTree) -> PyTree:
     raise ConfigError(ONE_AT_A_TIME)
-
-
-def _on_device(space: Space) -> Space:
-    """Returns a space in the dtype that JAX has for it: float32 for float64."""
-    if not isinstance(space, Box):
-        return space
-    dtype = np.dtype(jax.dtypes.canonicalize_dtype(space.dtype))
-    low, high = space.low, space.high
-    # bounds of int64 would wrap around in int32
-    if np.issubdtype(dtype, np.integer):
-        low, high = (np.clip(b, np.iinfo(dtype).min, np.iinfo(dtype).max) for b in (low, high))
-    with np.errstate(over="ignore"):  # the largest float64 is as good as infinite
-        return Box(low.astype(dtype), high.astype(dtype), space.shape, dtype)
 
 
 def _as_declared(space: DeclaredSpace, action: Action) -> Action:

@@ -12,19 +12,12 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.envs.declared import action_spaces, check_actions, observation_spaces
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
 from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import (
-    EnvSpec,
-    action_spaces,
-    check_actions,
-    fields,
-    observation_spaces,
-    to_bounds,
-    zeros,
-)
+from purejaxppo.spaces import EnvSpec, fields, to_bounds, zeros
 from purejaxppo.types import (
     Array,
     Environment,

@@ -16,8 +16,9 @@ from support.probes import Params, Probe
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_train
 from purejaxppo.envs import registry
+from purejaxppo.envs.declared import space_of
 from purejaxppo.envs.vec_env import make_vec_env
-from purejaxppo.spaces import Discrete, space_of
+from purejaxppo.spaces import Discrete
 
 
 def roll(env, params, num_envs, num_steps, act, key=0):

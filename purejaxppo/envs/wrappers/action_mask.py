@@ -9,18 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from purejaxppo.envs.declared import action_spaces
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn, Wrapper
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import (
-    MASKS,
-    Box,
-    DeclaredSpace,
-    SpaceTree,
-    action_spaces,
-    fields,
-    mask_of,
-    zeros,
-)
+from purejaxppo.spaces import MASKS, Box, DeclaredSpace, SpaceTree, fields, mask_of, zeros
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs, PyTree
 
 

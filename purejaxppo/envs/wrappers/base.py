@@ -9,8 +9,9 @@ import jax
 from flax import struct
 from jax import Array
 
+from purejaxppo.envs.declared import parts_of, space_of
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import Box, DeclaredSpace, parts_of, space_of
+from purejaxppo.spaces import Box, DeclaredSpace
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs, PyTree
 
 ResetReturn: TypeAlias = tuple[Any, ...]

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from purejaxppo.envs.declared import observation_spaces
 from purejaxppo.envs.wrappers.base import (
     ObservationWrapper,
     Remembered,
@@ -27,7 +28,6 @@ from purejaxppo.spaces import (
     Space,
     SpaceTree,
     mask_of,
-    observation_spaces,
     one_hot,
     without_mask,
     zeros,

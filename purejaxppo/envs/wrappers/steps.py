@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.envs.declared import action_spaces
 from purejaxppo.envs.wrappers.base import (
     Remembered,
     RememberingWrapper,
@@ -18,7 +19,7 @@ from purejaxppo.envs.wrappers.base import (
     check_count,
 )
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import action_spaces, zeros
+from purejaxppo.spaces import zeros
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, PyTree
 
 
