@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import DTypeLike
 
+from purejaxppo.envs.interface import is_number
 from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import (
     Arrays,
@@ -86,15 +86,6 @@ def _single(space: DeclaredSpace) -> Space | None:
         return dataclasses.replace(box, low=low.astype(box.dtype), high=high.astype(box.dtype))
 
 
-def is_number(dtype: DTypeLike) -> bool:
-    """Says whether a dtype is of bits, whole or real numbers: not complex, no text, no key.
-
-    Args:
-        dtype: of an array.
-    """
-    return any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.integer, np.floating))
-
-
 def _check_values(space: Space, what: str) -> None:
     """Checks that a space has values.
 
@@ -134,11 +125,11 @@ def parts_of(space: DeclaredSpace) -> Mapping[str, DeclaredSpace] | tuple | list
     return space if isinstance(space, Mapping | tuple | list) else None
 
 
-def action_spaces(space: DeclaredSpace, what: str = "action") -> SpaceTree:
-    """Returns a pytree of our spaces, structured as the environment's: dictionaries and tuples.
+def spaces_of(space: DeclaredSpace, what: str = "action") -> SpaceTree:
+    """Returns a pytree of our spaces, structured as the declared ones: dictionaries and tuples.
 
     Args:
-        space: of the actions, as declared.
+        space: as declared.
         what: it describes, for messages.
 
     Raises:
@@ -148,8 +139,8 @@ def action_spaces(space: DeclaredSpace, what: str = "action") -> SpaceTree:
     if parts is None:
         return space_of(space, what)
     if isinstance(parts, Mapping):
-        return {name: action_spaces(s, f"{what} {name}") for name, s in parts.items()}
-    inner = [action_spaces(s, f"{what} {i}") for i, s in enumerate(parts)]
+        return {name: spaces_of(part, f"{what}[{name!r}]") for name, part in parts.items()}
+    inner = [spaces_of(part, f"{what}[{i}]") for i, part in enumerate(parts)]
     return type(parts)(*inner) if hasattr(parts, "_fields") else tuple(inner)
 
 
@@ -166,7 +157,7 @@ def observation_spaces(space: DeclaredSpace, obs: Arrays) -> SpaceTree:
         ConfigError: a declared space is of no kind that is known, or has no values; something is
             observed that was not declared, or the other way round.
     """
-    _check_parts(space, "observation")
+    spaces_of(space, "observation")  # raises where a part is none, by its name
     leaves, structure = jax.tree_util.tree_flatten_with_path(obs)
     spaces = [space_of(_space_at(space, path), _observed(path)) for path, _ in leaves]
     # each array has found its space; spaces that are left over have no array
@@ -177,16 +168,6 @@ def observation_spaces(space: DeclaredSpace, obs: Arrays) -> SpaceTree:
             "declare what is observed"
         )
     return structure.unflatten(spaces)
-
-
-def _check_parts(space: DeclaredSpace, what: str) -> None:
-    """Checks every single space in a declared one, by its name."""
-    parts = parts_of(space)
-    if parts is None:
-        space_of(space, what)
-        return
-    for name, part in (fields(parts) or dict(enumerate(parts))).items():
-        _check_parts(part, f"{what}[{name!r}]")
 
 
 def _space_at(space: DeclaredSpace, path: tuple) -> DeclaredSpace:

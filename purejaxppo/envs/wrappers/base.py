@@ -9,7 +9,9 @@ import jax
 from flax import struct
 from jax import Array
 
+from purejaxppo.config.coerce import coerce
 from purejaxppo.envs.declared import parts_of, space_of
+from purejaxppo.envs.interface import check_overrides, without_statistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import Box, DeclaredSpace
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs, PyTree
@@ -28,7 +30,8 @@ class Wrapper:
         env: one environment, whose methods and attributes are those of the wrapper too.
 
     Raises:
-        ConfigError: the environment is not one that is written in JAX.
+        ConfigError: the environment is not one that is written in JAX, or is wrapped in something
+            that overrides what training never calls.
     """
 
     # what `__getattr__` passes on unless a subclass defines it, said to type checkers
@@ -46,7 +49,8 @@ class Wrapper:
                 f"{getattr(env, 'name', env)}: one on the host is changed by gymnasium's wrappers, "
                 "in what makes it"
             )
-        self.env: Any = env  # which may have more than the interface
+        self.env: Any = without_statistics(env)  # which may have more than the interface
+        check_overrides(self.env)
 
     def __getattr__(self, name: str) -> Any:
         if name == "env" or name.startswith("__"):  # how it is copied or pickled is its own affair
@@ -129,8 +133,8 @@ class RewardWrapper(Wrapper):
         return obs, state, self.pay(reward), *rest
 
 
-def check_count(name: str, value: object, least: int, works: int) -> None:
-    """Checks that a number is whole, and large enough.
+def check_count(name: str, value: Any, least: int, works: int) -> int:
+    """Returns a number as Python's, if it is whole and large enough; it may be NumPy's or JAX's.
 
     Args:
         name: of the argument.
@@ -141,11 +145,10 @@ def check_count(name: str, value: object, least: int, works: int) -> None:
     Raises:
         ConfigError: it is not.
     """
-    # True is an int in Python
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(
-            f"{name}={value} must be a whole number, at least {least}, such as {works}"
-        )
+    count = coerce(name, int, value)
+    if count < least:
+        raise ConfigError(f"{name}={count} must be at least {least}, such as {works}")
+    return count
 
 
 def box_of(env: Environment, params: EnvParams, who: str) -> Box:
