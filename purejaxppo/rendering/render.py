@@ -131,7 +131,7 @@ def film(
     _check(options)
     config, _ = read_run(run_dir)
     name = config.env if env is None else getattr(env, "name", type(env).__name__)
-    made, params = _make_drawn_env(config) if env is None else (env, env.default_params)
+    made, params = _make_drawn_env(config) if env is None else registry.find_env(env)
     artist, inside = find_artist(made, name)
     suffix = ".html" if hasattr(artist, "page") else ".gif"
     path = _destination(run_dir, options, suffix, name)

@@ -31,8 +31,7 @@ class TimeLimit(RememberingWrapper):
 
     def __init__(self, env: Environment, max_steps: int):
         super().__init__(env)
-        check_count("max_steps", max_steps, 1, 1000)
-        self.max_steps = max_steps
+        self.max_steps = check_count("max_steps", max_steps, 1, 1000)
 
     def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
         """Begins an episode: (obs, state), and an info if the environment gives one."""
