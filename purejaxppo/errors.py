@@ -32,7 +32,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     folded = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name[:100].lower(), folded, n=3, cutoff=0.5)
     found = [folded[n] for n in close] or names
     return f"did you mean {' or '.join(found)}?" if close else f"known: {', '.join(found)}"
 

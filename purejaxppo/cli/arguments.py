@@ -181,13 +181,13 @@ def _whole(text: str) -> int:
     Raises:
         ValueError: it is none.
     """
-    try:
+    with contextlib.suppress(ValueError):
         return int(text)
-    except ValueError:
+    with contextlib.suppress(ValueError, OverflowError):
         number = float(text)
-        if not number.is_integer():
-            raise
-        return int(number)
+        if number.is_integer():
+            return int(number)
+    raise ValueError(f"{shown(text)} is no whole number, such as 1000 or 1e6")
 
 
 def parse(kind: type[A], argv: Sequence[str], command: str) -> A:
@@ -226,10 +226,7 @@ def read(kind: type[A], argv: Sequence[str], command: str, default: A | None = N
         ConfigError: they cannot be read; tyro's report, in one line.
         SystemExit: the help was asked for, and is printed.
     """
-    # tyro's own flags write completions for a program of another name
-    for word in argv:
-        if word.replace("_", "-").startswith("--tyro-"):
-            raise ConfigError(f"unknown option {shown(word)}: `{command} --help` lists them")
+    check_words(argv, command)
     report = io.StringIO()
     prog = f"purejaxppo {command}"
     try:
@@ -240,10 +237,49 @@ def read(kind: type[A], argv: Sequence[str], command: str, default: A | None = N
     except SystemExit as stop:
         if not stop.code:
             raise
-    # tyro draws a box around its report, whose title repeats what follows it
-    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+", " ", report.getvalue())
-    text = re.sub(r"For full helptext.*", "", text, flags=re.DOTALL)
-    raise ConfigError(re.sub(r"^(\w+( \w+){1,2}) (?=\1|Error|\w+ )", "", " ".join(text.split())))
+    raise ConfigError(without_box(report.getvalue()))
+
+
+def check_words(argv: Sequence[str], command: str) -> None:
+    """Checks arguments before tyro reads them.
+
+    Args:
+        argv: the arguments after the command.
+        command: name of the command, for the message.
+
+    Raises:
+        ConfigError: an option is given twice, of which tyro would take the last one; is one of
+            tyro's own, which are not for this program; or too long to be an option.
+    """
+    given = set()
+    for word in argv:
+        name = word.partition("=")[0].replace("_", "-")
+        if len(word) < 3 or not name.startswith("--"):
+            continue
+        if name.startswith("--tyro-") or len(name) > 100:
+            raise ConfigError(
+                f"unknown option {shown(name)}: `purejaxppo {command} --help` lists them"
+            )
+        if name in given:
+            raise ConfigError(f"{name} is given twice: keep one of them")
+        given.add(name)
+
+
+def without_box(report: str) -> str:
+    """Writes what tyro reports in one line.
+
+    Args:
+        report: a box of lines, titled, with separators between its parts.
+
+    Returns:
+        What is in the box, in at most 400 characters.
+    """
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", report).splitlines()
+    lines = [line.strip(" ╭╮╰╯│├┤─") for line in lines]
+    # the title says what the next line says again, and the last line names the help
+    words = " ".join(" ".join([line for line in lines if line.strip("-")][1:]).split())
+    words = re.sub(r" For full helptext, (?!.*For full helptext, ).*", "", words)
+    return words if len(words) <= 400 else f"{words[:250]} ... {words[-145:]}"
 
 
 def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:

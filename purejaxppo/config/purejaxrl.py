@@ -96,7 +96,7 @@ def by_field(cls: type[T]) -> type[T]:
     init = cls.__init__
 
     @functools.wraps(init)
-    def checked(self: T, *values: Any, **by_name: Any) -> None:
+    def checked(self: T, /, *values: Any, **by_name: Any) -> None:
         if values:
             name = cls.__name__
             raise ConfigError(
