@@ -104,5 +104,5 @@ def by_field(cls: type[T]) -> type[T]:
             )
         init(self, **known_fields(cls, by_name))
 
-    cls.__init__ = checked
+    cls.__init__ = checked  # pyright: ignore[reportAttributeAccessIssue]
     return cls
