@@ -88,6 +88,25 @@ def check_fields(config: Any, kind: type) -> None:
             check_value(field.name, value, [*bounds, *shared], field.default)
 
 
+def as_count(name: str, value: Any, works: int) -> int:
+    """Reads a count that is given by itself.
+
+    Args:
+        name: what it is called in messages.
+        value: what was given, of any type.
+        works: one that could be used.
+
+    Returns:
+        It, from 1 to what an int32 counts.
+
+    Raises:
+        ConfigError: it is of another type, or out of these bounds.
+    """
+    count = coerce(name, int, value, works)
+    check_value(name, count, COUNT, works)
+    return count
+
+
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Checks that a value is one of those that there are.
 
