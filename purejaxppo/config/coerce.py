@@ -24,7 +24,8 @@ def coerce(name: str, declared: Any, value: Any, works: Any) -> Any:
         name: of the field, for messages.
         declared: its type: int, float, bool, str, a Literal, a tuple of int or str, or one of them
             or None.
-        value: what was given, of Python, NumPy or jax; "none" stands for None.
+        value: what was given, of Python, NumPy or jax; "none" stands for None where a text would
+            not do.
         works: a value of that type, for messages.
 
     Returns:
@@ -36,9 +37,9 @@ def coerce(name: str, declared: Any, value: Any, works: Any) -> Any:
     value = _plain(name, value)
     kinds = [kind for kind in get_args(declared) if kind is not NoneType]
     if len(kinds) < len(get_args(declared)):  # or None
-        if value is None or (isinstance(value, str) and value == "none"):
-            return None
         (declared,) = kinds
+        if value is None or (declared is not str and isinstance(value, str) and value == "none"):
+            return None
 
     # numbers, and what is written as name=value
     if declared in (int, float):

@@ -7,6 +7,7 @@ import io
 import pickle
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -30,7 +31,7 @@ from purejaxppo.bounds import LARGEST, SMALLEST
 from purejaxppo.cli.arguments import parse_train
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import shown
-from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.options import FitOptions, fit_options
 
 HUGE = 10**5000  # Python does not write so many digits
 TINY = PPOConfig(
@@ -739,6 +740,13 @@ def test_options_of_commands_have_bounds(command, words, message):
 )
 def test_options_of_films_have_the_same_bounds_in_python(change, words):
     assert words in refusal(render, "nowhere", **change)
+
+
+@pytest.mark.parametrize("name", ["none", "None", ""])
+def test_a_folder_may_be_called_none(name):
+    """Only where a text would not do, "none" stands for None."""
+    assert fit_options({"run_dir": name, "target_return": "none"}).run_dir == name
+    assert fit_options({"run_dir": Path(name)}).run_dir == str(Path(name))
 
 
 # -- arguments -----------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("configurations")
 
 
-@examples(200, 800)
+@examples(100, 800)
 @given(changes=hidden(CHANGES))
 def test_any_values_give_a_whole_configuration_or_one_line(folder, changes):
     config = outcome(PPOConfig, **{"total_timesteps": 8000, **changes.value})
@@ -159,7 +159,7 @@ KEYS = st.one_of(
 
 
 @pytest.mark.filterwarnings("ignore:DEBUG prints nothing")
-@examples(100, 600)
+@examples(60, 600)
 @given(
     mapping=hidden(
         st.one_of(
@@ -176,7 +176,7 @@ def test_any_mapping_gives_a_whole_configuration_or_one_line(folder, mapping):
         survives(config, folder)
 
 
-@examples(100, 600)
+@examples(60, 600)
 @given(
     changes=hidden(
         st.dictionaries(
@@ -235,7 +235,7 @@ def toml_texts(draw):
 
 
 @pytest.mark.filterwarnings("ignore:DEBUG prints nothing")
-@examples(100, 600)
+@examples(60, 600)
 @given(content=st.one_of(toml_texts(), st.binary(max_size=20)))
 def test_any_file_gives_a_whole_configuration_or_one_line(folder, content):
     (folder / "edited.toml").write_bytes(content)
