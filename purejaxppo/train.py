@@ -24,8 +24,8 @@ from purejaxppo.components import (
     make_components,
 )
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
-from purejaxppo.hyperparams import Hyperparams
+from purejaxppo.errors import ConfigError, shown
+from purejaxppo.hyperparams import Hyperparams, check_hyperparameter
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import across, standardize, total
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
@@ -124,15 +124,14 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
 
     def defaults(hyperparams, env_params):
         hyper = config.hyperparams() if hyperparams is None else hyperparams
+        _check_hyperparams(hyper, config)
         scalars = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper.replace(extra=()))
         hyper = scalars.replace(extra=jax.tree.map(jnp.asarray, hyper.extra))
         return hyper, components.env_params if env_params is None else env_params
 
     def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
         hyper, env_params = defaults(hyperparams, env_params)
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.wrap_key_data(key)
-        key_params, key_reset, key = jax.random.split(key, 3)
+        key_params, key_reset, key = jax.random.split(_one_key(key), 3)
 
         # policy and optimizer
         params = policy.init(key_params)
@@ -221,6 +220,49 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         ), metrics
 
     return Learner(init, update, vec_env.close)
+
+
+def _one_key(key: Any) -> Array:
+    """Returns the random key of a run; legacy uint32 keys are wrapped.
+
+    Raises:
+        ConfigError: it is no key, or several.
+    """
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        try:
+            key = jax.random.wrap_key_data(key)
+        except TypeError as error:
+            raise ConfigError(
+                f"key={shown(key)} must be a random key: use jax.random.key(0)"
+            ) from error
+    if key.shape:
+        raise ConfigError(
+            f"key is an array of keys {list(key.shape)}, a run takes one: use jax.vmap(train)(keys)"
+        )
+    return key
+
+
+def _check_hyperparams(hyper: Any, config: PPOConfig) -> None:
+    """Checks hyperparameters as far as they are known: those that are traced have a shape alone.
+
+    Raises:
+        ConfigError: they are of another type, out of range, or several where a run takes one.
+    """
+    if not isinstance(hyper, Hyperparams):
+        raise ConfigError(
+            f"hyperparams={shown(hyper)} must be Hyperparams: use "
+            "config.hyperparams().replace(learning_rate=1e-3)"
+        )
+    for name, works in config.hyperparams()._asdict().items():
+        value = getattr(hyper, name)
+        check_hyperparameter(name, value, works)
+        shape = getattr(value, "shape", ())
+        if shape and name != "extra":
+            raise ConfigError(
+                f"{name} is an array {list(shape)}, a run takes one number: use "
+                "jax.vmap(train, (None, 0))(key, hyperparams), with hyperparams = jax.vmap(lambda "
+                f"x: config.hyperparams().replace({name}=x))(values)"
+            )
 
 
 def _check_shapes(estimate: Estimate, rollout: Rollout) -> Estimate:

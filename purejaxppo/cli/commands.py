@@ -67,11 +67,6 @@ def evaluate(argv: Sequence[str]) -> int:
     from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
     from purejaxppo.runs.metric_rows import evaluation_rows
 
-    if options.episodes < 1:
-        raise ConfigError(f"episodes={options.episodes} is too small: use 100")
-    if options.seed < 0:
-        raise ConfigError(f"seed={options.seed} is too small: use 0")
-
     # all agents of the run play the same first states, side by side
     components, agents = load_components(options.run, options.weights)
     play, close = evaluate_of(components, options.episodes, options.sampled)
@@ -144,14 +139,10 @@ def render(argv: Sequence[str]) -> int:
     options = parse(RenderOptions, argv, "render")
     import matplotlib
 
-    from purejaxppo.rendering.render import FilmOptions, film
+    from purejaxppo.rendering.render import film
 
     matplotlib.use("agg")  # environments that draw with it must not open windows
-    how = FilmOptions(
-        out=options.out, agent=options.agent, weights=options.weights, seed=options.seed,
-        max_steps=options.max_steps, fps=options.fps, overwrite=options.overwrite,
-    )  # fmt: skip
-    path, episode = film(options.run, how)
+    path, episode = film(options.run, options)
     steps, size = len(episode.returns) - 1, path.stat().st_size / 1e3
     going_on = "" if episode.over else " (not over yet: --max-steps shows more)"
     print(f"return {episode.returns[-1]:z.1f} in {steps} steps{going_on}, {path} ({size:,.0f} kB)")
@@ -258,8 +249,6 @@ def check_env(argv: Sequence[str]) -> int:
     from purejaxppo import check
     from purejaxppo.envs import registry
 
-    if args.num_steps < 1:
-        raise ConfigError(f"num_steps={args.num_steps} is too small: use 200")
     env, params = registry.find_env(args.env, **parse_options(args.env_options))
     try:
         spec = check.check_env(env, params, num_steps=args.num_steps)

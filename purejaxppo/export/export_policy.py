@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from purejaxppo.components import CustomEnv, CustomPolicy
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.config.rules import check_choice
+from purejaxppo.errors import ConfigError
 from purejaxppo.export.formats import WRITERS
 from purejaxppo.export.inference import make_acting
 from purejaxppo.runs.agents import agent_of, load_components
@@ -62,8 +63,7 @@ def _files(
     Raises:
         ConfigError: there is no such format, or a name will not do.
     """
-    if format not in WRITERS:
-        raise ConfigError(f"format={format!r} is not a choice: {did_you_mean(format, WRITERS)}")
+    check_choice("format", format, WRITERS)
     path = Path(run_dir) / f"policy.{format}" if out is None else Path(out)
     if path.suffix != f".{format}":
         raise ConfigError(f"out={str(path)!r} must end in .{format}: use policy.{format}")

@@ -96,7 +96,8 @@ def linear_schedule(hyper: Hyperparams, progress: Array) -> Hyperparams:
     def at(value, final_scale):
         return value * (1.0 - progress * (1.0 - final_scale))
 
-    return hyper.replace(
+    # what an annealed one ends at, such as 0, need not be what a run can begin with
+    return hyper._replace(
         learning_rate=at(hyper.learning_rate, hyper.learning_rate_final_scale),
         clip_eps=at(hyper.clip_eps, hyper.clip_eps_final_scale),
         entropy_coef=at(hyper.entropy_coef, hyper.entropy_coef_final_scale),

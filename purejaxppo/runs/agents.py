@@ -13,8 +13,10 @@ from flax import struct
 
 from purejaxppo.act import act_of
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
+from purejaxppo.config.coerce import coerce
+from purejaxppo.config.rules import check_choice
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.runs import checkpoint
 from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import Weights
@@ -129,8 +131,7 @@ def load_components(
     Raises:
         ConfigError: the folder holds no such agents, or those of another network.
     """
-    if weights not in FILES:
-        raise ConfigError(f"weights={weights!r} must be one of {', '.join(FILES)}: use final")
+    check_choice("weights", weights, FILES)
     config, run = read_run(run_dir)
     for kind, passed in (("env", env), ("policy", policy)):
         name = run.get("own", {}).get(f"own {kind}")
@@ -198,7 +199,7 @@ def agent_of(agents: Agents, agent: int) -> Agents:
     Raises:
         ConfigError: there is no such one.
     """
-    seeds = len(jax.tree.leaves(agents)[0])
+    agent, seeds = coerce("agent", int, agent, 0), len(jax.tree.leaves(agents)[0])
     if not 0 <= agent < seeds:
-        raise ConfigError(f"agent={agent} must be one of the run's 0 .. {seeds - 1}: use 0")
+        raise ConfigError(f"agent={shown(agent)} must be one of the run's 0 .. {seeds - 1}: use 0")
     return jax.tree.map(lambda x: x[agent], agents)

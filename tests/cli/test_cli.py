@@ -375,7 +375,7 @@ def test_eval_plays_what_was_trained(purejaxppo, tmp_path):
     for argv, words in [
         ("eval nowhere", "holds no run"),
         ("eval r --weights best", "train with --eval-every"),
-        ("eval r --episodes 0", "episodes=0 is too small"),
+        ("eval r --episodes 0", "episodes=0 must be at least 1"),
     ]:
         code, _, err = purejaxppo(argv)
         assert (code, len(err.splitlines())) == (2, 1)

@@ -21,7 +21,9 @@ TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
 
 # imports go from a later row to an earlier one; what stands in one row does not see each other
 LAYERS = [
-    ["errors", "hyperparams", "assertions"],
+    ["errors", "assertions"],
+    ["bounds"],
+    ["hyperparams"],
     ["spaces"],
     ["types"],
     ["tuning", "parallel"],
