@@ -99,19 +99,22 @@ def run(command: str = "--help", *rest: str) -> int:
         if stop.code:
             raise
         return 0
-    except (ConfigError, HostError) as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+    except ConfigError as error:
+        return _failed(error, 2)
+    except (HostError, OSError) as error:  # the latter of a disk, a folder, a network
+        return _failed(error, 1)
     except KeyboardInterrupt:  # of a handler that others have set
-        print("purejaxppo: interrupted", file=sys.stderr)
-        return 130
+        return _failed("interrupted", 130)
     except (RuntimeError, MemoryError) as error:
-        # of XLA, which has no class for it
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        # XLA has no class of its own for it
+        known = any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
+        if not known and not isinstance(error, MemoryError):
             raise
-        print(
-            f"purejaxppo: memory is used up ({str(error).partition(chr(10))[0]}): make --num-envs, "
-            "--num-steps, --seeds or --hidden-sizes smaller",
-            file=sys.stderr,
-        )
-        return 1
+        less = "make --num-envs, --num-steps, --seeds or --hidden-sizes smaller"
+        return _failed(f"out of memory ({str(error) or 'MemoryError'}): {less}", 1)
+
+
+def _failed(what: object, code: int) -> int:
+    """Says in one line on stderr why a command has failed, and returns its exit code."""
+    print("purejaxppo:", " ".join(str(what).split()), file=sys.stderr)
+    return code

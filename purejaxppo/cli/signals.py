@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from purejaxppo.runs.signals import StopRequests
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
+_ending = threading.Lock()
 SHOW_CURSOR = b"\x1b[?25h"
 
 _words: list[Callable[[], str]] = [lambda: "interrupted"]
@@ -36,11 +37,11 @@ def saying(words: Callable[[], str]) -> Iterator[None]:
 def end_at_signals() -> Iterator[None]:
     """Ends the process at SIGINT or SIGTERM: at the first, or the second where one saves a run.
 
-    Python's own handlers wait until a compilation or a step of the device is over, which may take
-    minutes, and the exceptions that they raise get lost or do harm inside of other libraries. So a
-    thread ends the process, which listens to the socket that signals are written into at once.
-    Files are whole or not there at any moment, so nothing is lost by it. Who listened before gets
-    the numbers of all signals as ever.
+    Python's handlers wait until a compilation or a step of the device is over, which may take
+    minutes, and what they raise gets lost or does harm inside of other libraries. So nothing is
+    raised: the handler ends the process, or a thread, which listens to the socket that signals are
+    written into at once. Files are whole or not there at any moment, so nothing is lost by it. Who
+    listened before gets the numbers of all signals as ever.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,7 +51,7 @@ def end_at_signals() -> Iterator[None]:
     others = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
     # a signal without a handler is not written; one that the process ignores stays ignored
     before = {
-        number: signal.signal(number, lambda *_: None)
+        number: signal.signal(number, lambda number, frame: _end(number))
         for number in ENDING
         if signal.getsignal(number) is not signal.SIG_IGN
     }
@@ -88,8 +89,14 @@ def _listen(receiving: socket.socket, others: int) -> None:
                 stopping = True
                 _say("stopping after the updates in flight; again: at once")
             else:
-                _say(_words[-1]())
-                os._exit(128 + number)
+                _end(number)
+
+
+def _end(number: int) -> None:
+    """Ends the process, unless that is under way."""
+    if _ending.acquire(blocking=False):
+        _say(_words[-1]())
+        os._exit(128 + number)
 
 
 def _say(text: str) -> None:

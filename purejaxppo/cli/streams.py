@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ class Output:
     def __init__(self, stream: TextIO | None):
         self.lost: OSError | None = None
         self._closed = stream is None
-        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        self._stream = stream or io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
 
     def write(self, text: str) -> int:
         """Writes text, or as much of it as the stream can hold.
@@ -39,10 +40,11 @@ class Output:
         Returns:
             The number of letters.
         """
-        if self._closed and text:
-            self._lose(OSError(errno.EBADF, "it is closed"))
         try:
-            self._stream.write(text)
+            if not self._closed:
+                self._stream.write(text)
+            elif text:
+                raise OSError(errno.EBADF, "it is closed")
         except UnicodeEncodeError:
             encoding = self._stream.encoding
             plain = text.translate(PLAIN).encode(encoding, "backslashreplace").decode(encoding)

@@ -149,9 +149,10 @@ def fit(
     Raises:
         ConfigError: see `PPOConfig`, `components.make_components`, `FitOptions`; several seeds of
             environments that run on the host; a folder in use, or with resume=True the folder of
-            another run.
+            another run; JAX_DISABLE_JIT is set.
         HostError: such an environment failed; its own message.
     """
+    check_compiles()
     options = fit_options(
         dict(
             seeds=seeds, seed=seed, run_dir=run_dir, resume=resume,
@@ -191,7 +192,6 @@ def fit_of(
             `resume` the folder of another run.
         HostError: such an environment failed; its own message.
     """
-    check_compiles()
     config, learner = components.config, learner_of(components)
     hyper = config.hyperparams().replace(extra=extra)
     callbacks = [callbacks] if callable(callbacks) else callbacks
