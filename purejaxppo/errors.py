@@ -33,3 +33,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
     found = [folded[n] for n in close] or names
     return f"did you mean {' or '.join(found)}?" if close else f"known: {', '.join(found)}"
+
+
+def raised_in(error: BaseException) -> str:
+    """Returns the name of the module in which an error was raised.
+
+    Args:
+        error: it was caught.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")

@@ -11,19 +11,17 @@ GIVEN = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 
 
 def start_jax(seeds: int | None = None) -> None:
-    """Imports JAX and finds the devices that it computes on.
+    """Finds the devices that JAX computes on.
 
     Args:
         seeds: agents that will be trained side by side, which processor cores are shared out among;
             None: none are.
 
     Raises:
-        ConfigError: a variable of JAX has no meaning, or the devices that it names cannot be used.
+        ConfigError: those that a variable names cannot be used.
     """
-    try:
-        import jax
-    except ValueError as error:  # of a JAX_... variable that JAX cannot read
-        raise ConfigError(f"JAX cannot start: {error}: unset it") from error
+    import jax
+
     from purejaxppo.parallel import use_cores
 
     if seeds is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from purejaxppo.cli.signals import end_at_signals
 from purejaxppo.cli.streams import forgiving_streams
-from purejaxppo.errors import ConfigError, HostError, RunWarning
+from purejaxppo.errors import ConfigError, HostError, RunWarning, raised_in
 
 USAGE = """usage: purejaxppo COMMAND ...
 
@@ -24,7 +24,6 @@ USAGE = """usage: purejaxppo COMMAND ...
 
 purejaxppo COMMAND --help shows every option. RUN is a run folder, as train writes it.
 """
-
 
 
 def _command(function: str) -> Callable[[Sequence[str]], int]:
@@ -101,6 +100,12 @@ def run(command: str = "--help", *rest: str) -> int:
         return 0
     except ConfigError as error:
         return _failed(error, 2)
+    except ValueError as error:
+        if (
+            raised_in(error) != "jax._src.config"
+        ):  # of a variable that JAX reads when it is imported
+            raise
+        return _failed(f"JAX cannot start: {error}: unset it", 2)
     except (HostError, OSError) as error:  # the latter of a disk, a folder, a network
         return _failed(error, 1)
     except KeyboardInterrupt:  # of a handler that others have set

@@ -16,7 +16,7 @@ _ending = threading.Lock()
 SHOW_CURSOR = b"\x1b[?25h"
 
 _words: list[Callable[[], str]] = [lambda: "interrupted"]
-"""What is said when a signal ends the process: the last of these. Signals are of the process too."""
+"""What is said when a signal ends the process: the last of these."""
 
 
 @contextlib.contextmanager

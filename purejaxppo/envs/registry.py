@@ -12,7 +12,7 @@ from typing import Any
 
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.traced_once import TracedOnce
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.errors import ConfigError, did_you_mean, raised_in
 from purejaxppo.types import Environment, EnvParams
 
 SUITES = {
@@ -103,20 +103,12 @@ def _adapter(suite: str) -> ModuleType:
         ) from error
     except Exception as error:
         # packages may fail in other ways, where they do not know this Python or this JAX
-        if _raised_in(error).startswith("purejaxppo"):
+        if raised_in(error).startswith("purejaxppo"):
             raise
         raise ConfigError(
             f"{suite or 'gymnax'} environments cannot be imported ({type(error).__name__} in "
-            f"{_raised_in(error)}: {error}): install versions of its packages that fit together"
+            f"{raised_in(error)}: {error}): install versions of its packages that fit together"
         ) from error
-
-
-def _raised_in(error: Exception) -> str:
-    """Returns the name of the module that raised an error."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
 
 
 def drawn(name: str) -> dict[str, Any]:

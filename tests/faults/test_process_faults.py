@@ -1,4 +1,4 @@
-"""Real processes: signals, closed and full outputs, folders that are not there, devices that are not."""
+"""Real processes: signals, closed and full outputs, folders and devices that are not there."""
 
 import ast
 import errno
@@ -25,6 +25,10 @@ from purejaxppo.cli import signals
 from purejaxppo.cli import train as console
 from purejaxppo.cli.streams import Output, forgiving_streams
 from purejaxppo.envs import registry
+
+if os.name == "nt":
+    reason = "bash, POSIX's signals, and descriptors that are closed when a process starts"
+    pytest.skip(reason, allow_module_level=True)
 
 entry = importlib.import_module("purejaxppo.cli.main")
 ROOT = Path(purejaxppo.__file__).parents[1]
@@ -64,8 +68,7 @@ def one_line(done, code, *words):
     text = done.stderr.decode()
     assert done.returncode == code, text
     assert text.startswith("purejaxppo: ") and len(text.splitlines()) == 1, text
-    for word in words:
-        assert word in text
+    assert all(word.lower() in text.lower() for word in words), text
 
 
 def is_whole(folder):
@@ -194,7 +197,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
 
 def compiling(folder, number):
     """Starts a run that takes long to compile, and sends a signal once it does."""
-    argv = f"{SMALL} --num-steps 128 --core gru --total-timesteps 256 --run-dir r".split()
+    argv = f"{SMALL} --gamma 0.5 --run-dir r".split()
     changes = {"JAX_DISABLE_MOST_OPTIMIZATIONS": None, "JAX_ENABLE_COMPILATION_CACHE": "0"}
     process = subprocess.Popen(
         [*PYTHON, MAIN + "main()", *argv, "--quiet"], cwd=folder, env=environment(**changes),
@@ -202,7 +205,7 @@ def compiling(folder, number):
     )  # fmt: skip
     while process.poll() is None and not (folder / "r/config.toml").exists():
         time.sleep(0.01)
-    time.sleep(1.5)
+    time.sleep(1)
     started = time.perf_counter()
     process.send_signal(number)
     out, err = process.communicate(timeout=100)
@@ -223,7 +226,7 @@ def test_ctrl_c_while_compiling(tmp_path, number, code):
         done = command(go_on.removeprefix("purejaxppo "), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert is_whole(tmp_path / "r")
-        assert PPOConfig.from_toml(tmp_path / "r/config.toml").core == "gru"
+        assert PPOConfig.from_toml(tmp_path / "r/config.toml").gamma == 0.5
 
 
 @pytest.mark.slow
@@ -278,7 +281,9 @@ def test_a_mistake_that_nobody_can_be_told_of(redirect):
     "changes",
     [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
 )
-@pytest.mark.parametrize(("argv", "code"), [("export --help", 0), ("train X --objective ±", 2), ("±", 2)])
+@pytest.mark.parametrize(
+    ("argv", "code"), [("export --help", 0), ("train X --objective ±", 2), ("±", 2)]
+)
 def test_letters_that_an_output_lacks(argv, code, changes):
     done = command(argv, **changes)
     assert done.returncode == code, done.stderr
@@ -477,9 +482,16 @@ def test_jax_platforms_without_such_a_device(tmp_path, argv, name, value):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "value"), [("JAX_ENABLE_X64", "maybe"), ("JAX_LOG_COMPILES", "x")])
-def test_variables_that_jax_cannot_read(name, value):
-    one_line(command("train CartPole-v1", **{name: value}), 2, "JAX cannot start", name.lower())
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        ("train CartPole-v1", "JAX_ENABLE_X64", "maybe"),
+        ("report nowhere", "JAX_NUM_CPU_DEVICES", "two"),
+        ("train CartPole-v1 --resume", "JAX_LOG_COMPILES", "x"),
+    ],
+)
+def test_variables_that_jax_cannot_read(argv, name, value):
+    one_line(command(argv, **{name: value}), 2, "JAX cannot start", name, value)
 
 
 @pytest.mark.slow
@@ -501,7 +513,7 @@ def failing(error, monkeypatch, capsys):
     "error",
     [
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 800 bytes.\n\nx"),
-        jax.errors.JaxRuntimeError("INTERNAL: Error dispatching: Out of memory allocating 8 bytes."),
+        jax.errors.JaxRuntimeError("INTERNAL: Error: Out of memory allocating 8 bytes."),
         MemoryError("Unable to allocate 1. TiB"),
         MemoryError(),
     ],
@@ -667,7 +679,9 @@ AT_31756B1 = [
 def test_purejaxrl_is_loaded_without_brax_and_navix(tmp_path, wrappers, where):
     """A checkout that imports what theirs does, at the commit that was measured and the newest."""
     (tmp_path / "purejaxrl").mkdir()
-    (tmp_path / "purejaxrl/wrappers.py").write_text("\n".join([*wrappers, "class LogWrapper: pass"]))
+    (tmp_path / "purejaxrl/wrappers.py").write_text(
+        "\n".join([*wrappers, "class LogWrapper: pass"])
+    )
     (tmp_path / "purejaxrl/ppo.py").write_text(f"from {where} import LogWrapper\n")
     code = (
         "import sys\nfrom arm_purejaxrl import load\n"
