@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from purejaxppo.runs.signals import StopRequests
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
-_ending = threading.Lock()
+_ending = threading.RLock()
 SHOW_CURSOR = b"\x1b[?25h"
 
 _words: list[Callable[[], str]] = [lambda: "interrupted"]
@@ -93,9 +94,11 @@ def _listen(receiving: socket.socket, others: int) -> None:
 
 
 def _end(number: int) -> None:
-    """Ends the process, unless that is under way."""
-    if _ending.acquire(blocking=False):
+    """Ends the process and those of its environments; who comes second waits for the first."""
+    with _ending:
         _say(_words[-1]())
+        for child in multiprocessing.active_children():
+            child.kill()
         os._exit(128 + number)
 
 

@@ -5,7 +5,6 @@ import errno
 import importlib
 import io
 import os
-import pkgutil
 import shlex
 import signal
 import socket
@@ -167,10 +166,13 @@ def signalled(code, number, before=""):
         ["/bin/bash", "-c", f"{before} exec {words}"], env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
-    started = time.perf_counter()
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        started = time.perf_counter()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
     return process.returncode, err, time.perf_counter() - started
 
 
@@ -187,6 +189,34 @@ def test_a_first_signal_ends_what_saves_nothing_at_once(number, code, work):
     found, err, seconds = signalled(BUSY.format(work), number)
     assert (found, err) == (code, "purejaxppo: interrupted\n")
     assert seconds < 5
+
+
+CHILD = """
+import multiprocessing, sys, time
+def busy(argv):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    open({!r}, "w").write(str(child.pid))
+    print("ready", flush=True)
+    time.sleep(60)
+COMMANDS["train"] = busy
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_processes_of_environments_end_with_their_command(tmp_path, number):
+    found = signalled(CHILD.format(str(tmp_path / "child")), number)
+    assert found[:2] == (128 + number, "purejaxppo: interrupted\n")
+    child = int((tmp_path / "child").read_text())
+    ends = time.monotonic() + 5
+    while time.monotonic() < ends:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("it goes on")
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
@@ -299,7 +329,6 @@ def test_letters_that_an_output_lacks(argv, code, changes):
         ("<&- >&-", "", b"it is closed"),
         pytest.param(">/dev/full", "--json", b"No space left on device", marks=FULL),
         (">&- 2>&-", "", b""),
-        ("2>&-", "--json", b""),
         ("| true", "--json", b""),  # a reader that goes away is not spoken of
     ],
 )
@@ -311,12 +340,13 @@ def test_a_run_is_trained_and_saved_whatever_becomes_of_its_output(
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == (1 if said else 0), done.stderr
     if "|" not in redirect:  # of a pipe, the shell returns the other's code
-        assert done.returncode == (0 if redirect == "2>&-" else 1)
+        assert done.returncode == 1
 
 
 @pytest.mark.slow
 def test_a_run_is_printed_in_ascii(tmp_path):
-    done = command(f"{SMALL} --run-dir r", cwd=tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C")
+    changes = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "JAX_PLATFORMS": ""}
+    done = command(f"{SMALL} --run-dir r", cwd=tmp_path, **changes)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"(mean +- std over 1 seed)" in done.stdout
     assert is_whole(tmp_path / "r")
@@ -403,7 +433,7 @@ def test_files_named_like_packages_are_not_executed(poisoned, argv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("argv", ["envs", f"{SMALL} --run-dir r --quiet", "check-env Pendulum-v1"])
+@pytest.mark.parametrize("argv", ["envs pgx", f"{SMALL} --run-dir r --quiet"])
 def test_libtpu_in_the_folder_is_not_executed(poisoned, argv):
     assert command(argv, cwd=poisoned).returncode == 0
 
@@ -492,11 +522,6 @@ def test_jax_platforms_without_such_a_device(tmp_path, argv, name, value):
 )
 def test_variables_that_jax_cannot_read(argv, name, value):
     one_line(command(argv, **{name: value}), 2, "JAX cannot start", name, value)
-
-
-@pytest.mark.slow
-def test_jax_platforms_that_is_empty_chooses(tmp_path):
-    assert command("check-env CartPole-v1 --num-steps 5", JAX_PLATFORMS="").returncode == 0
 
 
 def failing(error, monkeypatch, capsys):
@@ -592,9 +617,7 @@ def test_nothing_of_unix_alone_is_needed(path):
 IMPORT_ALL = """
 import sys
 for name in {missing}: sys.modules[name] = None
-import importlib, os, pkgutil, signal
-for module, names in {calls}.items():
-    for name in names: vars(sys.modules[module]).pop(name, None)
+import importlib, pkgutil
 import purejaxppo
 for found in pkgutil.walk_packages(purejaxppo.__path__, "purejaxppo."):
     if ".suites." not in found.name: importlib.import_module(found.name)
@@ -606,9 +629,7 @@ importlib.import_module("purejaxppo.envs.suites.gymnax")
 def test_every_module_is_imported_without_fcntl():
     """As on Windows; `pwd` and `posix` stay, which Python itself looks into here."""
     missing = sorted(ELSEWHERE - {"pwd", "posix", "resource"})
-    assert len(list(pkgutil.walk_packages(purejaxppo.__path__))) > 5
-    calls = {name: sorted(names - {"SIGKILL"}) for name, names in CALLS.items()}
-    done = command("", IMPORT_ALL.format(missing=missing, calls=calls))
+    done = command("", IMPORT_ALL.format(missing=missing))
     assert done.returncode == 0, done.stderr
 
 
@@ -629,8 +650,9 @@ def test_help_and_mistakes_under_other_settings_of_python(changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{"PYTHONOPTIMIZE": "2"}, {"PYTHONWARNINGS": "error"}], ids=str)
-def test_a_run_under_other_settings_of_python(tmp_path, changes):
+def test_a_run_under_other_settings_of_python(tmp_path):
+    """Without docstrings and assertions, and with every warning an error."""
+    changes = {"PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error"}
     done = command(f"{SMALL} --run-dir r --quiet", cwd=tmp_path, **changes)
     assert (done.returncode, done.stderr) == (0, b"")
     assert is_whole(tmp_path / "r")
