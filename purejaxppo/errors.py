@@ -64,3 +64,15 @@ def shown(value: Any) -> str:
 
 
 _SHORT = _Short()
+
+
+def raised_in(error: BaseException) -> str:
+    """Returns the name of the module in which an error was raised.
+
+    Args:
+        error: it was caught.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")

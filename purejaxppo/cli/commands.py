@@ -20,6 +20,7 @@ from purejaxppo.cli.arguments import (
     parse,
     parse_train,
 )
+from purejaxppo.cli.devices import start_jax
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import ConfigError
 
@@ -38,6 +39,7 @@ def train(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options, config = parse_train(argv)
+    start_jax(options.seeds)
     from purejaxppo.cli import train as console
 
     return console.train(config, options)
@@ -57,6 +59,7 @@ def evaluate(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options = parse(EvalOptions, argv, "eval")
+    start_jax()
     import jax
     import numpy as np
     from rich.console import Console
@@ -137,6 +140,7 @@ def render(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options = parse(RenderOptions, argv, "render")
+    start_jax()
     import matplotlib
 
     from purejaxppo.rendering.render import film
@@ -188,6 +192,7 @@ def export(argv: Sequence[str]) -> int:
             the file cannot be written.
     """
     options = parse(ExportOptions, argv, "export")
+    start_jax()
     from purejaxppo.export.export_policy import export_policy
     from purejaxppo.export.formats import USES
     from purejaxppo.runs.folder import read_run
@@ -216,12 +221,13 @@ def envs(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: there is no such suite.
     """
-    from purejaxppo.config import presets
-    from purejaxppo.envs import registry
-
     if argv in (["-h"], ["--help"]):
         print("usage: purejaxppo envs [SUITE]\n\nList the environments that can be trained.")
         return 0
+    start_jax()  # some suites compute when they are imported
+    from purejaxppo.config import presets
+    from purejaxppo.envs import registry
+
     if len(argv) > 1 or set(argv) - set(registry.SUITES):
         suites = ", ".join(filter(None, registry.SUITES))
         raise ConfigError(f"envs takes one suite or none, not {' '.join(argv)!r}: use {suites}")
@@ -246,6 +252,7 @@ def check_env(argv: Sequence[str]) -> int:
         ConfigError: bad input, or the environment cannot be made.
     """
     args = parse(CheckArgs, argv, "check-env")
+    start_jax()
     from purejaxppo import check
     from purejaxppo.envs import registry
 

@@ -16,7 +16,7 @@ from purejaxppo.envs.inspection import Checked
 from purejaxppo.envs.interface import making
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.base import check_count
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.errors import ConfigError, did_you_mean, raised_in
 from purejaxppo.types import Environment, EnvParams
 
 SUITES = {
@@ -146,6 +146,14 @@ def _adapter(suite: str) -> ModuleType:
         raise ConfigError(
             f"{suite} environments need the package {error.name}: "
             f"pip install 'purejaxppo[{SUITES[suite]}]'"
+        ) from error
+    except Exception as error:
+        # packages may fail in other ways, where they do not know this Python or this JAX
+        if raised_in(error).startswith("purejaxppo"):
+            raise
+        raise ConfigError(
+            f"{suite or 'gymnax'} environments cannot be imported ({type(error).__name__} in "
+            f"{raised_in(error)}: {error}): install versions of its packages that fit together"
         ) from error
 
 

@@ -45,8 +45,9 @@ LONG_FILES = {
 WIDE_FOLDERS: dict[str, str] = {}
 ONE_IMPORTER = {
     "cli.commands": "one function for each command; `main` knows what goes wrong with them",
+    "cli.devices": "how JAX is started, and what it has against that",
     "cli.display": "the progress on a terminal, a logger like others",
-    "cli.signals": "threads and file descriptors, which the command around them need not know",
+    "cli.streams": "file descriptors and encodings, which no command need know",
     "cli.train": "the one command that is more than a call of a public function",
     "config.purejaxrl": "the keys of another library",
     "envs.given": "what may stand for an environment; names are another matter",
@@ -63,7 +64,6 @@ ONE_IMPORTER = {
     "report.page": "the page; its command is elsewhere",
     "runs.loggers": "optional packages, imported when they are asked for",
     "runs.plan": "sizes, found without compiling",
-    "runs.signals": "what a run does at the first signal",
 }
 
 
