@@ -44,6 +44,7 @@ class Components(NamedTuple):
         config: what is trained.
         env: one environment, as it was named or passed.
         env_params: its parameters.
+        default_params: those that it has by itself.
         spec: what it sees and does.
         vectorize: `(num_envs) -> VecEnv`, so many of it as one.
         policy: actor and critic.
@@ -58,6 +59,7 @@ class Components(NamedTuple):
     config: PPOConfig
     env: Environment | HostEnvironment
     env_params: EnvParams
+    default_params: EnvParams
     spec: EnvSpec
     vectorize: Callable[[int], VecEnv]
     policy: Policy
@@ -79,6 +81,7 @@ def make_components(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
+    change_env_params: Callable[[EnvParams], EnvParams] | None = None,
 ) -> Components:
     """Builds what a configuration describes; what is passed takes its place.
 
@@ -91,6 +94,7 @@ def make_components(
         advantage: `(rollout, hyperparams, config) -> Estimate`.
         optimizer: an `Optimizer`, or `(hyperparams) -> optax.GradientTransformation`.
         schedule: `(hyperparams, progress) -> hyperparams`.
+        change_env_params: `(default parameters) -> parameters`, where none are passed.
 
     Returns:
         The components.
@@ -111,7 +115,8 @@ def make_components(
 
     # environments first: everything else is made for their spaces
     made, default_params = _environment(config, env)
-    env_params = default_params if env_params is None else env_params
+    if env_params is None:
+        env_params = change_env_params(default_params) if change_env_params else default_params
     spec, vectorize = _vectorizer(config, made, env_params)
     parts = jax.tree.leaves(without_mask(spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
@@ -134,6 +139,7 @@ def make_components(
         config=config,
         env=made,
         env_params=env_params,
+        default_params=default_params,
         spec=spec,
         vectorize=vectorize,
         policy=policy,

@@ -143,7 +143,7 @@ def summarize(
         run_dir: the run folder.
     """
     # a seed that ended no episode has no return, and does not count in the means
-    returns = final_returns(result.metrics, config.num_updates)
+    returns = final_returns(result.metrics)
     finite = returns[np.isfinite(returns)]
     best = np.asarray(result.best.returns)
 
@@ -242,9 +242,9 @@ def results_table(summary: dict[str, Any]) -> Table:
         "final return": f"{final}  (mean ± std over {seeds})",
         "best evaluation": f"{np.mean(best):.1f}" if best else "",
         "episodes": f"{summary['episodes']:,}",
-        "steps/s": f"{summary['steps_per_second']:,.0f}",
-        "compile": f"{summary['compile_seconds']:.1f} s",
-        "run": f"{summary['run_seconds']:.1f} s",
+        "steps/s": _known(summary["steps_per_second"], ",.0f"),
+        "compile": _known(summary["compile_seconds"], ".1f", " s"),
+        "run": _known(summary["run_seconds"], ".1f", " s"),
         "saved in": summary["run_dir"],
     }
     table = Table(show_header=False, box=None)
@@ -252,3 +252,8 @@ def results_table(summary: dict[str, Any]) -> Table:
         if value:
             table.add_row(name, value)
     return table
+
+
+def _known(x: float | None, how: str, unit: str = "") -> str:
+    """Writes down a number with its unit; nothing where it is not known."""
+    return "" if x is None else f"{x:{how}}{unit}"

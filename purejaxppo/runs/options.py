@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any, Literal
 
 from purejaxppo.config.rules import coerce_fields
 from purejaxppo.errors import ConfigError
+from purejaxppo.runs.paths import given_path
 
 Weights = Literal["final", "best"]
 """Parameters at the end of a run, or the best by evaluation."""
@@ -50,8 +50,8 @@ class FitOptions:
                 no effect without another.
         """
         # types: numbers may come from NumPy, the folder as a path
-        if isinstance(self.run_dir, PurePath):
-            object.__setattr__(self, "run_dir", str(self.run_dir))
+        if self.run_dir is not None:
+            object.__setattr__(self, "run_dir", str(given_path(self.run_dir)))
         coerce_fields(self, FitOptions)
 
         # bounds: a key takes 63 bits

@@ -79,7 +79,7 @@ def test_a_run_leaves_what_it_says(whole):
     names = {p.name for p in folder.iterdir()}
     assert names == {
         "config.toml", "run.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints",
-        "agents.npz", "best.npz",
+        "agents.npz", "best.npz", ".lock",
     }  # fmt: skip
     updates = [int(p.stem) for p in sorted((folder / "checkpoints").iterdir())]
     assert updates == [36, 39, 40]
@@ -779,9 +779,14 @@ def test_rows_that_are_missing_are_told(tmp_path, stopped):
     folder = copy(stopped, tmp_path)
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:4] + lines[8:]))
-    with pytest.raises(ConfigError, match=r"metrics.jsonl in .* has \d+ of \d+ updates"):
-        fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+    for left, words in [
+        (lines[:4], r"metrics.jsonl in .* has 2 of \d+ updates"),
+        (lines[:4] + lines[8:], r"line 5 of .*metrics.jsonl' is damaged \(step is 160, not 96\)"),
+    ]:
+        path.write_text("".join(left))
+        with pytest.raises(ConfigError, match=words):
+            fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+        assert path.read_text() == "".join(left)
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -799,9 +804,9 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_custom_parts_are_named_and_values_written_down():
     passed = {"env": None, "env_params": (1,), "objective": print, "extra": {"tau": 0.5}}
-    assert describe_custom(passed) == {
-        "own objective": "builtins.print", "env_params": "(1,)", "extra": "{'tau': 0.5}"
-    }  # fmt: skip
+    own = {"own objective": "builtins.print", "env_params": "(1,)", "extra": "{'tau': 0.5}"}
+    assert describe_custom(passed) == {"own": own}
+    assert describe_custom(passed, (2,)) == {"own": own, "env_params": {"[0]": 1}}
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from purejaxppo import PPOConfig
-from purejaxppo.runs.metric_rows import SCALARS
+from purejaxppo.runs.metric_rows import SCALARS, final_returns
 from purejaxppo.types import Metrics
 
 VERSIONS = {"python": "3.11.2", "purejaxppo": "0.1.0", "jax": "0.10.2"}
@@ -68,7 +68,7 @@ def write_run(
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "evaluations.jsonl").write_text(text + '{"step"' * torn)
     if finished:
-        last = [None if np.isnan(x) else float(x) for x in returns[:, -1]]
+        last = [None if np.isnan(x) else float(x) for x in final_returns(metrics)]
         summary = {"timesteps": updates * config.batch_size, "final_returns": last}
         summary |= {"steps_per_second": 12345.6, "compile_seconds": 3.21, "run_seconds": 0.5}
         (folder / "summary.json").write_text(json.dumps(summary))
