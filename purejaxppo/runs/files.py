@@ -19,6 +19,8 @@ from purejaxppo.runs.paths import cannot_write, new_file
 from purejaxppo.runs.schemas import misfit, parse_json, parse_row
 from purejaxppo.types import Row
 
+OPENS_FOLDERS = os.name != "nt"
+
 PARTIAL = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.partial")
 """Temporary names, with the name that the file is to have; those of 0.1.0 have no number."""
 
@@ -61,7 +63,7 @@ def sync_folder(folder: Path) -> None:
     Raises:
         OSError: they could not be written.
     """
-    if os.name == "nt":  # a folder cannot be opened there
+    if not OPENS_FOLDERS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -406,6 +406,8 @@ def read_evaluations(
             steps.append(row["step"])
         means.append(row["return_mean"])
     missing = [None] * (len(steps) * seeds - len(means))
+    if step is not None and missing:
+        raise damaged(path, f"it has not {seeds} rows of step {steps[-1]}")
     table = np.array([*means, *missing], np.float64).reshape(len(steps), seeds)
     return np.array(steps, int), table.T
 

@@ -352,8 +352,8 @@ class RunWriter:
 
     def close(self) -> None:
         """Writes what was kept back, and closes files and loggers."""
-        self._taken_over()
-        self._report_lost()
+        if not self._taken_over():
+            self._report_lost()
         for name, file in self._files.items():
             with self.problems.attempt(name):
                 file.sync()
