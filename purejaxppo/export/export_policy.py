@@ -14,6 +14,7 @@ from purejaxppo.export.formats import WRITERS
 from purejaxppo.export.inference import make_acting
 from purejaxppo.runs.agents import agent_of, load_components
 from purejaxppo.runs.files import write_new
+from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import Format, Weights
 from purejaxppo.runs.paths import given_path, new_file
 from purejaxppo.types import EnvParams
@@ -52,7 +53,8 @@ def export_policy(
         ConfigError: there is no such run or agent, a file exists or cannot be written, a package is
             missing, or the format cannot express this policy.
     """
-    # names first: writing a policy down takes seconds, refusing a name takes none
+    # mistakes first: writing a policy down takes seconds, refusing a name takes none
+    read_run(run_dir)
     files = _files(run_dir, format, out, overwrite)
     components, agents = load_components(run_dir, weights, env, policy, env_params)
     acting = make_acting(components, agent_of(agents, agent))

@@ -14,7 +14,7 @@ from purejaxppo.config import presets
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder import read_evaluations, read_metrics, read_run, read_summary
+from purejaxppo.runs.folder import read_evaluations, read_metrics, read_summary, read_whole_run
 from purejaxppo.runs.metric_rows import final_returns
 from purejaxppo.runs.paths import given_path
 from purejaxppo.runs.schemas import RunFile, SummaryFile
@@ -86,7 +86,7 @@ def read_results(run_dir: str | Path) -> Results:
         ConfigError: it holds no run, or a damaged one.
     """
     folder = given_path(run_dir)
-    config, about = read_run(folder)
+    config, about = read_whole_run(folder)
     evaluations = read_evaluations(folder, about["seeds"])
     summary = read_summary(folder, about["seeds"])
     run = Results(folder, config, about, read_metrics(folder), *evaluations, summary)

@@ -20,7 +20,7 @@ from purejaxppo.runs.files import damaged
 from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import Weights
 from purejaxppo.runs.paths import given_path
-from purejaxppo.runs.schemas import RunFile
+from purejaxppo.runs.schemas import ActingFile
 from purejaxppo.train import learner_of
 from purejaxppo.types import (
     Action,
@@ -173,7 +173,7 @@ def load_components(
 
 
 def env_params_of(
-    run_dir: str | Path, run: RunFile, passed: EnvParams
+    run_dir: str | Path, run: ActingFile, passed: EnvParams
 ) -> Callable[[EnvParams], EnvParams]:
     """Returns what makes the environment's parameters of a run of the environment's own.
 

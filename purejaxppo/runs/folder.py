@@ -46,7 +46,7 @@ from purejaxppo.runs.files import (
 from purejaxppo.runs.lock import LOCK
 from purejaxppo.runs.metric_rows import SCALARS, metrics_from_rows
 from purejaxppo.runs.paths import given_path
-from purejaxppo.runs.schemas import MOST_SEEDS, RunFile, SummaryFile, wrong_column
+from purejaxppo.runs.schemas import MOST_SEEDS, ActingFile, RunFile, SummaryFile, wrong_column
 from purejaxppo.types import EnvParams, Metrics, PyTree, Row
 
 BEGINNING = re.compile(r"run\.json|config\.toml")
@@ -277,7 +277,22 @@ def write_run(run_dir: Path, config: PPOConfig, about: Mapping[str, Any]) -> Non
 # -- reading --------------------------------------------------------------------------------------
 
 
-def read_run(run_dir: str | Path) -> tuple[PPOConfig, RunFile]:
+def read_run(run_dir: str | Path) -> tuple[PPOConfig, ActingFile]:
+    """Reads the configuration of a run, and what acting needs to know of it.
+
+    Args:
+        run_dir: the folder.
+
+    Returns:
+        The configuration, and `run.json`.
+
+    Raises:
+        ConfigError: the folder holds no run, or one of the two files is damaged.
+    """
+    return _read_both(run_dir, ActingFile)
+
+
+def read_whole_run(run_dir: str | Path) -> tuple[PPOConfig, RunFile]:
     """Reads the configuration of a run, and what it was begun with.
 
     Args:
@@ -289,6 +304,11 @@ def read_run(run_dir: str | Path) -> tuple[PPOConfig, RunFile]:
     Raises:
         ConfigError: the folder holds no run, or one of the two files is damaged.
     """
+    return _read_both(run_dir, RunFile)
+
+
+def _read_both(run_dir: str | Path, declared: Any) -> tuple[PPOConfig, Any]:
+    """Reads `config.toml` and `run.json`, of a declared type."""
     folder = given_path(run_dir)
     for name in ("config.toml", "run.json"):
         if not os.path.lexists(folder / name):
@@ -296,7 +316,7 @@ def read_run(run_dir: str | Path) -> tuple[PPOConfig, RunFile]:
                 f"{str(folder)!r} holds no run ({name} is not there): name a folder that "
                 "purejaxppo train wrote"
             )
-    run = read_json(folder / "run.json", RunFile)
+    run = read_json(folder / "run.json", declared)
     if not 1 <= run["seeds"] <= MOST_SEEDS:
         raise damaged(folder / "run.json", f"seeds is {run['seeds']}, not 1 to {MOST_SEEDS}")
     return read_config(folder / "config.toml"), run

@@ -36,23 +36,23 @@ class Device(TypedDict):
     count: int
 
 
-class Identity(TypedDict):
-    """What a run is, beside its configuration."""
+class ActingFile(TypedDict):
+    """What acting needs of `run.json`; whatever else is in it was put there by the user."""
 
     seeds: int
-    seed: int
-    versions: dict[str, str]
-    device: Device
     own: NotRequired[dict[str, str]]  # what was passed in place of what is configured, see folder
     env_params: NotRequired[dict[str, Any]]  # numbers by their path, see env_params
-
-
-class RunFile(Identity):
-    """The file `run.json`; whatever else is in it was put there by the user."""
-
     algorithm: NotRequired[Algorithm]
     options: NotRequired[dict[str, Any]]
     created: NotRequired[str]
+
+
+class RunFile(ActingFile):
+    """What going on with a run, or a page about it, needs of `run.json`."""
+
+    seed: int
+    versions: dict[str, str]
+    device: Device
 
 
 class SummaryFile(TypedDict):
@@ -78,7 +78,7 @@ class SummaryFile(TypedDict):
     device: NotRequired[str]
 
 
-class CheckpointAbout(Identity):
+class CheckpointAbout(RunFile):
     """What a checkpoint says beside its arrays."""
 
     config: dict[str, Any]

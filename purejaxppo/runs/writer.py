@@ -28,7 +28,7 @@ from purejaxppo.runs.folder import (
     is_run,
     read_evaluations,
     read_metrics,
-    read_run,
+    read_whole_run,
     to_plain,
     versions,
     write_run,
@@ -142,7 +142,7 @@ class RunWriter:
 
         # nothing in the folder is touched before it is known to be this run's
         if self._resume:
-            saved, run = read_run(self.folder)
+            saved, run = read_whole_run(self.folder)
             self._compare({**run, "config": saved.to_dict()})
         else:
             create_run_dir(self.folder, config.env, options.resume)

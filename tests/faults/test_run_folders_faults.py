@@ -475,9 +475,11 @@ def test_edited_agents_are_named(folder, name, edit):
 )
 def test_a_value_of_run_json_that_cannot_be_is_named(folder, values, words):
     change(folder / "run.json", **values)
-    for read in (read_results, load_agents):
+    with pytest.raises(ConfigError, match=f"run.json' is damaged.*{words}"):
+        read_results(folder)
+    if values.keys() & {"seeds", "own"}:  # acting needs no more
         with pytest.raises(ConfigError, match=f"run.json' is damaged.*{words}"):
-            read(folder)
+            load_agents(folder)
 
 
 @pytest.mark.parametrize(
