@@ -25,7 +25,7 @@ from purejaxppo import (
 )
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.ppo.optimizer import adam, clip_gradients, linear_schedule
-from purejaxppo.runs.folder import describe_custom
+from purejaxppo.runs.identity import describe_custom
 from purejaxppo.runs.metric_rows import DERIVED
 
 TINY = PPOConfig(

@@ -24,12 +24,13 @@ from purejaxppo.parallel import use_cores
 from purejaxppo.report.plots import plot_curve
 from purejaxppo.runs.files import write_json
 from purejaxppo.runs.fit import FitResult, fit_of
-from purejaxppo.runs.folder import check_free, create_run_dir, versions
+from purejaxppo.runs.folder import check_free, create_run_dir
+from purejaxppo.runs.identity import versions
 from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
 from purejaxppo.runs.metric_rows import final_returns
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import Plan, plan_of
-from purejaxppo.runs.writer import Problems
+from purejaxppo.runs.problems import Problems
 from purejaxppo.tuning import keep_compiled_programs
 from purejaxppo.types import Logger
 

@@ -29,8 +29,9 @@ from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.agents import Agents, Best, better
 from purejaxppo.runs.compiled import UPDATES_PER_CHUNK, Programs, compile_run
+from purejaxppo.runs.env_params import plain_params
 from purejaxppo.runs.evaluate import Evaluation, compile_evaluate
-from purejaxppo.runs.folder import describe_custom, to_plain
+from purejaxppo.runs.identity import describe_custom, to_plain
 from purejaxppo.runs.metric_rows import evaluation_rows, metrics_rows, numeric_problems
 from purejaxppo.runs.options import FitOptions, fit_options
 from purejaxppo.runs.signals import stop_requests
@@ -204,8 +205,9 @@ def fit_of(
         if learner.close is not None:
             stack.callback(learner.close)
         check_seeds(learner, options.seeds)
-        parts = describe_custom(custom, components.default_params)
-        writer = RunWriter(config, options, callbacks, to_plain(about or {}), parts)
+        parts, given = describe_custom(custom), components.custom.get("env_params")
+        kept = None if given is None else plain_params(given, components.default_params)
+        writer = RunWriter(config, options, callbacks, to_plain(about or {}), parts, kept)
         stack.callback(writer.close)
 
         # everything is compiled before the first step, so that times are measured apart

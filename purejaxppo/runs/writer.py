@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import errno
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError, RunWarning
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs import checkpoint
 from purejaxppo.runs.agents import FILES, Agents, save_agents
 from purejaxppo.runs.env_params import numbers_of
@@ -24,53 +23,18 @@ from purejaxppo.runs.folder import (
     WHOLE,
     check_free,
     create_run_dir,
-    describe_device,
     is_run,
     read_evaluations,
     read_metrics,
     read_whole_run,
-    to_plain,
-    versions,
     write_run,
 )
+from purejaxppo.runs.identity import describe_device, to_plain, versions
 from purejaxppo.runs.lock import FolderLock
 from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.problems import Problems
 from purejaxppo.runs.schemas import CheckpointAbout, RunFile, misfit
 from purejaxppo.types import Logger, Metrics, PyTree, Row
-
-
-class Problems(list[str]):
-    """What went wrong around a run and was not corrected, a line each; training goes on."""
-
-    def note(self, text: str) -> None:
-        """Warns of what was corrected; it is not kept.
-
-        Args:
-            text: a line.
-        """
-        warnings.warn(text, RunWarning, stacklevel=2)
-
-    def report(self, problem: str) -> None:
-        """Warns of a problem, and keeps it; of the same one only once.
-
-        Args:
-            problem: a line.
-        """
-        if problem not in self:
-            self.append(problem)
-            warnings.warn(problem, RunWarning, stacklevel=2)
-
-    @contextlib.contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        """Reports a failure to write within the block, which ends there, and goes on after it.
-
-        Args:
-            what: the name of what is written.
-        """
-        try:
-            yield
-        except OSError as error:
-            self.report(f"{what} could not be written: {error.strerror or error}")
 
 
 class CheckpointInfo(NamedTuple):
@@ -97,7 +61,8 @@ class RunWriter:
         options: where results go, and how many checkpoints are kept.
         loggers: `(step, row)`, called with every row.
         about: plain values to put into `run.json` before all others.
-        custom: what was passed in place of what `config` describes, as `describe_custom` has it.
+        custom: what was passed in place of what `config` describes, see `describe_custom`.
+        env_params: those that were passed, if they are plain values, see `plain_params`.
 
     Attributes:
         folder: the run folder, or None.
@@ -114,7 +79,8 @@ class RunWriter:
         options: FitOptions,
         loggers: Sequence[Logger],
         about: Mapping[str, Any],
-        custom: Mapping[str, Any],
+        custom: Mapping[str, str],
+        env_params: Mapping[str, Any] | None = None,
     ):
         self.problems = Problems()
         self._config, self._keep = config, options.keep_checkpoints
@@ -125,7 +91,8 @@ class RunWriter:
             "config": to_plain(config.to_dict()),
             "seeds": options.seeds,
             "seed": options.seed,
-            **custom,
+            "own": custom,
+            **({} if env_params is None else {"env_params": env_params}),
             "versions": versions(),
             "device": describe_device(),
         }

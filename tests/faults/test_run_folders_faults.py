@@ -279,11 +279,11 @@ def test_parameters_that_are_more_than_numbers_are_not_kept(params):
 
 
 def test_large_parameters_are_compared_by_their_bits(tmp_path):
-    from purejaxppo.runs.folder import describe_custom
+    from purejaxppo.runs.identity import describe_custom
 
     one, other = np.zeros(5000), np.zeros(5000)
     other[2500] = 1.0  # where Python leaves numbers out
-    texts = [describe_custom({"extra": {"x": x}})["own"]["extra"] for x in (one, one.copy(), other)]
+    texts = [describe_custom({"extra": {"x": x}})["extra"] for x in (one, one.copy(), other)]
     assert texts[0] == texts[1] != texts[2]
 
 
