@@ -20,11 +20,12 @@ from purejaxppo.cli.display import Display
 from purejaxppo.cli.signals import end_at_second_signal
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import use_cores
 from purejaxppo.report.plots import plot_curve
 from purejaxppo.runs.files import write_json
 from purejaxppo.runs.fit import FitResult, fit_of
-from purejaxppo.runs.folder import check_free, create_run_dir
+from purejaxppo.runs.folder import check_free, create_run_dir, read_summary
 from purejaxppo.runs.identity import versions
 from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
 from purejaxppo.runs.metric_rows import final_returns
@@ -148,9 +149,17 @@ def summarize(
     finite = returns[np.isfinite(returns)]
     best = np.asarray(result.best.returns)
 
-    # of a resumed run, the speed is that of what was done now
+    # of a resumed run, times are those of what was done now; those of a run that was finished
+    # before are not known
     updates = int(result.metrics.episodes.shape[1])
     steps_now = options.seeds * (updates - result.resumed_at) * config.batch_size
+    times = {
+        "steps_per_second": steps_now / result.run_seconds,
+        "compile_seconds": result.compile_seconds,
+        "run_seconds": result.run_seconds,
+    }
+    if result.resumed_at and not steps_now:
+        times = dict.fromkeys(times)
     return {
         "env": config.env,
         "algorithm": options.algorithm,
@@ -162,9 +171,7 @@ def summarize(
         "final_return_std": float(finite.std()) if finite.size else None,
         "best_evaluations": [float(x) if np.isfinite(x) else None for x in best],
         "episodes": int(result.metrics.episodes.sum()),
-        "steps_per_second": steps_now / result.run_seconds,
-        "compile_seconds": result.compile_seconds,
-        "run_seconds": result.run_seconds,
+        **times,
         "run_dir": run_dir,
         "parameters": plan.parameters,
         "problems": result.problems,
@@ -178,7 +185,8 @@ def write_results(
 ) -> list[str]:
     """Writes the curve and the summary into the run folder.
 
-    Of a run that was finished before, the results stay, and `summary` becomes them.
+    Of a run that was finished before, the results stay, and `summary` becomes them; where they are
+    damaged or missing, they are made anew.
 
     Args:
         run_dir: the run folder.
@@ -191,8 +199,12 @@ def write_results(
     """
     problems, path = Problems(result.problems), run_dir / "summary.json"
     nothing_done = result.resumed_at == summary["timesteps"] // config.batch_size
-    if nothing_done and path.exists():
-        summary |= json.loads(path.read_text(encoding="utf-8"))
+    written = None
+    if nothing_done:
+        with contextlib.suppress(ConfigError):
+            written = read_summary(run_dir, summary["seeds"])
+    if written is not None and written["timesteps"] == summary["timesteps"]:
+        summary |= written
         return problems
 
     # a picture is no reason to lose the exit code of a run, whatever matplotlib raises
