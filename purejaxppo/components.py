@@ -45,6 +45,7 @@ class Components(NamedTuple):
         config: what is trained.
         env: one environment, as it was named or passed.
         env_params: its parameters.
+        default_params: those that it has by itself.
         spec: what it sees and does.
         vectorize: `(num_envs) -> VecEnv`, so many of it as one.
         policy: actor and critic.
@@ -59,6 +60,7 @@ class Components(NamedTuple):
     config: PPOConfig
     env: Environment | HostEnvironment
     env_params: EnvParams
+    default_params: EnvParams
     spec: EnvSpec
     vectorize: Callable[[int], VecEnv]
     policy: Policy
@@ -80,6 +82,7 @@ def make_components(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
+    change_env_params: Callable[[EnvParams], EnvParams] | None = None,
 ) -> Components:
     """Builds what a configuration describes; what is passed takes its place.
 
@@ -92,6 +95,7 @@ def make_components(
         advantage: `(rollout, hyperparams, config) -> Estimate`.
         optimizer: an `Optimizer`, or `(hyperparams) -> optax.GradientTransformation`.
         schedule: `(hyperparams, progress) -> hyperparams`.
+        change_env_params: `(default parameters) -> parameters`, where none are passed.
 
     Returns:
         The components.
@@ -114,7 +118,8 @@ def make_components(
 
     # environments first: everything else is made for their spaces
     made, default_params = _environment(config, env)
-    env_params = default_params if env_params is None else env_params
+    if env_params is None:
+        env_params = change_env_params(default_params) if change_env_params else default_params
     spec, vectorize = _vectorizer(config, made, env_params)
     parts = jax.tree.leaves(without_mask(spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
@@ -137,6 +142,7 @@ def make_components(
         config=config,
         env=made,
         env_params=env_params,
+        default_params=default_params,
         spec=spec,
         vectorize=vectorize,
         policy=policy,

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from purejaxppo.runs.folder import versions
+from purejaxppo.runs.identity import versions
 
 
 def paired_seconds(first: Callable, second: Callable, pairs: int) -> list[tuple[float, float]]:

@@ -57,7 +57,7 @@ def measure(task: str, core: str, seeds: int, total_timesteps: int | None) -> di
             total_timesteps=max(1, total_timesteps // config.batch_size) * config.batch_size
         )
     result = fit(config, seeds=seeds, env=env, env_params=env_params)
-    returns = final_returns(result.metrics, config.num_updates)
+    returns = final_returns(result.metrics)
     return {
         "final_return_mean": float(returns.mean()),
         "final_return_std": float(returns.std()),

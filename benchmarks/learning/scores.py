@@ -37,7 +37,7 @@ def measure(name: str, seeds: int, seed: int, total_timesteps: int | None) -> di
             total_timesteps=total_timesteps // config.batch_size * config.batch_size
         )
     result = fit(config, seeds=seeds, seed=seed)
-    returns = final_returns(result.metrics, config.num_updates)
+    returns = final_returns(result.metrics)
     return {
         "final_return_mean": float(returns.mean()),
         "final_return_std": float(returns.std()),

@@ -47,7 +47,7 @@ def returns(config: PPOConfig, seeds: int) -> tuple[np.ndarray, np.ndarray]:
     """Final return, and mean return over the run, of each seed."""
     metrics = fit(config, seeds=seeds).metrics
     mean = np.asarray(metrics.return_sum.sum(1) / metrics.episodes.sum(1))
-    return final_returns(metrics, config.num_updates), mean
+    return final_returns(metrics), mean
 
 
 def learning(config: PPOConfig, seeds: int) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def measure(name: str, total_timesteps: int) -> dict[str, Any]:
     spec = make_components(config).spec
     result = fit(config)
     package, limit = SHOWN[name]
-    final = float(final_returns(result.metrics, config.num_updates)[0])
+    final = float(final_returns(result.metrics)[0])
     return {
         "date": datetime.date.today().isoformat(),
         "package": package,

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from purejaxppo.config.coerce import parse_options
-from purejaxppo.config.rules import COUNT, SEED, option
+from purejaxppo.config.coerce import coerce, parse_options
+from purejaxppo.config.rules import COUNT, SEED, option, types_of
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.runs.options import AgentOptions, FilmOptions, FitOptions, Format, Options, Weights
@@ -343,16 +344,39 @@ def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any
         The configuration, and options by name.
 
     Raises:
-        ConfigError: no folder is named and there is no run in `runs/`.
+        ConfigError: there is no run in the folder that is named, nor in `runs/` if none is; or it
+            was begun with options that are not known here.
     """
-    from purejaxppo.runs.folder import is_run, newest_run, read_run
+    from purejaxppo.runs.folder import begun_in, is_run, newest_run, read_run
+    from purejaxppo.runs.paths import given_path
 
-    run_dir = first.run_dir or str(newest_run(first.env))
+    run_dir = str(newest_run(first.env) if first.run_dir is None else given_path(first.run_dir))
+    if not begun_in(run_dir):
+        raise ConfigError(
+            f"there is nothing to resume in {run_dir!r}: leave out --resume, or name the folder of "
+            "a run"
+        )
     own: dict[str, Any] = {"run_dir": run_dir}
     if is_run(run_dir):
         saved, run = read_run(run_dir)
-        own |= {name: run[name] for name in ("seeds", "seed", "algorithm") if name in run}
-        own |= run.get("options", {})
+        own |= {name: x for name, x in run.items() if name in ("seeds", "seed", "algorithm")}
+        own |= _kept_options(run_dir, run.get("options", {}))
         if first.preset is None and first.algorithm == TrainArgs.algorithm:
             base = saved.replace(env=first.env)
     return base, own
+
+
+def _kept_options(run_dir: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options in a `run.json`, of their declared types."""
+    known, kept = types_of(RunOptions), {}
+    for name, value in options.items():
+        try:
+            if name not in known:
+                raise ConfigError(f"unknown option {name!r}")
+            kept[name] = coerce(name, known[name], value, getattr(RunOptions, name))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{str(Path(run_dir) / 'run.json')!r} is damaged, or of another version ({error}): "
+                "go on with the version that has written it"
+            ) from error
+    return kept

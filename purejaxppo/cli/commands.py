@@ -117,11 +117,12 @@ def plot(argv: Sequence[str]) -> int:
     options = parse(PlotOptions, argv, "plot")
     from purejaxppo.report.plots import METADATA, plot_runs
     from purejaxppo.report.results import read_all
+    from purejaxppo.runs.paths import new_file
 
-    path = Path(options.out)
-    if path.suffix not in METADATA:
+    if Path(options.out).suffix not in METADATA:
         raise ConfigError(f"out={options.out!r} must end in {', '.join(METADATA)}: use curves.png")
-    plot_runs(path, read_all(options.runs), overwrite=options.overwrite)
+    runs, path = read_all(options.runs), new_file(options.out, options.overwrite)
+    plot_runs(path, runs, overwrite=options.overwrite)
     print(f"saved in {path}")
     return 0
 
@@ -169,9 +170,10 @@ def report(argv: Sequence[str]) -> int:
     from purejaxppo.report.page import make_page
     from purejaxppo.report.results import read_all
     from purejaxppo.runs.files import write_new
+    from purejaxppo.runs.paths import new_file
 
-    path = Path(options.out)
-    text = make_page(read_all(options.runs), path.parent)
+    runs, path = read_all(options.runs), new_file(options.out, options.overwrite)
+    text = make_page(runs, path.parent)
     # names of files may hold bytes that are no text
     write_new(path, options.overwrite, lambda file: file.write(text.encode("utf-8", "replace")))
     print(f"saved in {path}")

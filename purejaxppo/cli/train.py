@@ -20,14 +20,16 @@ from purejaxppo.cli.display import Display
 from purejaxppo.cli.signals import saying
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs.files import write_json
 from purejaxppo.runs.fit import FitResult, fit_of
-from purejaxppo.runs.folder import check_free, create_run_dir, versions
+from purejaxppo.runs.folder import check_free, create_run_dir, read_summary
+from purejaxppo.runs.identity import versions
 from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
 from purejaxppo.runs.metric_rows import final_returns
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import Plan, plan_of
-from purejaxppo.runs.writer import Problems
+from purejaxppo.runs.problems import Problems
 from purejaxppo.tuning import check_compiles, keep_compiled_programs
 from purejaxppo.types import Logger
 
@@ -140,13 +142,21 @@ def summarize(
         run_dir: the run folder.
     """
     # a seed that ended no episode has no return, and does not count in the means
-    returns = final_returns(result.metrics, config.num_updates)
+    returns = final_returns(result.metrics)
     finite = returns[np.isfinite(returns)]
     best = np.asarray(result.best.returns)
 
-    # of a resumed run, the speed is that of what was done now
+    # of a resumed run, times are those of what was done now; those of a run that was finished
+    # before are not known
     updates = int(result.metrics.episodes.shape[1])
     steps_now = options.seeds * (updates - result.resumed_at) * config.batch_size
+    times = {
+        "steps_per_second": steps_now / result.run_seconds,
+        "compile_seconds": result.compile_seconds,
+        "run_seconds": result.run_seconds,
+    }
+    if result.resumed_at and not steps_now:
+        times = dict.fromkeys(times)
     return {
         "env": config.env,
         "algorithm": options.algorithm,
@@ -158,9 +168,7 @@ def summarize(
         "final_return_std": float(finite.std()) if finite.size else None,
         "best_evaluations": [float(x) if np.isfinite(x) else None for x in best],
         "episodes": int(result.metrics.episodes.sum()),
-        "steps_per_second": steps_now / result.run_seconds,
-        "compile_seconds": result.compile_seconds,
-        "run_seconds": result.run_seconds,
+        **times,
         "run_dir": run_dir,
         "parameters": plan.parameters,
         "problems": result.problems,
@@ -174,7 +182,8 @@ def write_results(
 ) -> list[str]:
     """Writes the curve and the summary into the run folder.
 
-    Of a run that was finished before, the results stay, and `summary` becomes them.
+    Of a run that was finished before, the results stay, and `summary` becomes them; where they are
+    damaged or missing, they are made anew.
 
     Args:
         run_dir: the run folder.
@@ -187,8 +196,12 @@ def write_results(
     """
     problems, path = Problems(result.problems), run_dir / "summary.json"
     nothing_done = result.resumed_at == summary["timesteps"] // config.batch_size
-    if nothing_done and path.exists():
-        summary |= json.loads(path.read_text(encoding="utf-8"))
+    written = None
+    if nothing_done:
+        with contextlib.suppress(ConfigError):
+            written = read_summary(run_dir, summary["seeds"])
+    if written is not None and written["timesteps"] == summary["timesteps"]:
+        summary |= written
         return problems
 
     # a picture is no reason to lose the exit code of a run, whatever matplotlib raises: it wants
@@ -266,9 +279,9 @@ def results_table(summary: dict[str, Any]) -> Table:
         "final return": f"{final}  (mean ± std over {seeds})",
         "best evaluation": f"{np.mean(best):.1f}" if best else "",
         "episodes": f"{summary['episodes']:,}",
-        "steps/s": f"{summary['steps_per_second']:,.0f}",
-        "compile": f"{summary['compile_seconds']:.1f} s",
-        "run": f"{summary['run_seconds']:.1f} s",
+        "steps/s": _known(summary["steps_per_second"], ",.0f"),
+        "compile": _known(summary["compile_seconds"], ".1f", " s"),
+        "run": _known(summary["run_seconds"], ".1f", " s"),
         "saved in": summary["run_dir"],
     }
     table = Table(show_header=False, box=None)
@@ -276,3 +289,8 @@ def results_table(summary: dict[str, Any]) -> Table:
         if value:
             table.add_row(name, value)
     return table
+
+
+def _known(x: float | None, how: str, unit: str = "") -> str:
+    """Writes down a number with its unit; nothing where it is not known."""
+    return "" if x is None else f"{x:{how}}{unit}"

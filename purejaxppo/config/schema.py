@@ -245,10 +245,13 @@ class PPOConfig:
         Raises:
             OSError: the file cannot be written.
         """
+        Path(path).write_text(self.as_toml(), encoding="utf-8")
+
+    def as_toml(self) -> str:
+        """Returns every field as TOML, None as "none"."""
         import tomli_w
 
-        values = {k: "none" if v is None else v for k, v in self.to_dict().items()}
-        Path(path).write_text(tomli_w.dumps(values), encoding="utf-8")
+        return tomli_w.dumps({k: "none" if v is None else v for k, v in self.to_dict().items()})
 
     @classmethod
     def from_toml(cls, path: str | Path) -> PPOConfig:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
+import sys
 from pathlib import Path
 
 from purejaxppo.components import CustomEnv, CustomPolicy
 from purejaxppo.config.rules import check_choice
 from purejaxppo.errors import ConfigError
+from purejaxppo.export import numpy_policy
 from purejaxppo.export.formats import WRITERS
 from purejaxppo.export.inference import make_acting
 from purejaxppo.runs.agents import agent_of, load_components
-from purejaxppo.runs.files import check_new, write_new
+from purejaxppo.runs.files import write_new
+from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import Format, Weights
+from purejaxppo.runs.paths import given_path, new_file
+from purejaxppo.types import EnvParams
 
 
 def export_policy(
@@ -23,6 +30,7 @@ def export_policy(
     weights: Weights = "final",
     overwrite: bool = False,
     env: CustomEnv = None,
+    env_params: EnvParams = None,
     policy: CustomPolicy = None,
 ) -> Path:
     """Writes a trained policy to a file that runs without purejaxppo.
@@ -36,6 +44,7 @@ def export_policy(
         weights: "final", at the end of the run; or "best", by evaluation.
         overwrite: write over files that exist.
         env: the environment, if one was passed to training.
+        env_params: its parameters; None: those of the run.
         policy: the policy or linen module, if one was passed to training.
 
     Returns:
@@ -45,9 +54,10 @@ def export_policy(
         ConfigError: there is no such run or agent, a file exists or cannot be written, a package is
             missing, or the format cannot express this policy.
     """
-    # names first: writing a policy down takes seconds, refusing a name takes none
+    # mistakes first: writing a policy down takes seconds, refusing a name takes none
+    read_run(run_dir)
     files = _files(run_dir, format, out, overwrite)
-    components, agents = load_components(run_dir, weights, env, policy)
+    components, agents = load_components(run_dir, weights, env, policy, env_params)
     acting = make_acting(components, agent_of(agents, agent))
     contents = WRITERS[format](acting)
     for file, content in zip(files, contents, strict=True):
@@ -64,12 +74,42 @@ def _files(
         ConfigError: there is no such format, or a name will not do.
     """
     check_choice("format", format, WRITERS)
-    path = Path(run_dir) / f"policy.{format}" if out is None else Path(out)
-    if path.suffix != f".{format}":
-        raise ConfigError(f"out={str(path)!r} must end in .{format}: use policy.{format}")
-    if format == "npz" and not path.stem.isidentifier():
-        raise ConfigError(f"out={str(path)!r} must be a name that Python imports: use policy.npz")
-    files = [path, path.with_suffix(".py")] if format == "npz" else [path]
-    for file in files:
-        check_new(file, overwrite)
+    wanted = given_path(run_dir) / f"policy.{format}" if out is None else out
+    if Path(wanted).suffix != f".{format}":
+        raise ConfigError(f"out={str(wanted)!r} must end in .{format}: use policy.{format}")
+    files = [new_file(wanted, overwrite)]
+    if format == "npz":
+        files.append(new_file(files[0].with_suffix(".py"), overwrite))
+        _check_module(files[1], default=out is None)
     return files
+
+
+def _check_module(file: Path, default: bool) -> None:
+    """Refuses names under which Python would not import a module, or in place of another one.
+
+    Raises:
+        ConfigError: it is such a name.
+    """
+    name = file.stem
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ConfigError(f"out={name}.npz must be a name that Python imports: use policy.npz")
+    # names of files may be the same whatever their case
+    taken = name.lower() in {*map(str.lower, sys.stdlib_module_names), "numpy", "jax"}
+    if taken or (not default and _is_another_module(file)):
+        raise ConfigError(
+            f"out={name}.npz would put a {name}.py beside it, in place of the module {name}: use "
+            "policy.npz"
+        )
+
+
+def _is_another_module(file: Path) -> bool:
+    """Says whether Python would find a module of this name that is none of what is written here."""
+    try:
+        found = importlib.util.find_spec(file.stem)
+    except ValueError:  # it is imported, and from no file
+        return True
+    if found is None or found.origin is None:  # a folder gives way to a module
+        return False
+    origin = Path(found.origin)
+    reader = Path(numpy_policy.__file__).read_bytes()
+    return not (origin.is_file() and origin.read_bytes() == reader)

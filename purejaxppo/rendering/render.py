@@ -21,10 +21,11 @@ from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.errors import ConfigError
 from purejaxppo.rendering.gif import write_gif
 from purejaxppo.rendering.playback import Episode, play, play_on_host
-from purejaxppo.runs.agents import agent_of, load_components
-from purejaxppo.runs.files import check_new, write_whole
+from purejaxppo.runs.agents import agent_of, env_params_of, load_components
+from purejaxppo.runs.files import write_new
 from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import FilmOptions, Weights
+from purejaxppo.runs.paths import given_path, new_file
 from purejaxppo.types import EnvParams, EnvState
 
 HEADLESS = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MUJOCO_GL": "egl"}
@@ -48,6 +49,7 @@ def render(
     fps: int = 30,
     overwrite: bool = False,
     env: CustomEnv = None,
+    env_params: EnvParams = None,
     policy: CustomPolicy = None,
 ) -> Path:
     """Films one episode of a trained policy: most probable actions, statistics frozen.
@@ -65,6 +67,7 @@ def render(
         env: the environment, if one was passed to training. One that is written in JAX and has a
             method `frames(states, params)`, which gives a picture [H, W, 3] uint8 for each state,
             is drawn by it; one on the host must be made with `render_mode="rgb_array"`.
+        env_params: its parameters; None: those of the run.
         policy: the policy, if one was passed to training.
 
     Returns:
@@ -78,7 +81,7 @@ def render(
         out=None if out is None else str(out), agent=agent, weights=weights, seed=seed,
         max_steps=max_steps, fps=fps, overwrite=overwrite,
     )  # fmt: skip
-    return film(run_dir, options, env=env, policy=policy)[0]
+    return film(run_dir, options, env=env, env_params=env_params, policy=policy)[0]
 
 
 def film(
@@ -86,6 +89,7 @@ def film(
     options: FilmOptions,
     *,
     env: CustomEnv = None,
+    env_params: EnvParams = None,
     policy: CustomPolicy = None,
 ) -> tuple[Path, Episode]:
     """Films one episode of a trained policy, and keeps the episode.
@@ -94,6 +98,7 @@ def film(
         run_dir: a folder that `purejaxppo train` or `fit` wrote.
         options: which agent, which episode, and how it is filmed.
         env: the environment, if one was passed to training.
+        env_params: its parameters; None: those of the run.
         policy: the policy, if one was passed to training.
 
     Returns:
@@ -106,15 +111,17 @@ def film(
     """
     # mistakes first: nothing is loaded for a film that cannot be made
     _use_no_display()
-    config, _ = read_run(run_dir)
+    config, run = read_run(run_dir)
     name = config.env if env is None else getattr(env, "name", type(env).__name__)
     made, params = _make_drawn_env(config) if env is None else registry.find_env(env)
     artist, inside = find_artist(made, name)
     suffix = ".html" if hasattr(artist, "page") else ".gif"
     path = _destination(run_dir, options, suffix, name)
+    if not isinstance(made, HostEnvironment):
+        params = env_params_of(run_dir, run, env_params)(params)
 
     # the agent plays in the environment that draws, not in the vectorised one of training
-    components, agents = load_components(run_dir, options.weights, env, policy)
+    components, agents = load_components(run_dir, options.weights, env, policy, env_params)
     actor = actor_of(components, agent_of(agents, options.agent), deterministic=True)
     with _explain_missing(name):
         if isinstance(made, HostEnvironment):
@@ -122,7 +129,9 @@ def film(
         else:
             key = jax.random.key(options.seed)
             episode = play(actor, made, params, key, options.max_steps, inside)
-        write_whole(path, lambda file: _write(file, episode, artist, params, options.fps))
+        # the file may have come up meanwhile
+        writing = lambda file: _write(file, episode, artist, params, options.fps)  # noqa: E731
+        write_new(path, options.overwrite, writing)
     return path, episode
 
 
@@ -187,13 +196,10 @@ def _destination(run_dir: str | Path, options: FilmOptions, suffix: str, name: s
     Raises:
         ConfigError: it exists, has another kind of name, or no folder to be in.
     """
-    path = Path(run_dir, f"policy{suffix}") if options.out is None else Path(options.out)
-    if path.suffix != suffix:
-        raise ConfigError(f"out={str(path)!r}: {name} is filmed as {suffix}, use policy{suffix}")
-    check_new(path, options.overwrite)
-    if not path.parent.is_dir():
-        raise ConfigError(f"{str(path)!r} has no folder to be in: make {str(path.parent)!r} first")
-    return path
+    out = given_path(run_dir) / f"policy{suffix}" if options.out is None else options.out
+    if Path(out).suffix != suffix:
+        raise ConfigError(f"out={str(out)!r}: {name} is filmed as {suffix}, use policy{suffix}")
+    return new_file(out, options.overwrite)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from purejaxppo.report.results import (
     labels,
     train_command,
 )
+from purejaxppo.runs.files import read_bytes
 
 ENVS_IN_A_TITLE = 3
 ROWS_SHOWN = 12  # longer tables are folded
@@ -115,16 +116,20 @@ def _progress(run: Results) -> str:
 
 def _cards(run: Results) -> Html:
     """Returns the numbers to see first."""
-    final, summary, device = run.final_returns, run.summary or {}, run.about["device"]
+    final, device = run.final_returns, run.about["device"]
     seeds = f"--seeds {run.seeds} --seed {run.about['seed']}"
     begun = run.about.get("created", "")[:16].replace("T", " ")
-    seconds = {name: summary.get(f"{name}_seconds", np.nan) for name in ("compile", "run")}
+    summary = run.summary or {"compile_seconds": None, "run_seconds": None}
+    compiled, ran = (
+        UNKNOWN if seconds is None else number(seconds)
+        for seconds in (summary["compile_seconds"], summary["run_seconds"])
+    )
     cards = [
         ("final return, interquartile mean", number(float(iqm(final))), _interval(final)),
         ("final return, mean ± std over seeds", _mean_and_std(final), ""),
         ("steps of each seed", f"{run.steps:,}", seeds),
         ("steps/s, all seeds together", _speed(run), ""),
-        ("compiled in", f"{number(seconds['compile'])} s", f"then ran {number(seconds['run'])} s"),
+        ("compiled in", f"{compiled} s", f"then ran {ran} s"),
         ("device", f"{device['count']} {device['kind']}", begun),
     ]
     drawn = []
@@ -167,7 +172,7 @@ def _film(run: Results, page: Path) -> Html:
     gif, viewer = run.folder / "policy.gif", run.folder / "policy.html"
     parts = []
     if gif.exists():
-        data = base64.b64encode(gif.read_bytes()).decode()
+        data = base64.b64encode(read_bytes(gif)).decode()
         film = tag("img", src=f"data:image/gif;base64,{data}", alt="an episode of the policy")
         parts.append(tag("figure", film))
     if viewer.exists():
@@ -223,7 +228,8 @@ def _interval(returns: np.ndarray) -> str:
 
 
 def _speed(run: Results) -> str:
-    return f"{run.summary['steps_per_second']:,.0f}" if run.summary else UNKNOWN
+    speed = run.summary["steps_per_second"] if run.summary else None
+    return UNKNOWN if speed is None else f"{speed:,.0f}"
 
 
 # -- markup: all that is not HTML yet is escaped ---------------------------------------------------

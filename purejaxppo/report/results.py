@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,10 @@ from purejaxppo.config import presets
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder import read_metrics, read_rows, read_run
+from purejaxppo.runs.folder import read_evaluations, read_metrics, read_summary, read_whole_run
 from purejaxppo.runs.metric_rows import final_returns
+from purejaxppo.runs.paths import given_path
+from purejaxppo.runs.schemas import RunFile, SummaryFile
 from purejaxppo.types import Metrics
 
 FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]
@@ -38,11 +39,11 @@ class Results(NamedTuple):
 
     folder: Path
     config: PPOConfig
-    about: dict[str, Any]
+    about: RunFile
     metrics: Metrics
     eval_steps: np.ndarray
     eval_returns: np.ndarray
-    summary: dict[str, Any] | None
+    summary: SummaryFile | None
 
     @property
     def name(self) -> str:
@@ -69,9 +70,7 @@ class Results(NamedTuple):
     @property
     def final_returns(self) -> np.ndarray:
         """Computes the mean return in the last tenth, [seeds]; NaN where no episode ended."""
-        if self.summary is not None:
-            return np.array(self.summary["final_returns"], np.float64)
-        return final_returns(self.metrics, self.metrics.episodes.shape[1])
+        return final_returns(self.metrics)
 
 
 def read_results(run_dir: str | Path) -> Results:
@@ -86,22 +85,14 @@ def read_results(run_dir: str | Path) -> Results:
     Raises:
         ConfigError: it holds no run, or a damaged one.
     """
-    folder = Path(run_dir)
-    config, about = read_run(folder)
-    # a file of it may be cut short, or written by hand
-    try:
-        summary = folder / "summary.json"
-        text = summary.read_text(encoding="utf-8") if summary.exists() else "null"
-        steps, returns = _evaluations(folder / "evaluations.jsonl", about["seeds"])
-        metrics = read_metrics(folder)
-        run = Results(folder, config, about, metrics, steps, returns, json.loads(text))
-        # a run that was stopped and goes on has the summary of its first part
-        stale = run.summary is not None and run.summary["timesteps"] < run.steps
-        return run._replace(summary=None) if stale else run
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"the run in {str(folder)!r} is damaged ({type(error).__name__}: {error}): leave it out"
-        ) from error
+    folder = given_path(run_dir)
+    config, about = read_whole_run(folder)
+    evaluations = read_evaluations(folder, about["seeds"])
+    summary = read_summary(folder, about["seeds"])
+    run = Results(folder, config, about, read_metrics(folder), *evaluations, summary)
+    # a run that was stopped and goes on has the summary of its first part
+    stale = summary is not None and summary["timesteps"] < run.steps
+    return run._replace(summary=None) if stale else run
 
 
 def read_all(run_dirs: Sequence[str]) -> list[Results]:
@@ -119,14 +110,6 @@ def read_all(run_dirs: Sequence[str]) -> list[Results]:
     if not run_dirs:
         raise ConfigError("no run is named: give one or more run folders, such as runs/*")
     return [read_results(run_dir) for run_dir in run_dirs]
-
-
-def _evaluations(path: Path, seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads steps [evaluations] and mean returns [seeds, evaluations], NaN where one is missing."""
-    rows = {(row["step"], row["seed"]): row["return_mean"] for row in read_rows(path)}
-    steps = sorted({step for step, _ in rows})
-    table = [[rows.get((step, seed)) for step in steps] for seed in range(seeds)]
-    return np.array(steps, int), np.array(table, np.float64)
 
 
 def by_env(runs: Sequence[Results]) -> dict[str, list[Results]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,23 @@ from purejaxppo.config.rules import check_choice
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.runs import checkpoint
+from purejaxppo.runs.env_params import with_params
+from purejaxppo.runs.files import damaged
 from purejaxppo.runs.folder import read_run
 from purejaxppo.runs.options import Weights
+from purejaxppo.runs.paths import given_path
+from purejaxppo.runs.schemas import ActingFile
 from purejaxppo.train import learner_of
-from purejaxppo.types import Action, Array, LearnerState, Normalizers, Obs, Params, PyTree
+from purejaxppo.types import (
+    Action,
+    Array,
+    EnvParams,
+    LearnerState,
+    Normalizers,
+    Obs,
+    Params,
+    PyTree,
+)
 
 FILES = {"final": "agents.npz", "best": "best.npz"}
 
@@ -93,6 +107,7 @@ def load_agents(
     weights: Weights = "final",
     *,
     env: CustomEnv = None,
+    env_params: EnvParams = None,
     policy: CustomPolicy = None,
 ) -> tuple[PPOConfig, Agents]:
     """Loads the configuration and the trained agents of a run folder, for `make_act`.
@@ -101,6 +116,7 @@ def load_agents(
         run_dir: a folder that `purejaxppo train` or `fit` wrote.
         weights: "final", at the end of the run; or "best", by evaluation.
         env: the environment, if one was passed to training.
+        env_params: its parameters; None: those of the run.
         policy: the policy, if one was passed to training.
 
     Returns:
@@ -110,12 +126,16 @@ def load_agents(
     Raises:
         ConfigError: the folder holds no such agents, or those of another network.
     """
-    _, agents = load_components(run_dir, weights, env, policy)
-    return read_run(run_dir)[0], agents
+    components, agents = load_components(run_dir, weights, env, policy, env_params)
+    return components.config, agents
 
 
 def load_components(
-    run_dir: str | Path, weights: Weights, env: CustomEnv = None, policy: CustomPolicy = None
+    run_dir: str | Path,
+    weights: Weights,
+    env: CustomEnv = None,
+    policy: CustomPolicy = None,
+    env_params: EnvParams = None,
 ) -> tuple[Components, Agents]:
     """Builds the components of a run that is written, and loads its agents.
 
@@ -124,6 +144,7 @@ def load_components(
         weights: "final", at the end of the run; or "best", by evaluation.
         env: the environment, if one was passed to training.
         policy: the policy, if one was passed to training.
+        env_params: its parameters; None: those of the run.
 
     Returns:
         The components, and agents with a leading axis of seeds.
@@ -133,26 +154,67 @@ def load_components(
     """
     check_choice("weights", weights, FILES)
     config, run = read_run(run_dir)
-    for kind, passed in (("env", env), ("policy", policy)):
+    path = given_path(run_dir) / FILES[weights]
+    passed = {"env": env, "policy": policy}
+    for kind, part in passed.items():
         name = run.get("own", {}).get(f"own {kind}")
-        if name is not None and passed is None:
-            raise ConfigError(
-                f"{str(run_dir)!r} was trained with {kind}={name} in place of what its "
-                f"configuration describes: pass it as {kind}=..., from Python"
-            )
-    path = Path(run_dir) / FILES[weights]
-    if not path.exists():
+        if name is not None and part is None:
+            raise _must_be_passed(run_dir, kind, name)
+    if not os.path.lexists(path):
         how = "train with --eval-every" if weights == "best" else "finish it with --resume"
         raise ConfigError(f"{str(run_dir)!r} holds no {path.name}: {how}")
 
     # the file is compared with what the configuration would train
-    components = make_components(config, env=env, policy=policy)
+    change = env_params_of(run_dir, run, env_params)
+    components = make_components(config, env=env, policy=policy, change_env_params=change)
     state = jax.eval_shape(learner_of(components).init, jax.random.key(0))
     try:
         agents, _ = checkpoint.load(path, with_seeds(Agents.of(state), run["seeds"]))
     except checkpoint.Damaged as error:
         raise ConfigError(f"{error}: train again, or use a copy of it") from error
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read ({error.strerror})") from error
     return components, jax.tree.map(jnp.asarray, agents)
+
+
+def env_params_of(
+    run_dir: str | Path, run: ActingFile, passed: EnvParams
+) -> Callable[[EnvParams], EnvParams]:
+    """Returns what makes the environment's parameters of a run of the environment's own.
+
+    Args:
+        run_dir: a folder that `purejaxppo train` or `fit` wrote.
+        run: its `run.json`.
+        passed: parameters to use in place of the run's; None: the run's.
+
+    Returns:
+        `(default parameters) -> parameters`.
+
+    Raises:
+        ConfigError: the run does not keep them, so that they must be passed.
+    """
+    kept, described = run.get("env_params"), run.get("own", {}).get("env_params")
+    if passed is not None:
+        return lambda defaults: passed
+    if kept is None and described is not None:
+        raise _must_be_passed(run_dir, "env_params", described)
+    if kept is None:
+        return lambda defaults: defaults
+
+    def change(defaults: EnvParams) -> EnvParams:
+        try:
+            return with_params(kept, defaults)
+        except ConfigError as error:
+            raise damaged(given_path(run_dir) / "run.json", error) from error
+
+    return change
+
+
+def _must_be_passed(run_dir: str | Path, kind: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"{str(run_dir)!r} was trained with {kind}={what} in place of what its "
+        f"configuration describes: pass it as {kind}=..., from Python"
+    )
 
 
 def load_policy(
@@ -162,6 +224,7 @@ def load_policy(
     deterministic: bool = True,
     *,
     env: CustomEnv = None,
+    env_params: EnvParams = None,
     policy: CustomPolicy = None,
 ) -> Callable[[jax.Array, Obs], Action]:
     """Loads a trained policy of a run folder as one compiled function, statistics frozen.
@@ -172,6 +235,7 @@ def load_policy(
         weights: "final", at the end of the run; or "best", by evaluation.
         deterministic: the most probable action rather than a sampled one.
         env: the environment, if one was passed to training.
+        env_params: its parameters; None: those of the run.
         policy: the policy, if one was passed to training.
 
     Returns:
@@ -182,7 +246,7 @@ def load_policy(
         ConfigError: the folder holds no such agents, or those of another network; no such agent; or
             the policy has a memory: `make_actor` passes it in and out.
     """
-    components, agents = load_components(run_dir, weights, env, policy)
+    components, agents = load_components(run_dir, weights, env, policy, env_params)
     return jax.jit(act_of(components, agent_of(agents, agent), deterministic))
 
 

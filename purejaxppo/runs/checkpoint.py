@@ -7,9 +7,11 @@ path in the tree, and a manifest in JSON with what arrays cannot say.
 from __future__ import annotations
 
 import json
+import stat
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,12 @@ import numpy as np
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.files import write_whole
+from purejaxppo.runs.schemas import Manifest, misfit, parse_json
 from purejaxppo.types import PyTree
 
 FORMAT = 1
 MANIFEST = "manifest"
+LARGEST_MANIFEST = 2**24  # bytes; a hundred for each leaf, and the configuration
 
 
 class Damaged(Exception):
@@ -62,39 +66,96 @@ def load(path: Path, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
         OSError: it cannot be read.
         ConfigError: it holds another tree (the first difference is named), or has another format.
     """
-    found, about = _read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     expected = {jax.tree_util.keystr(where): leaf for where, leaf in leaves}
-    # leaves are compared by name, so that a message can say which part of the tree is another
-    for name in [*expected, *found]:
-        there, here = _describe(found.get(name)), _describe(expected.get(name))
-        if there != here:
-            raise ConfigError(
-                f"{str(path)!r} does not fit: it has {there} at {name}, and this run has {here}"
-            )
-    return jax.tree_util.tree_unflatten(structure, [found[name] for name in expected]), about
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the leaves by name, and the plain values beside them."""
+    # a pipe or a device has no end
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Damaged(f"{str(path)!r} is no file")
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}  # read to the end: CRCs are checked
-        manifest = json.loads(arrays.pop(MANIFEST).tobytes())
-        # the format comes first: a later one may keep its leaves otherwise
-        if manifest["format"] != FORMAT:
-            raise ConfigError(
-                f"{str(path)!r} has format {manifest['format']}, this version reads {FORMAT}: "
-                "use the version of purejaxppo that wrote it"
-            )
-        kinds = manifest["kinds"]
-        if kinds.keys() != arrays.keys():
-            raise Damaged(f"{str(path)!r} lacks arrays")
-        return {name: _from_numpy(kinds[name], arrays[name]) for name in kinds}, manifest["about"]
-    except (FileNotFoundError, PermissionError, ConfigError, Damaged):
+        with open(path, "rb") as raw, zipfile.ZipFile(raw) as file:
+            manifest = _manifest(path, file)
+            found = {name: _outline(file, name, kind) for name, kind in manifest["kinds"].items()}
+            # leaves are compared by name, so that a message can say which part of the tree is
+            # another; and before they are read: a small file can be packed with gigabytes
+            for name in [*expected, *found]:
+                there, here = _describe(found.get(name)), _describe(expected.get(name))
+                if there != here:
+                    _check_bits(file, f"{name}.npy" if name in found else None)
+                    raise ConfigError(
+                        f"{str(path)!r} does not fit: it has {there} at {name}, and this run has "
+                        f"{here}"
+                    )
+            arrays = [_from_numpy(manifest["kinds"][name], _array(file, name)) for name in expected]
+    except (OSError, ConfigError, Damaged):
         raise
     except Exception as error:  # zip, zlib and JSON raise dozens of kinds on a damaged file
         raise Damaged(f"{str(path)!r} is damaged ({type(error).__name__})") from error
+    return jax.tree_util.tree_unflatten(structure, arrays), manifest["about"]
+
+
+def _manifest(path: Path, file: zipfile.ZipFile) -> dict[str, Any]:
+    """Reads what a file says of its arrays.
+
+    Raises:
+        Damaged: it says nothing, or of others than it has.
+        ConfigError: it has another format.
+    """
+    with file.open(f"{MANIFEST}.npy") as member:
+        (size,), _ = _header(member)
+        if size > LARGEST_MANIFEST:
+            raise Damaged(f"{str(path)!r} has a manifest of {size:,} bytes")
+    # numbers that are not finite are what evaluations may give
+    manifest: Any = parse_json(_array(file, MANIFEST).tobytes(), finite=False)
+    # the format comes first: a later one may keep its leaves otherwise
+    if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
+        raise ConfigError(
+            f"{str(path)!r} has format {manifest['format']}, this version reads {FORMAT}: "
+            "use the version of purejaxppo that wrote it"
+        )
+    words = misfit(manifest, Manifest, "the manifest")
+    if words is not None:
+        raise Damaged(f"{str(path)!r} is damaged ({words})")
+    if {f"{name}.npy" for name in (*manifest["kinds"], MANIFEST)} != set(file.namelist()):
+        raise Damaged(f"{str(path)!r} lacks arrays")
+    return manifest
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Reads shape and dtype of an array, up to where its numbers begin."""
+    version = np.lib.format.read_magic(member)
+    if version != (1, 0):  # that of every array that `save` writes, and short
+        raise Damaged(f"{member.name!r} is damaged (version {version})")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    return shape, dtype
+
+
+def _outline(file: zipfile.ZipFile, name: str, kind: str) -> jax.ShapeDtypeStruct:
+    """Returns shape and dtype of a leaf, of which its header alone is read."""
+    with file.open(f"{name}.npy") as member:
+        shape, dtype = _header(member)
+    stored = jax.ShapeDtypeStruct(shape, dtype)
+    if kind.startswith("key "):
+        return jax.eval_shape(lambda x: _from_numpy(kind, x), stored)
+    if jnp.dtype(kind).itemsize != dtype.itemsize:
+        raise Damaged(f"{name} is damaged ({dtype} cannot be {kind})")
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(kind))
+
+
+def _array(file: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Reads an array to its end, which checks its CRC."""
+    with file.open(f"{name}.npy") as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):
+            raise Damaged(f"{name} is longer than it says")
+    return array
+
+
+def _check_bits(file: zipfile.ZipFile, member: str | None) -> None:
+    """Raises what zip raises where a member is damaged, which then says nothing about its tree."""
+    if member is not None and file.getinfo(member).compress_type == zipfile.ZIP_STORED:
+        with file.open(member) as raw:
+            while raw.read(2**20):
+                pass
 
 
 def _as_numpy(leaf: Any) -> tuple[str, np.ndarray]:

@@ -86,7 +86,9 @@ def evaluate_of(
         key_reset, key = jax.random.split(key)
         env_state, obs = vec_env.reset(key_reset, params)
         result = Evaluation(
-            jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool)
+            jnp.zeros(episodes, jnp.float32),
+            jnp.zeros(episodes, jnp.int32),
+            jnp.zeros(episodes, bool),
         )
         start = jnp.ones(episodes, bool)
 
@@ -109,7 +111,7 @@ def evaluate_of(
             return (loop[0] < LONGEST) & ~loop[-1].ended.all()
 
         carry = actor.initial_carry((episodes,))
-        loop = 0, env_state, obs, start, carry, result
+        loop = jnp.int32(0), env_state, obs, start, carry, result
         return jax.lax.while_loop(going_on, step, loop)[-1]
 
     return evaluate, vec_env.close

@@ -1,58 +1,107 @@
-"""Files that are written whole or not at all, and files of rows that grow."""
+"""Files that are written whole or not at all, files of rows that grow, and how both are read."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.runs.paths import cannot_write, new_file
+from purejaxppo.runs.schemas import misfit, parse_json, parse_row
 from purejaxppo.types import Row
+
+OPENS_FOLDERS = os.name != "nt"
+
+PARTIAL = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.partial")
+"""Temporary names, with the name that the file is to have; those of 0.1.0 have no number."""
+
+# -- written whole -------------------------------------------------------------------------------
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file under a temporary name, and gives it its own once it is on the disk.
 
     Args:
-        path: the file.
+        path: the file; where it is a link, the link is replaced, not what it names.
         write: `(file)`, writes the content to a file that is open for bytes.
 
     Raises:
         OSError: it cannot be written; nothing is left of it, and what was there before stays.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
+    # a name of its own, which nobody has made before: two writers do not meet, links do no harm
+    partial = path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.partial")
+    with open(partial, "xb") as file:
+        try:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    # the new name is an entry of the folder, which has to reach the disk as well
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            file.close()  # which Windows wants before it renames
+            os.replace(partial, path)
+        except BaseException:
+            file.close()
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
 
 
-def check_new(path: Path, overwrite: bool) -> None:
-    """Refuses a file that exists and is not to be overwritten.
+def sync_folder(folder: Path) -> None:
+    """Returns once the names in a folder are on the disk, where the platform can say so.
 
     Args:
-        path: the file.
-        overwrite: whether it may exist.
+        folder: the folder.
 
     Raises:
-        ConfigError: it exists and may not.
+        OSError: they could not be written.
     """
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{str(path)!r} exists: name another with --out, or pass --overwrite")
+    if not OPENS_FOLDERS:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def left_over(path: Path, names: re.Pattern[str]) -> bool:
+    """Says whether a file is what a killed process has left of one of these files.
+
+    Args:
+        path: what is found in a folder; links and folders are not ours.
+        names: of files that are written whole.
+    """
+    found = PARTIAL.fullmatch(path.name)
+    return found is not None and names.fullmatch(found[1]) is not None and _is_regular(path)
+
+
+def remove_left_overs(folder: Path, names: re.Pattern[str]) -> None:
+    """Removes what killed processes have left of files that are written whole.
+
+    Args:
+        folder: where; folders and links in it are left alone.
+        names: of the files.
+    """
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if left_over(path, names):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def write_new(path: Path, overwrite: bool, write: Callable[[IO[bytes]], object]) -> None:
@@ -66,11 +115,11 @@ def write_new(path: Path, overwrite: bool, write: Callable[[IO[bytes]], object])
     Raises:
         ConfigError: it exists and may not, or it cannot be written.
     """
-    check_new(path, overwrite)
+    path = new_file(path, overwrite)
     try:
         write_whole(path, write)
     except OSError as error:
-        raise ConfigError(f"{str(path)!r} cannot be written ({error}): name another") from error
+        raise cannot_write(path, error) from error
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
@@ -87,6 +136,123 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+# -- read ----------------------------------------------------------------------------------------
+
+
+def damaged(path: Path, what: object) -> ConfigError:
+    """Makes the error that says what is wrong with a file of a run folder.
+
+    Args:
+        path: the file.
+        what: in words.
+    """
+    return ConfigError(f"{str(path)!r} is damaged ({what}): put back what purejaxppo has written")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file of a run folder, for bytes.
+
+    Args:
+        path: the file, which is there.
+
+    Yields:
+        The file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        # what is no file may have no end, or never begin
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{str(path)!r} is no file: put back what purejaxppo has written")
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"{str(path)!r} cannot be read ({why}): make it readable") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a file of a run folder.
+
+    Args:
+        path: the file, which is there.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    with opened(path) as file:
+        return file.read()
+
+
+def read_json(path: Path, declared: Any) -> Any:
+    """Reads a file of JSON.
+
+    Args:
+        path: the file, which is there.
+        declared: what it must hold, see `misfit`.
+
+    Returns:
+        The value.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
+    try:
+        value = parse_json(read_bytes(path))
+        words = misfit(value, declared)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise damaged(path, error) from error
+    if words is not None:
+        raise damaged(path, words)
+    return value
+
+
+def read_lines(path: Path) -> Iterator[tuple[bytes, Row]]:
+    """Yields the rows of a file of JSON Lines, None for numbers that were not finite.
+
+    Args:
+        path: the file; one that does not exist has no rows.
+
+    Yields:
+        Each row behind its line, but for a last one that was cut short.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line of it is no row.
+    """
+    if not os.path.lexists(path):
+        return
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):  # cut short by a kill
+                return
+            try:
+                row = parse_row(line)
+            except ValueError as error:
+                raise damaged_line(path, number, error) from error
+            yield line, row
+
+
+def damaged_line(path: Path, number: int, what: object) -> ConfigError:
+    """Makes the error that says what is wrong with a line of a file of rows.
+
+    Args:
+        path: the file.
+        number: of the line, counted from 1.
+        what: in words.
+    """
+    return ConfigError(
+        f"line {number} of {str(path)!r} is damaged ({what}): repair or delete it, or start a new "
+        "run"
+    )
+
+
+# -- files that grow -----------------------------------------------------------------------------
+
+
 class JsonLinesFile:
     """A file of JSON Lines that grows while a run goes on: rows in the order of their steps.
 
@@ -99,14 +265,34 @@ class JsonLinesFile:
 
     Raises:
         OSError: it cannot be opened.
-        ConfigError: a row in it cannot be read.
+        ConfigError: a row in it cannot be read, or it is a link: what is cut off would be cut from
+            another file.
     """
 
     def __init__(self, path: Path, step: int):
-        self._pending = b""
-        self._end = _end_of_rows(path, step) if path.exists() else 0
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._path, self._pending, self._end = path, b"", 0
+        if os.path.lexists(path):
+            if not _is_regular(path) or path.lstat().st_nlink > 1:
+                raise ConfigError(
+                    f"{str(path)!r} is a link, or no file: put a copy of the file in its place"
+                )
+            for line, row in read_lines(path):
+                if row["step"] > step:
+                    break
+                self._end += len(line)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # where there is such a thing
+            flags |= getattr(os, name, 0)
+        self._file = open(os.open(path, flags, 0o666), "ab", buffering=0)  # noqa: SIM115
         self._file.truncate(self._end)
+
+    @property
+    def lost(self) -> bool:
+        """Says whether the file is no longer where it was made: deleted, moved or replaced."""
+        try:
+            return not os.path.samestat(os.fstat(self._file.fileno()), self._path.lstat())
+        except OSError as error:
+            return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
     def write(self, rows: Iterable[Row]) -> None:
         """Appends rows.
@@ -150,26 +336,3 @@ def _encode_row(row: Row) -> bytes:
         }
         text = json.dumps(finite)
     return text.encode() + b"\n"
-
-
-def _end_of_rows(path: Path, step: int) -> int:
-    """Finds where the rows up to a step end, in bytes.
-
-    Raises:
-        ConfigError: a line before that cannot be read.
-    """
-    end = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):  # cut short by a kill
-                break
-            try:
-                if json.loads(line)["step"] > step:
-                    break
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"line {number} of {str(path)!r} is damaged: repair or delete it, or start a "
-                    "new run"
-                ) from error
-            end += len(line)
-    return end

@@ -29,9 +29,10 @@ from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.agents import Agents, Best, better
 from purejaxppo.runs.compiled import UPDATES_PER_CHUNK, Programs, compile_run
+from purejaxppo.runs.env_params import plain_params
 from purejaxppo.runs.evaluate import Evaluation, compile_evaluate
-from purejaxppo.runs.folder import describe_custom, to_plain
-from purejaxppo.runs.metric_rows import evaluation_rows, metrics_rows
+from purejaxppo.runs.identity import describe_custom, to_plain
+from purejaxppo.runs.metric_rows import evaluation_rows, metrics_rows, numeric_problems
 from purejaxppo.runs.options import FitOptions, fit_options
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.runs.writer import CheckpointInfo, RunWriter
@@ -64,7 +65,8 @@ class FitResult(NamedTuple):
         run_seconds: everything after.
         resumed_at: updates that were done before.
         stopped: number of the signal that ended it before its last update, or None.
-        problems: what went wrong around the training (files, callbacks), a line each.
+        problems: what went wrong around the training (files, callbacks), and with its numbers
+            (gradient steps that were left out), a line each.
     """
 
     state: LearnerState
@@ -113,7 +115,8 @@ def fit(
         seeds: agents trained side by side.
         seed: of the random key that every agent's is split from.
         run_dir: folder for the results; None: nothing is written.
-        resume: go on with the run in run_dir from its last checkpoint, if it holds one.
+        resume: go on with the run in run_dir from its last checkpoint; if there is no such folder
+            or nothing in it, begin there, so that a script can be started again and again.
         checkpoint_every: steps of each agent between checkpoints, rounded up to whole updates;
             None: once a minute.
         keep_checkpoints: how many of the last checkpoints stay.
@@ -129,7 +132,8 @@ def fit(
         about: plain values to keep in the folder's `run.json`.
         env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
             one that `config` names.
-        env_params: its parameters; None: its defaults.
+        env_params: its parameters; None: its defaults. Numbers and small arrays are kept with the
+            run, and loaded with it.
         policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
             the network that `config` describes.
         objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
@@ -205,8 +209,9 @@ def fit_of(
         if learner.close is not None:
             stack.callback(learner.close)
         check_seeds(learner, options.seeds)
-        parts = describe_custom(custom)
-        writer = RunWriter(config, options, callbacks, to_plain(about or {}), parts)
+        parts, given = describe_custom(custom), components.custom.get("env_params")
+        kept = None if given is None else plain_params(given, components.default_params)
+        writer = RunWriter(config, options, callbacks, to_plain(about or {}), parts, kept)
         stack.callback(writer.close)
 
         # everything is compiled before the first step, so that times are measured apart
@@ -220,9 +225,12 @@ def fit_of(
             run.begin(learner)
             state = run.train(stop.received)
     finished = time.perf_counter()
+    metrics = run.metrics()
+    for problem in numeric_problems(metrics):
+        writer.problems.report(problem)
     return FitResult(
         state,
-        run.metrics(),
+        metrics,
         run.best,
         compiled - started,
         finished - compiled,
@@ -275,6 +283,7 @@ class Run:
         empty = jax.tree.map(lambda x: np.empty((options.seeds, 0), x.dtype), programs.metrics)
         self._parts: list[Metrics] = [empty]
         self._evaluation: list[float] | None = None
+        self._warned = False
         self.begun = self.done = 0
         self.best: Best = jax.eval_shape(Best.unscored, programs.template)
 
@@ -313,19 +322,32 @@ class Run:
                 tree["state"] = tree["state"].replace(**new)
             self._state = tree["state"]
 
-        # rows go on where the checkpoint stands
-        self._writer.open(self.done * self._config.batch_size)
+        # rows go on where the checkpoint stands; all are read before one is cut off
         if self.done and self._writer.folder is not None:
-            logged = self._writer.logged_metrics(self.done)
-            names = set(self._parts[0].extra)
-            if logged.extra.keys() != names:
-                raise ConfigError(
-                    f"the run in {str(self._writer.folder)!r} has logged values named "
-                    f"{sorted(logged.extra)}, not {sorted(names)}: go on with its own objective, "
-                    "or train into another folder"
-                )
-            self._parts.append(logged)
+            self._parts.append(self._logged())
+        self._writer.open(self.done * self._config.batch_size)
         self._saved = time.perf_counter()
+
+    def _logged(self) -> Metrics:
+        """Returns the metrics of the updates that were done before, as the program gives them."""
+        logged, empty = self._writer.logged_metrics(self.done), self._parts[0]
+        names, where = set(empty.extra), str(self._writer.folder)
+        if logged.extra.keys() != names:
+            raise ConfigError(
+                f"the run in {where!r} has logged values named {sorted(logged.extra)}, not "
+                f"{sorted(names)}: go on with its own objective, or train into another folder"
+            )
+
+        def as_given(column: np.ndarray, like: np.ndarray) -> np.ndarray:
+            whole = np.issubdtype(like.dtype, np.integer)
+            if whole and not (np.isfinite(column) & (column == np.trunc(column))).all():
+                raise ConfigError(
+                    f"metrics.jsonl in {where!r} has numbers that are not whole where others "
+                    "cannot be: put the rows back, or train into another folder"
+                )
+            return column.astype(like.dtype)
+
+        return jax.tree.map(as_given, logged, empty)
 
     @property
     def going_on(self) -> bool:
@@ -418,6 +440,12 @@ class Run:
         seconds, self._ready = now - max(chunk.dispatched, self._ready), now
         wanted = max(1, round(SECONDS_PER_CHUNK * chunk.length / seconds))
         self._length = min(2 * chunk.length, wanted)
+
+        # what is left out is said as soon as it is seen, and at the end with its share
+        words = numeric_problems(part)
+        if words and not self._warned:
+            self._warned = True
+            self._writer.problems.note(words[0])
 
         # rows before the checkpoint: resuming must find all that came before it
         self._parts.append(part)

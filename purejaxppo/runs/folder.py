@@ -8,27 +8,47 @@ checkpoints/       the last whole states, one file each, named by the updates do
 agents.npz         parameters and statistics at the end; best.npz: the best by evaluation
 curve.png          return against steps
 summary.json       the results
+.lock              empty; who trains here holds it, and it stays
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import os
-import platform
+import re
+import tomllib
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
+import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.ppo.optimizer import Optimizer
-from purejaxppo.runs.files import write_json
-from purejaxppo.runs.metric_rows import metrics_from_rows
-from purejaxppo.types import Metrics
+from purejaxppo.runs.files import (
+    damaged,
+    damaged_line,
+    left_over,
+    read_bytes,
+    read_json,
+    read_lines,
+    write_json,
+    write_whole,
+)
+from purejaxppo.runs.lock import LOCK
+from purejaxppo.runs.metric_rows import SCALARS, metrics_from_rows
+from purejaxppo.runs.paths import given_path
+from purejaxppo.runs.schemas import MOST_SEEDS, ActingFile, RunFile, SummaryFile, wrong_column
+from purejaxppo.types import Metrics, Row
+
+BEGINNING = re.compile(r"run\.json|config\.toml")
+"""Files that are written before all others, `config.toml` last."""
+
+WHOLE = re.compile(BEGINNING.pattern + r"|(agents|best)\.npz|curve\.png|summary\.json|wandb\.json")
+"""Files that are written whole; a killed process may leave a part of one."""
+
+CHECKPOINT = re.compile(r"[0-9]{10,}\.npz")
+"""Files of the folder `checkpoints`, by the updates done."""
 
 # -- beginning a run ------------------------------------------------------------------------------
 
@@ -39,7 +59,19 @@ def is_run(run_dir: str | Path | None) -> bool:
     Args:
         run_dir: the folder, which need not exist; None is no run.
     """
-    return run_dir is not None and (Path(run_dir) / "config.toml").exists()
+    return run_dir is not None and os.path.lexists(Path(run_dir) / "config.toml")
+
+
+def begun_in(run_dir: str | Path) -> bool:
+    """Says whether a folder holds a run, or what is left of one that was killed before it began.
+
+    Args:
+        run_dir: the folder, which need not exist.
+
+    Raises:
+        ConfigError: it cannot be looked into.
+    """
+    return is_run(run_dir) or bool(_names_in(Path(run_dir)))
 
 
 def check_free(run_dir: str | Path, resume: bool = False) -> None:
@@ -52,13 +84,34 @@ def check_free(run_dir: str | Path, resume: bool = False) -> None:
     Raises:
         ConfigError: it is a file, or not empty.
     """
-    path = Path(run_dir)
-    left = {"run.json", "run.json.partial", "config.toml.partial"} if resume else set()
-    if path.exists() and (not path.is_dir() or {p.name for p in path.iterdir()} - left):
+    path = given_path(run_dir)
+    others = [
+        name for name in _names_in(path)
+        if name != LOCK and not (resume and _is_beginning(path / name))
+    ]  # fmt: skip
+    if os.path.lexists(path) and (not os.path.isdir(path) or others):
+        what = "holds no run to go on with" if resume else "exists"
         raise ConfigError(
-            f"run folder {str(path)!r} exists and is not empty: name another with --run-dir, or "
-            "go on with what it holds with --resume"
+            f"run folder {str(path)!r} {what} and is not empty: name another with --run-dir"
+            + ("" if resume else ", or go on with what it holds with --resume")
         )
+
+
+def _is_beginning(path: Path) -> bool:
+    """Says whether a file is written before `config.toml` is, which says that a run has begun."""
+    return path.name == "run.json" or left_over(path, BEGINNING)
+
+
+def _names_in(path: Path) -> list[str]:
+    """Returns the names in a folder; none if there is no folder."""
+    try:
+        return os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigError(
+            f"run folder {str(path)!r} cannot be read ({error.strerror}): name another"
+        ) from error
 
 
 def create_run_dir(run_dir: str | Path | None, env: str, resume: bool = False) -> Path:
@@ -77,7 +130,7 @@ def create_run_dir(run_dir: str | Path | None, env: str, resume: bool = False) -
     """
     if run_dir is not None:
         check_free(run_dir, resume)
-        path = Path(run_dir)
+        path = given_path(run_dir)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -125,88 +178,7 @@ def _stem(env: str) -> str:
     return env.replace("/", "-").replace(":", "-")
 
 
-def lock(folder: Path) -> int | None:
-    """Takes a folder for this process, until the file descriptor that it returns is closed.
-
-    The operating system gives it free when the process dies, however it dies.
-
-    Args:
-        folder: the run folder, which exists.
-
-    Returns:
-        An open file descriptor of the folder; None on platforms without `fcntl`, which have no
-        lock that leaves nothing behind in the folder: there, two processes are not kept apart.
-
-    Raises:
-        ConfigError: another process has it.
-    """
-    try:
-        import fcntl  # not on Windows, where everything else in this module can be imported
-    except ImportError:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ConfigError(
-            f"another process trains in {str(folder)!r}: wait for it, or name another folder"
-        ) from error
-    return descriptor
-
-
 # -- what a run is begun with ---------------------------------------------------------------------
-
-
-def to_plain(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns values as JSON gives them back: tuples as lists, for example.
-
-    Args:
-        about: values by name.
-
-    Raises:
-        ConfigError: JSON cannot hold them.
-    """
-    try:
-        return json.loads(json.dumps(dict(about)))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"about={about!r} must be plain values ({error}): use texts") from error
-
-
-def describe_custom(passed: Mapping[str, Any]) -> dict[str, str]:
-    """Describes custom parts of a run in texts that can be compared when it is resumed.
-
-    Args:
-        passed: what was passed in place of what the configuration describes, by the name of the
-            argument (env, env_params, policy, objective, ...); None where nothing was.
-
-    Returns:
-        "own <argument>": where its class or function is defined; of env_params and extra, which
-        are values, their `repr`.
-    """
-
-    def location(part: Any) -> str:
-        # a record of ours says nothing of the function that is in it
-        part = part.make if isinstance(part, Optimizer) else part
-        named = part if hasattr(part, "__qualname__") else type(part)  # a function, or an object
-        return f"{named.__module__}.{named.__qualname__}"
-
-    given = {kind: part for kind, part in passed.items() if part is not None}
-    # of these it is the values that have to be equal, not where they are defined
-    values = {kind: repr(given.pop(kind)) for kind in ("env_params", "extra") if kind in given}
-    return {f"own {kind}": location(part) for kind, part in given.items()} | values
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that results depend on, by name."""
-    names = ("purejaxppo", "jax", "flax", "optax", "gymnax", "numpy")
-    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
-
-
-def describe_device() -> dict[str, str | int]:
-    """Returns platform and kind of the first device, and the number of all."""
-    first = jax.devices()[0]
-    return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count()}
 
 
 def write_run(run_dir: Path, config: PPOConfig, about: Mapping[str, Any]) -> None:
@@ -221,14 +193,29 @@ def write_run(run_dir: Path, config: PPOConfig, about: Mapping[str, Any]) -> Non
         OSError: one of them cannot be written.
     """
     write_json(run_dir / "run.json", {k: value for k, value in about.items() if k != "config"})
-    config.to_toml(run_dir / "config.toml.partial")
-    os.replace(run_dir / "config.toml.partial", run_dir / "config.toml")
+    text = config.as_toml()
+    write_whole(run_dir / "config.toml", lambda file: file.write(text.encode()))
 
 
 # -- reading --------------------------------------------------------------------------------------
 
 
-def read_run(run_dir: str | Path) -> tuple[PPOConfig, dict[str, Any]]:
+def read_run(run_dir: str | Path) -> tuple[PPOConfig, ActingFile]:
+    """Reads the configuration of a run, and what acting needs to know of it.
+
+    Args:
+        run_dir: the folder.
+
+    Returns:
+        The configuration, and `run.json`.
+
+    Raises:
+        ConfigError: the folder holds no run, or one of the two files is damaged.
+    """
+    return _read_both(run_dir, ActingFile)
+
+
+def read_whole_run(run_dir: str | Path) -> tuple[PPOConfig, RunFile]:
     """Reads the configuration of a run, and what it was begun with.
 
     Args:
@@ -238,23 +225,44 @@ def read_run(run_dir: str | Path) -> tuple[PPOConfig, dict[str, Any]]:
         The configuration, and `run.json`.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder holds no run, or one of the two files is damaged.
     """
-    folder = Path(run_dir)
+    return _read_both(run_dir, RunFile)
+
+
+def _read_both(run_dir: str | Path, declared: Any) -> tuple[PPOConfig, Any]:
+    """Reads `config.toml` and `run.json`, of a declared type."""
+    folder = given_path(run_dir)
+    for name in ("config.toml", "run.json"):
+        if not os.path.lexists(folder / name):
+            raise ConfigError(
+                f"{str(folder)!r} holds no run ({name} is not there): name a folder that "
+                "purejaxppo train wrote"
+            )
+    run = read_json(folder / "run.json", declared)
+    if not 1 <= run["seeds"] <= MOST_SEEDS:
+        raise damaged(folder / "run.json", f"seeds is {run['seeds']}, not 1 to {MOST_SEEDS}")
+    return read_config(folder / "config.toml"), run
+
+
+def read_config(path: Path) -> PPOConfig:
+    """Reads the configuration of a run.
+
+    Args:
+        path: its `config.toml`, which is there.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no configuration.
+    """
+    raw = read_bytes(path)
     try:
-        config = PPOConfig.from_toml(folder / "config.toml")
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if "seeds" not in run:
-            raise ValueError("run.json does not say how many seeds")
-    except (OSError, ValueError, TypeError) as error:
-        words = str(error).removesuffix(".")
-        raise ConfigError(
-            f"{str(folder)!r} holds no run ({words}): name a folder that purejaxppo train wrote"
-        ) from error
-    return config, run
+        return PPOConfig.from_dict(tomllib.loads(raw.decode()))
+    # a date is a value of TOML that no field has; numbers of any size are
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise damaged(path, str(error).removesuffix(".")) from error
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[Row]:
     """Yields the rows of a JSON Lines file, None for numbers that were not finite.
 
     Args:
@@ -262,27 +270,108 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     Yields:
         Each row, but for a last one that was cut short.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line of it is no row.
     """
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    return (row for _, row in read_lines(path))
 
 
-def read_metrics(run_dir: str | Path) -> Metrics:
+def read_metrics(run_dir: str | Path, updates: int | None = None) -> Metrics:
     """Reads the metrics of all updates that were logged for every seed.
 
     Args:
         run_dir: a run folder.
+        updates: how many to read, from the first on; None: all.
 
     Returns:
         Every field [seeds, updates], NumPy: int32 where all numbers are whole, else float32.
 
     Raises:
-        ConfigError: the folder holds no run.
-        KeyError: a row lacks a metric.
+        ConfigError: the folder holds no run, or a row is damaged, or not in its place.
     """
-    _, run = read_run(run_dir)
-    return metrics_from_rows(list(read_rows(Path(run_dir) / "metrics.jsonl")), run["seeds"])
+    config, run = read_run(run_dir)
+    path, seeds = given_path(run_dir) / "metrics.jsonl", run["seeds"]
+    rows: list[Row] = []
+    for at, row in enumerate(read_rows(path)):
+        if updates is not None and at == updates * seeds:
+            break
+        place = {"step": (at // seeds + 1) * config.batch_size, "seed": at % seeds}
+        names = set(rows[0]) if rows else set(row)
+        words = wrong_column(row, names, {*SCALARS, *place}) or _wrong_place(row, place)
+        if words is not None:
+            raise damaged_line(path, at + 1, words)
+        rows.append(row)
+    return metrics_from_rows(rows, seeds)
+
+
+def _wrong_place(row: Row, place: Mapping[str, int]) -> str | None:
+    """Returns in which number a row differs from those of its place; None if in none."""
+    for name, number in place.items():
+        if row[name] != number:
+            return f"{name} is {row[name]}, not {number}"
+    return None
+
+
+def read_evaluations(
+    run_dir: str | Path, seeds: int, step: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads what evaluations gave.
+
+    Args:
+        run_dir: a run folder.
+        seeds: agents of the run.
+        step: the last one to read; None: all.
+
+    Returns:
+        Steps [evaluations], and mean returns [seeds, evaluations], NaN where one is missing or was
+        not finite.
+
+    Raises:
+        ConfigError: a row is damaged, or not in its place.
+    """
+    path = given_path(run_dir) / "evaluations.jsonl"
+    steps: list[int] = []
+    means: list[float | None] = []
+    for at, row in enumerate(read_rows(path)):
+        if step is not None and row["step"] > step:
+            break
+        words = wrong_column(row, set(row), {"step", "seed", "return_mean"})
+        # a row for each seed, and the evaluations behind each other
+        words = words or _wrong_place(row, {"seed": at % seeds})
+        if words is None and at % seeds:
+            words = _wrong_place(row, {"step": steps[-1]})
+        elif words is None and steps and row["step"] <= steps[-1]:
+            words = f"step is {row['step']}, behind {steps[-1]}"
+        if words is not None:
+            raise damaged_line(path, at + 1, words)
+        if at % seeds == 0:
+            steps.append(row["step"])
+        means.append(row["return_mean"])
+    missing = [None] * (len(steps) * seeds - len(means))
+    if step is not None and missing:
+        raise damaged(path, f"it has not {seeds} rows of step {steps[-1]}")
+    table = np.array([*means, *missing], np.float64).reshape(len(steps), seeds)
+    return np.array(steps, int), table.T
+
+
+def read_summary(run_dir: str | Path, seeds: int) -> SummaryFile | None:
+    """Reads the results of a run.
+
+    Args:
+        run_dir: a run folder.
+        seeds: agents of the run.
+
+    Returns:
+        `summary.json`; None if there is none.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    path = given_path(run_dir) / "summary.json"
+    if not os.path.lexists(path):
+        return None
+    summary = read_json(path, SummaryFile)
+    if len(summary["final_returns"]) != seeds:
+        raise damaged(path, f"final_returns has not {seeds} entries")
+    return summary

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.runs.files import read_json, write_json
+from purejaxppo.runs.schemas import WandBFile
 from purejaxppo.types import Row
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -97,9 +99,9 @@ class WandB:
     def _init(self) -> Any:
         """Begins the run of Weights & Biases, or goes on with the one that the folder names."""
         path = self._run_dir / "wandb.json"
-        known = json.loads(path.read_text())["id"] if path.exists() else None
+        known = read_json(path, WandBFile)["id"] if os.path.lexists(path) else None
         run = self._wandb.init(**self._about, dir=str(self._run_dir), id=known, resume="allow")
-        path.write_text(json.dumps({"id": run.id}))
+        write_json(path, {"id": run.id})
         return run
 
 

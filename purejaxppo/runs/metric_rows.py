@@ -59,7 +59,8 @@ def metrics_from_rows(rows: Sequence[Row], seeds: int) -> Metrics:
         seeds: agents that were trained side by side.
 
     Returns:
-        Every field [seeds, updates], NumPy: int32 where all numbers are whole, else float32.
+        Every field [seeds, updates], NumPy: int32 where all numbers are whole, else float32; in 64
+        bits where those are too few.
 
     Raises:
         KeyError: a row lacks a metric.
@@ -70,8 +71,11 @@ def metrics_from_rows(rows: Sequence[Row], seeds: int) -> Metrics:
 
     def column(name: str) -> np.ndarray:
         values = [row[name] for row in whole]
-        kind = np.int32 if all(isinstance(x, int) for x in values) else np.float32
-        return np.array(values, kind).reshape(-1, seeds).T
+        integers = all(isinstance(x, int) for x in values)
+        wide = np.array(values, np.int64 if integers else np.float64).reshape(-1, seeds).T
+        narrow = np.dtype(np.int32 if integers else np.float32)
+        most = np.iinfo(np.int32).max if integers else np.finfo(np.float32).max
+        return wide.astype(narrow) if (np.abs(np.nan_to_num(wide)) <= most).all() else wide
 
     fields: dict[str, Any] = {name: column(name) for name in SCALARS}
     fields["extra"] = {name: column(name) for name in custom}
@@ -105,12 +109,12 @@ def evaluation_rows(evaluation: Any, step: int | None = None) -> list[dict[str, 
     ]
 
 
-def final_returns(metrics: Metrics, num_updates: int) -> np.ndarray:
+def final_returns(metrics: Metrics) -> np.ndarray:
     """Returns the mean return of the episodes that ended in the last tenth of a run, per seed.
 
     Args:
-        metrics: every field [seeds, updates].
-        num_updates: updates of the whole run; a tenth of them, at least one, counts.
+        metrics: every field [seeds, updates], of the updates that were done: a tenth of them, at
+            least one, counts, also of a run that was stopped on its way.
 
     Returns:
         [seeds] float64, NaN where no episode ended there.
@@ -118,7 +122,44 @@ def final_returns(metrics: Metrics, num_updates: int) -> np.ndarray:
     Raises:
         IndexError: the metrics have no axis of seeds.
     """
-    last = max(1, num_updates // 10)
+    last = max(1, np.shape(metrics.episodes)[1] // 10)
     episodes = np.asarray(metrics.episodes)[:, -last:].sum(1)
     returns = np.asarray(metrics.return_sum, np.float64)[:, -last:].sum(1)
     return np.where(episodes > 0, returns / np.maximum(episodes, 1), np.nan)
+
+
+def numeric_problems(metrics: Metrics) -> list[str]:
+    """Describes what went wrong in the numbers of a run, a line for each kind.
+
+    Args:
+        metrics: every field [seeds, updates], NumPy.
+
+    Returns:
+        Gradient steps that were left out, and action masks that allowed nothing, by seed.
+    """
+    taken, skipped, empty = (
+        np.asarray(column).sum(1)
+        for column in (metrics.gradient_steps, metrics.skipped_steps, metrics.empty_masks)
+    )
+    shares = [
+        f"{skipped[seed]:,} of {skipped[seed] + taken[seed]:,} of seed {seed}"
+        for seed in np.flatnonzero(skipped)
+    ]
+    counts = [f"{empty[seed]:,} of seed {seed}" for seed in np.flatnonzero(empty)]
+    lines = []
+    if shares:
+        lines.append(
+            "gradient steps were left out, as a loss, gradient or parameter was not finite: "
+            f"{_shortened(shares)}; see skipped_steps in the metrics"
+        )
+    if counts:
+        lines.append(
+            f"actions were drawn although the mask allowed none: {_shortened(counts)}; see "
+            "empty_masks in the metrics"
+        )
+    return lines
+
+
+def _shortened(parts: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(parts) - most} more seeds" if len(parts) > most else ""
+    return ", ".join(parts[:most]) + more

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from purejaxppo.bounds import Bound
 from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, check_fields, option
 from purejaxppo.errors import ConfigError
+from purejaxppo.runs.paths import given_path
 
 Weights = Literal["final", "best"]
 """Parameters at the end of a run, or the best by evaluation."""
@@ -68,6 +69,8 @@ class FitOptions(Options):
             ConfigError: a value of another type, one that is out of its bounds, or an option that
                 has no effect without another.
         """
+        if isinstance(self.run_dir, str | PurePath):
+            object.__setattr__(self, "run_dir", str(given_path(self.run_dir)))
         super().__post_init__()
         # an option that does nothing is a mistake of whoever has set it
         self._check_idle("eval_every", "eval_episodes", "eval_sampled", "target_return")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,57 +13,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError, RunWarning
+from purejaxppo.errors import ConfigError
 from purejaxppo.runs import checkpoint
 from purejaxppo.runs.agents import FILES, Agents, save_agents
-from purejaxppo.runs.files import JsonLinesFile
+from purejaxppo.runs.env_params import numbers_of
+from purejaxppo.runs.files import JsonLinesFile, damaged, remove_left_overs
 from purejaxppo.runs.folder import (
+    CHECKPOINT,
+    WHOLE,
+    check_free,
     create_run_dir,
-    describe_device,
     is_run,
-    lock,
+    read_evaluations,
     read_metrics,
-    read_run,
-    to_plain,
-    versions,
+    read_whole_run,
     write_run,
 )
+from purejaxppo.runs.identity import describe_device, to_plain, versions
+from purejaxppo.runs.lock import FolderLock
 from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.problems import Problems
+from purejaxppo.runs.schemas import CheckpointAbout, RunFile, misfit
 from purejaxppo.types import Logger, Metrics, PyTree, Row
-
-
-class Problems(list[str]):
-    """What went wrong around a run and was not corrected, a line each; training goes on."""
-
-    def note(self, text: str) -> None:
-        """Warns of what was corrected; it is not kept.
-
-        Args:
-            text: a line.
-        """
-        warnings.warn(text, RunWarning, stacklevel=2)
-
-    def report(self, problem: str) -> None:
-        """Warns of a problem, and keeps it; of the same one only once.
-
-        Args:
-            problem: a line.
-        """
-        if problem not in self:
-            self.append(problem)
-            warnings.warn(problem, RunWarning, stacklevel=2)
-
-    @contextlib.contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        """Reports a failure to write within the block, which ends there, and goes on after it.
-
-        Args:
-            what: the name of what is written.
-        """
-        try:
-            yield
-        except OSError as error:
-            self.report(f"{what} could not be written: {error.strerror or error}")
 
 
 class CheckpointInfo(NamedTuple):
@@ -91,6 +62,7 @@ class RunWriter:
         loggers: `(step, row)`, called with every row.
         about: plain values to put into `run.json` before all others.
         custom: what was passed in place of what `config` describes, see `describe_custom`.
+        env_params: those that were passed, if they are plain values, see `plain_params`.
 
     Attributes:
         folder: the run folder, or None.
@@ -108,6 +80,7 @@ class RunWriter:
         loggers: Sequence[Logger],
         about: Mapping[str, Any],
         custom: Mapping[str, str],
+        env_params: Mapping[str, Any] | None = None,
     ):
         self.problems = Problems()
         self._config, self._keep = config, options.keep_checkpoints
@@ -119,24 +92,35 @@ class RunWriter:
             "seeds": options.seeds,
             "seed": options.seed,
             "own": custom,
+            **({} if env_params is None else {"env_params": env_params}),
             "versions": versions(),
             "device": describe_device(),
         }
+        created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self._about = {**about, **self._identity, "created": created}
+        words = misfit(self._about, RunFile)
+        if words is not None:
+            raise ConfigError(f"about={dict(about)!r}: {words}: leave out what the run itself says")
         self.folder = None if options.run_dir is None else Path(options.run_dir)
+        self._lock: FolderLock | None = None
         self._resume = options.resume and is_run(self.folder)
         if self.folder is None:
             return
 
         # nothing in the folder is touched before it is known to be this run's
         if self._resume:
-            saved, run = read_run(self.folder)
-            self._compare({**run, "config": to_plain(saved.to_dict())})
+            saved, run = read_whole_run(self.folder)
+            self._compare({**run, "config": saved.to_dict()})
         else:
             create_run_dir(self.folder, config.env, options.resume)
-        self._lock = lock(self.folder)
-        created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        self._about = {**about, **self._identity, "created": created}
-        self._write_run()
+        self._lock = FolderLock(self.folder)
+        try:
+            if not self._resume:  # another run may have come and gone
+                check_free(self.folder, options.resume)
+            self._write_run()
+        except BaseException:
+            self._lock.release()
+            raise
 
     # -- going on with a run ----------------------------------------------------------------------
 
@@ -153,10 +137,17 @@ class RunWriter:
         Raises:
             ConfigError: the checkpoint is of another run, or there are some and none is whole.
         """
-        found = self._checkpoints() if self._resume else []
+        try:
+            found = self._checkpoints() if self._resume else []
+        except OSError as error:
+            raise ConfigError(
+                f"checkpoints in {str(self.folder)!r} cannot be used ({error.strerror}): put the "
+                "folder itself there"
+            ) from error
         for path in reversed(found):
             try:
                 tree, about = checkpoint.load(path, template)
+                about = self._checked(path, about)
             except checkpoint.Damaged as error:
                 self.problems.note(f"{error}: it is passed over for the one before it")
                 continue
@@ -167,7 +158,7 @@ class RunWriter:
             return tree, CheckpointInfo(about["updates"], about["evaluation"], evaluated)
 
         # agents are written after a checkpoint: where they are, there has been one
-        agents = self.folder is not None and (self.folder / FILES["final"]).exists()
+        agents = self.folder is not None and os.path.lexists(self.folder / FILES["final"])
         if found or (self._resume and agents):
             raise ConfigError(
                 f"{str(self.folder)!r} holds no whole checkpoint to go on from: put one back, or "
@@ -184,12 +175,14 @@ class RunWriter:
         Raises:
             ConfigError: a row that was logged before cannot be read.
         """
-        if self.folder is not None:
-            for left in self.folder.rglob("*.partial"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-            for name in ("metrics.jsonl", "evaluations.jsonl"):
-                with self.problems.attempt(name):
-                    self._files[name] = JsonLinesFile(self.folder / name, step)
+        if self.folder is None:
+            return
+        # what a process that was killed has left; not what only looks like it
+        for place, names in ((self.folder, WHOLE), (self.folder / "checkpoints", CHECKPOINT)):
+            remove_left_overs(place, names)
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            with self.problems.attempt(name):
+                self._files[name] = JsonLinesFile(self.folder / name, step)
 
     def logged_metrics(self, updates: int) -> Metrics:
         """Reads what was logged of the updates that were done before.
@@ -201,24 +194,45 @@ class RunWriter:
             Every field [seeds, updates], NumPy.
 
         Raises:
-            ConfigError: rows are missing.
+            ConfigError: rows are missing or damaged, also of the evaluations.
         """
         assert self.folder is not None
-        metrics = read_metrics(self.folder)
+        metrics = read_metrics(self.folder, updates)
         found = metrics.episodes.shape[1]
         if found != updates:
             raise ConfigError(
                 f"metrics.jsonl in {str(self.folder)!r} has {found} of {updates} updates: put the "
                 "rows back, or train into another folder"
             )
+        step = updates * self._config.batch_size
+        read_evaluations(self.folder, self._identity["seeds"], step)
         return metrics
+
+    def _checked(self, path: Path, about: dict[str, Any]) -> dict[str, Any]:
+        """Returns what a checkpoint says, with the fields that its configuration lacks."""
+        words = misfit(about, CheckpointAbout, "the manifest", finite=False)
+        if words is None and about["updates"] != int(path.stem):
+            words = f"it is that of update {about['updates']}"
+        if words is None and len(about["evaluation"] or ()) not in (0, about["seeds"]):
+            words = f"evaluation has not {about['seeds']} entries"
+        if words is not None:
+            raise checkpoint.Damaged(f"{str(path)!r} is damaged ({words})")
+        try:
+            config = PPOConfig.from_dict(about["config"])
+        except ConfigError as error:
+            raise damaged(path, error) from error
+        return {**about, "config": config.to_dict()}
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
         """Refuses to go on with another run; warns where the next bits may differ."""
         before, after = (
-            {**run["config"], **run.get("own", {}), "seeds": run["seeds"], "seed": run.get("seed")}
-            for run in (saved, self._identity)
+            {**run["config"], **run.get("own", {}), "seeds": run["seeds"], "seed": run["seed"]}
+            for run in ({**saved, "config": to_plain(saved["config"])}, self._identity)
         )
+        # parameters that are kept are compared by their numbers, not by how Python writes them
+        if "env_params" in saved and "env_params" in self._identity:
+            for texts, run in ((before, saved), (after, self._identity)):
+                texts["env_params"] = numbers_of(run["env_params"])
         for name in {**before, **after}:
             then, now = before.get(name), after.get(name)
             if then != now:
@@ -268,15 +282,17 @@ class RunWriter:
                 of it is kept.
             info: what to say beside it.
         """
-        if self.folder is None:
+        if self.folder is None or self._taken_over():
             return
         self._write_run()
+        self._report_lost()
         with self.problems.attempt("checkpoints"):
             # rows first: a run that resumes here must find all that came before
             for file in self._files.values():
                 file.sync()
             folder = self.folder / "checkpoints"
             folder.mkdir(exist_ok=True)
+            self._checkpoints()  # no other folder that a link names is written into
             path = folder / f"{info.updates:010d}.npz"
             checkpoint.save(path, tree, {**self._identity, **info._asdict()})
 
@@ -293,7 +309,7 @@ class RunWriter:
         Args:
             tree: as `save` takes it: a dictionary of the learners' `state` and the `best` agents.
         """
-        if self.folder is None:
+        if self.folder is None or self._taken_over():
             return
         with self.problems.attempt(FILES["final"]):
             save_agents(self.folder / FILES["final"], Agents.of(tree["state"]))
@@ -303,6 +319,8 @@ class RunWriter:
 
     def close(self) -> None:
         """Writes what was kept back, and closes files and loggers."""
+        if not self._taken_over():
+            self._report_lost()
         for name, file in self._files.items():
             with self.problems.attempt(name):
                 file.sync()
@@ -311,8 +329,26 @@ class RunWriter:
             with self._guarded(logger):
                 getattr(logger, "close", lambda: None)()
         # the lock goes last: until here the folder is this process's
-        if self.folder is not None and self._lock is not None:
-            os.close(self._lock)
+        if self._lock is not None:
+            self._lock.release()
+
+    def _report_lost(self) -> None:
+        """Reports files of rows that were deleted while they are written."""
+        for name, file in self._files.items():
+            if file.lost:
+                self.problems.report(
+                    f"{name} was deleted or replaced while the run went on: its rows are lost"
+                )
+
+    def _taken_over(self) -> bool:
+        """Reports a folder that has become another run's, where nothing more is written."""
+        if self._lock is None or not self._lock.taken_over():
+            return False
+        self.problems.report(
+            f"the run folder {str(self.folder)!r} was deleted, and another run has it: nothing "
+            "more is written into it"
+        )
+        return True
 
     def _write_run(self) -> None:
         """Writes what the run is, unless that is written."""
@@ -348,5 +384,13 @@ class RunWriter:
             )
 
     def _checkpoints(self) -> list[Path]:
-        """Returns the checkpoints in the folder, from the oldest to the newest."""
-        return sorted(self.folder.glob("checkpoints/*.npz")) if self.folder else []
+        """Returns the checkpoints in the folder, from the oldest to the newest.
+
+        Raises:
+            OSError: they are in another folder, which a link names, or in none.
+        """
+        if self.folder is None or not os.path.lexists(folder := self.folder / "checkpoints"):
+            return []
+        if folder.is_symlink() or not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a link, or no folder")
+        return sorted(path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name))

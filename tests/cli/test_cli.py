@@ -18,7 +18,7 @@ from purejaxppo.tuning import keep_compiled_programs
 
 FILES = {
     "config.toml", "run.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints", "agents.npz",
-    "curve.png", "summary.json",
+    "curve.png", "summary.json", ".lock",
 }  # fmt: skip
 SMALL = "--total-timesteps 64 --num-envs 4 --num-steps 8 --num-minibatches 2 --hidden-sizes 8"
 
@@ -335,7 +335,7 @@ def test_resume_takes_the_newest_run_and_its_own_configuration(purejaxppo, tmp_p
         ("--gamma 0.99", "has gamma=0.9, not 0.99"),
         ("--seeds 1", "has seeds=2, not 1"),
         ("--algorithm a2c", "has "),
-        ("--run-dir elsewhere/full", "exists and is not empty"),
+        ("--run-dir elsewhere/full", "holds no run to go on with and is not empty"),
     ]:
         (tmp_path / "elsewhere/full").mkdir(parents=True, exist_ok=True)
         (tmp_path / "elsewhere/full/thing").write_text("kept")
@@ -351,7 +351,9 @@ def test_resume_takes_the_newest_run_and_its_own_configuration(purejaxppo, tmp_p
 
 @pytest.mark.slow
 def test_resume_begins_what_was_never_begun(purejaxppo, tmp_path):
-    """The same command can be given again and again."""
+    """What a process has left that was killed before it had written its configuration."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/run.json").write_text("{}")
     argv = f"train CartPole-v1 {SMALL} --run-dir r --resume --quiet"
     assert purejaxppo(argv)[0] == 0
     assert (tmp_path / "r/agents.npz").exists()

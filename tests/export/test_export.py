@@ -429,7 +429,7 @@ def test_a_file_that_exists_stays_unless_told(run_of, tmp_path):
         (dict(format="npz", out="policy.onnx"), r"'policy.onnx' must end in .npz: use policy.npz"),
         (dict(format="npz", out="my-policy.npz"), "a name that Python imports: use policy.npz"),
         (dict(format="onxx"), r"format='onxx' is not a choice: did you mean onnx\?"),
-        (dict(out="nowhere/policy.stablehlo"), "cannot be written"),
+        (dict(out="nowhere/policy.stablehlo"), "has no folder to be in"),
         (dict(run_dir="nowhere"), "'nowhere' holds no run"),
         (dict(format="onnx"), r"needs the package jax2onnx: pip install 'purejaxppo\[onnx\]'"),
     ],

@@ -42,7 +42,9 @@ LONG_FILES = {
     "runs/fit.py": "a public function with all its arguments documented, and the loop it runs",
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
-WIDE_FOLDERS: dict[str, str] = {}
+WIDE_FOLDERS = {
+    "runs": "the loop that a run goes through, and a module for each kind of thing it keeps",
+}
 ONE_IMPORTER = {
     "cli.commands": "one function for each command; `main` knows what goes wrong with them",
     "cli.devices": "how JAX is started, and what it has against that",
@@ -52,7 +54,6 @@ ONE_IMPORTER = {
     "config.purejaxrl": "the keys of another library",
     "envs.given": "what may stand for an environment; names are another matter",
     "export.flatten_jaxpr": "programs without calls inside: of use to any export",
-    "export.numpy_policy": "stands alone: it is written beside an exported policy as it is",
     "export.numpy_program": "jaxprs as NumPy calls, a table of primitives",
     "policies.cores": "a registry that users extend",
     "policies.distributions": "what custom policies return",
@@ -64,6 +65,7 @@ ONE_IMPORTER = {
     "report.page": "the page; its command is elsewhere",
     "runs.loggers": "optional packages, imported when they are asked for",
     "runs.plan": "sizes, found without compiling",
+    "runs.writer": "what is written while a run goes on, which the loop need not know",
 }
 
 

@@ -131,7 +131,7 @@ def test_the_page_is_whole_and_holds_all_it_needs(pages):
 def test_the_figures_of_a_run_are_there(pages):
     text = pages["one"].read_text(encoding="utf-8")
     texts = Reader(text).texts
-    final = RETURNS[:, -1]
+    final = RETURNS[:, -3:].mean(1)  # a tenth of the updates
     assert f"{final.mean():.1f} ± {final.std():.3g}" in texts
     assert f"{scipy.stats.trim_mean(final, 0.25):.1f}" in texts
     interval = next(t for t in texts if " to " in t)
@@ -164,7 +164,7 @@ def test_evaluations_over_seeds_and_of_each(pages):
     head = ["seed", "final return", "last evaluation", "best evaluation", "after steps"]
     rows = rows_of(pages["one"], head)
     assert [row[0] for row in rows] == [str(i) for i in range(8)]
-    assert [row[1] for row in rows] == [f"{x:.1f}" for x in RETURNS[:, -1]]
+    assert [row[1] for row in rows] == [f"{x:.1f}" for x in RETURNS[:, -3:].mean(1)]
     assert [row[3:] for row in rows] == [["44.0", "300"]] * 4 + [
         ["44.0", "100"], ["55.0", "100"], ["66.0", "100"], ["77.0", "100"]
     ]  # fmt: skip

@@ -140,7 +140,7 @@ def test_final_returns_by_hand():
     returns = np.zeros((2, 20))
     episodes[0, 17:] = [9, 1, 3]
     returns[0, 17:] = [900.0, 10.0, 50.0]  # the last tenth is two updates: 60 / 4
-    np.testing.assert_array_equal(final_returns(metrics_of(episodes, returns), 20), [15.0, np.nan])
+    np.testing.assert_array_equal(final_returns(metrics_of(episodes, returns)), [15.0, np.nan])
 
 
 def test_binned_returns_by_hand():

@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.fuzzing import LONG
 
 from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
 from purejaxppo.errors import RunWarning
 from purejaxppo.runs import checkpoint, files
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.files import JsonLinesFile, write_whole
-from purejaxppo.runs.folder import create_run_dir, describe_custom, read_metrics, read_rows
+from purejaxppo.runs.folder import create_run_dir, read_metrics, read_rows
+from purejaxppo.runs.identity import describe_custom
 
 CONFIG = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 40,
@@ -79,7 +81,7 @@ def test_a_run_leaves_what_it_says(whole):
     names = {p.name for p in folder.iterdir()}
     assert names == {
         "config.toml", "run.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints",
-        "agents.npz", "best.npz",
+        "agents.npz", "best.npz", ".lock",
     }  # fmt: skip
     updates = [int(p.stem) for p in sorted((folder / "checkpoints").iterdir())]
     assert updates == [36, 39, 40]
@@ -282,39 +284,49 @@ def size(path):
     return path.stat().st_size if path.exists() else 0
 
 
+REMEMBERS = [
+    "--core", "gru", "--core-size", "4", "--sequence-length", "4", "--normalize-rewards",
+    "--eval-every", "640",
+]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_ten_kills_at_random_moments(tmp_path):
+def test_kills_at_random_moments(tmp_path):
     """Final parameters and metrics are those of a run that nobody disturbed."""
-    chance, updates, kills = random.Random(5), 4000, 0
+    kills, updates = (20, 4000) if LONG in os.environ else (3, 600)
+    chance, run = random.Random(), tmp_path / "killed/run"
     (tmp_path / "killed").mkdir()
     (tmp_path / "whole").mkdir()
-    metrics = tmp_path / "killed/run/metrics.jsonl"
-    while kills < 10:
-        process = train(tmp_path / "killed", updates, "--resume")
+    metrics = run / "metrics.jsonl"
+    for kill in range(kills):
+        # what was never begun is begun; whatever was left of it is gone on with
+        more = ["--resume"] if run.exists() and list(run.iterdir()) else []
+        process = train(tmp_path / "killed", updates, *REMEMBERS, *more)
         seen = size(metrics)
-        while kills and process.poll() is None and size(metrics) == seen:  # the first at its start
+        while kill and process.poll() is None and size(metrics) == seen:  # the first at its start
             time.sleep(0.005)
-        time.sleep(chance.uniform(0.0, 0.4 if kills else 4.0))
+        time.sleep(chance.uniform(0.0, 0.5 if kill else 4.0))
         process.kill()
         _, err = process.communicate()
         assert process.returncode == -signal.SIGKILL, err
-        kills += 1
     last = json.loads(metrics.read_text().splitlines()[-2])
-    assert 32 * 100 < last["step"] < 32 * updates  # it got somewhere, and not to the end
+    assert 32 * 3 < last["step"] < 32 * updates  # it got somewhere, and not to the end
     for name, more in (("killed", ["--resume"]), ("whole", [])):
-        process = train(tmp_path / name, updates, *more)
+        process = train(tmp_path / name, updates, *REMEMBERS, *more)
         _, err = process.communicate()
         assert process.returncode == 0, err
         assert err == ""
-    one, other = tmp_path / "killed/run", tmp_path / "whole/run"
+    one, other = run, tmp_path / "whole/run"
     for name in ("metrics.jsonl", "evaluations.jsonl", "config.toml"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     last, same = (sorted((run / "checkpoints").iterdir())[-1] for run in (one, other))
-    with np.load(last) as a, np.load(same) as b:
-        names = {*a.files, *b.files}
-        assert len(names) > 30
-        assert all(np.array_equal(a[name], b[name]) for name in names)
-    assert not list(one.rglob("*.partial"))
+    for a, b in ((last, same), *((one / n, other / n) for n in ("agents.npz", "best.npz"))):
+        with np.load(a) as ours, np.load(b) as theirs:
+            names = {*ours.files, *theirs.files}
+            assert len(names) > 15
+            for name in names - {"manifest"} if a.parent == one else names:
+                np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert {p.name for p in one.rglob("*")} == {p.name for p in other.rglob("*")}
 
 
 @pytest.mark.slow
@@ -780,9 +792,14 @@ def test_rows_that_are_missing_are_told(tmp_path, stopped):
     folder = copy(stopped, tmp_path)
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:4] + lines[8:]))
-    with pytest.raises(ConfigError, match=r"metrics.jsonl in .* has \d+ of \d+ updates"):
-        fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+    for left, words in [
+        (lines[:4], r"metrics.jsonl in .* has 2 of \d+ updates"),
+        (lines[:4] + lines[8:], r"line 5 of .*metrics.jsonl' is damaged \(step is 160, not 96\)"),
+    ]:
+        path.write_text("".join(left))
+        with pytest.raises(ConfigError, match=words):
+            fit(CONFIG, **OPTIONS, run_dir=folder, resume=True)
+        assert path.read_text() == "".join(left)
 
 
 def test_one_process_at_a_time(tmp_path):

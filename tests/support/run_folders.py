@@ -1,11 +1,14 @@
 """Run folders from numbers made by hand."""
 
+import contextlib
 import json
+from unittest import mock
 
 import numpy as np
 
-from purejaxppo import PPOConfig
-from purejaxppo.runs.metric_rows import SCALARS
+import purejaxppo.runs.fit as fit_module
+from purejaxppo import PPOConfig, fit
+from purejaxppo.runs.metric_rows import SCALARS, final_returns
 from purejaxppo.types import Metrics
 
 VERSIONS = {"python": "3.11.2", "purejaxppo": "0.1.0", "jax": "0.10.2"}
@@ -68,8 +71,43 @@ def write_run(
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "evaluations.jsonl").write_text(text + '{"step"' * torn)
     if finished:
-        last = [None if np.isnan(x) else float(x) for x in returns[:, -1]]
+        last = [None if np.isnan(x) else float(x) for x in final_returns(metrics)]
         summary = {"timesteps": updates * config.batch_size, "final_returns": last}
         summary |= {"steps_per_second": 12345.6, "compile_seconds": 3.21, "run_seconds": 0.5}
         (folder / "summary.json").write_text(json.dumps(summary))
     return str(folder)
+
+
+class CompiledOnce:
+    """`fit` of one configuration, again and again, with programs that are compiled once.
+
+    Args:
+        config: what is trained.
+        **options: of `fit`, for every call; seeds and evaluation among them.
+    """
+
+    def __init__(self, config, **options):
+        self.config, self.options = config, options
+        self._made = {}
+
+    def __call__(self, run_dir, **more):
+        """As `fit` does it; more options go over those of before."""
+
+        def once(name):
+            original = getattr(fit_module, name)
+
+            @contextlib.contextmanager
+            def kept(*args):  # what is compiled stays open
+                if name not in self._made:
+                    self._made[name] = original(*args).__enter__()
+                yield self._made[name]
+
+            def made(*args):
+                if name not in self._made:
+                    self._made[name] = original(*args)
+                return self._made[name]
+
+            return mock.patch.object(fit_module, name, kept if "evaluate" in name else made)
+
+        with once("compile_run"), once("compile_evaluate"):
+            return fit(self.config, **{**self.options, "run_dir": run_dir, **more})

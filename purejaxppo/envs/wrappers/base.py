@@ -149,7 +149,7 @@ def check_count(name: str, value: Any, least: int, works: int) -> int:
     Raises:
         ConfigError: it is not.
     """
-    count = coerce(name, int, value)
+    count = coerce(name, int, value, works)
     if count < least:
         raise ConfigError(f"{name}={count} must be at least {least}, such as {works}")
     return count

@@ -138,7 +138,7 @@ class ScaleReward(RewardWrapper):
 
     def __init__(self, env: Environment, scale: float):
         super().__init__(env)
-        self.scale = coerce("scale", float, scale)
+        self.scale = coerce("scale", float, scale, 0.1)
 
     def pay(self, reward: Array) -> Array:
         """Returns the reward times the constant, () float32."""
