@@ -16,8 +16,11 @@ from purejaxppo.hyperparams import BOUNDS
 EXAMPLE = {"max_steps": 500}
 """Options of an environment, for messages."""
 
+EXAMPLES = {int: 1, float: 1.0, str: "name", tuple[int, ...]: (64, 64)}
+"""Values of a type, for messages."""
 
-def coerce(name: str, declared: Any, value: Any, works: Any) -> Any:
+
+def coerce(name: str, declared: Any, value: Any, works: Any = None) -> Any:
     """Brings a value to its declared type: 5e5 to int, 1 to float, a list to a tuple.
 
     Args:
@@ -26,7 +29,7 @@ def coerce(name: str, declared: Any, value: Any, works: Any) -> Any:
             or None.
         value: what was given, of Python, NumPy or jax; "none" stands for None where a text would
             not do.
-        works: a value of that type, for messages.
+        works: a value that could be used, for messages; None: any of that type.
 
     Returns:
         The value, of that type.
@@ -40,6 +43,8 @@ def coerce(name: str, declared: Any, value: Any, works: Any) -> Any:
         (declared,) = kinds
         if value is None or (declared is not str and isinstance(value, str) and value == "none"):
             return None
+    elif works is None:
+        works = EXAMPLES.get(declared)
 
     # numbers, and what is written as name=value
     if declared in (int, float):

@@ -29,7 +29,7 @@ from purejaxppo import (
 )
 from purejaxppo.bounds import LARGEST, SMALLEST
 from purejaxppo.cli.arguments import parse_train
-from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.coerce import coerce, parse_options
 from purejaxppo.errors import shown
 from purejaxppo.runs.options import FitOptions, fit_options
 
@@ -547,6 +547,21 @@ def test_other_scalars_are_plain_ones():
 )
 def test_a_value_of_another_type_is_refused_with_one_that_works(change, words):
     assert words in refusal(PPOConfig, **change)
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "words"),
+    [
+        (int, "x", "size='x' must be a number (int): use 1"),
+        (float, None, "size=None must be a number (float): use 1.0"),
+        (float | None, "x", "size='x' must be a number (float): use None"),
+        (str, 5, "size=5 must be of type str: use 'name'"),
+        (bool, 5, "size=5 must be of type bool: use True or False"),
+        (tuple[int, ...], 5, "size=5 must be of type tuple[int, ...]: use (64, 64)"),
+    ],
+)
+def test_a_value_by_itself_is_refused_with_one_of_its_type(declared, value, words):
+    assert words == refusal(coerce, "size", declared, value)
 
 
 # -- traced values -------------------------------------------------------------------------------
