@@ -162,6 +162,11 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         hyper, env_params = defaults(hyperparams, env_params)
         progress = jnp.minimum(state.step.astype(jnp.float32) / config.num_updates, 1.0)
         hyper = components.schedule(hyper, progress)
+        if not isinstance(hyper, Hyperparams):
+            raise ConfigError(
+                f"the schedule returns {shown(hyper)}: return hyperparameters, such as "
+                "hyper.replace(learning_rate=...)"
+            )
         key_rollout, key_update, key = jax.random.split(state.key, 3)
         norms = state.normalizers
 
