@@ -39,18 +39,17 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """
     # a name of its own, which nobody has made before: two writers do not meet, links do no harm
     partial = path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.partial")
-    with open(partial, "xb") as file:
-        try:
+    file = open(partial, "xb")  # noqa: SIM115
+    try:
+        with file:  # which may fail to close what it has failed to write
             write(file)
             file.flush()
             os.fsync(file.fileno())
-            file.close()  # which Windows wants before it renames
-            os.replace(partial, path)
-        except BaseException:
-            file.close()
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
