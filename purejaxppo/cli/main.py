@@ -101,9 +101,8 @@ def run(command: str = "--help", *rest: str) -> int:
     except ConfigError as error:
         return _failed(error, 2)
     except ValueError as error:
-        if (
-            raised_in(error) != "jax._src.config"
-        ):  # of a variable that JAX reads when it is imported
+        # of a variable that JAX reads when it is imported
+        if raised_in(error) != "jax._src.config":
             raise
         return _failed(f"JAX cannot start: {error}: unset it", 2)
     except (HostError, OSError) as error:  # the latter of a disk, a folder, a network
