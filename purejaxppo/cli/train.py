@@ -23,7 +23,7 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.files import write_json
 from purejaxppo.runs.fit import FitResult, fit_of
-from purejaxppo.runs.folder import check_free, create_run_dir, read_summary
+from purejaxppo.runs.folder import check_free, create_run_dir, is_run, read_summary
 from purejaxppo.runs.identity import versions
 from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
 from purejaxppo.runs.metric_rows import final_returns
@@ -260,9 +260,9 @@ def when_interrupted(env: str, run_dir: Path) -> str:
         run_dir: the run folder.
     """
     rows = run_dir / "metrics.jsonl"
-    begun = rows.exists() and rows.stat().st_size > 0
-    what = "what was saved stays" if begun else "nothing was trained yet"
-    return f"interrupted: {what}; {how_to_go_on(env, run_dir)}"
+    trained = rows.exists() and rows.stat().st_size > 0
+    what = "interrupted: " + ("what was saved stays" if trained else "nothing was trained yet")
+    return f"{what}; {how_to_go_on(env, run_dir)}" if is_run(run_dir) else what
 
 
 def results_table(summary: dict[str, Any]) -> Table:

@@ -55,6 +55,7 @@ def export_policy(
             missing, or the format cannot express this policy.
     """
     # mistakes first: writing a policy down takes seconds, refusing a name takes none
+    check_choice("format", format, WRITERS)
     read_run(run_dir)
     files = _files(run_dir, format, out, overwrite)
     components, agents = load_components(run_dir, weights, env, policy, env_params)
@@ -71,9 +72,8 @@ def _files(
     """Returns what will be written: the file, and with npz the module that reads it.
 
     Raises:
-        ConfigError: there is no such format, or a name will not do.
+        ConfigError: a name will not do.
     """
-    check_choice("format", format, WRITERS)
     wanted = given_path(run_dir) / f"policy.{format}" if out is None else out
     if Path(wanted).suffix != f".{format}":
         raise ConfigError(f"out={str(wanted)!r} must end in .{format}: use policy.{format}")
