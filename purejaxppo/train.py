@@ -160,13 +160,7 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
     ):
         # the hyperparameters in force, and keys for what is left to chance
         hyper, env_params = defaults(hyperparams, env_params)
-        progress = jnp.minimum(state.step.astype(jnp.float32) / config.num_updates, 1.0)
-        hyper = components.schedule(hyper, progress)
-        if not isinstance(hyper, Hyperparams):
-            raise ConfigError(
-                f"the schedule returns {shown(hyper)}: return hyperparameters, such as "
-                "hyper.replace(learning_rate=...)"
-            )
+        hyper = _in_force(components, hyper, state.step)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
         norms = state.normalizers
 
@@ -268,6 +262,22 @@ def _check_hyperparams(hyper: Any, config: PPOConfig) -> None:
                 "jax.vmap(train, (None, 0))(key, hyperparams), with hyperparams = jax.vmap(lambda "
                 f"x: config.hyperparams().replace({name}=x))(values)"
             )
+
+
+def _in_force(components: Components, hyper: Hyperparams, step: Array) -> Hyperparams:
+    """Returns the hyperparameters that the schedule gives after so many updates.
+
+    Raises:
+        ConfigError: it gives something else.
+    """
+    done = step.astype(jnp.float32) / components.config.num_updates
+    hyper = components.schedule(hyper, jnp.minimum(done, 1.0))
+    if not isinstance(hyper, Hyperparams):
+        raise ConfigError(
+            f"the schedule returns {shown(hyper)}: return hyperparameters, such as "
+            "hyper.replace(learning_rate=...)"
+        )
+    return hyper
 
 
 def _check_shapes(estimate: Estimate, rollout: Rollout) -> Estimate:
