@@ -40,7 +40,7 @@ SMALL = (
 )
 FILES = {
     "config.toml", "run.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints", "agents.npz",
-    "curve.png", "summary.json",
+    "curve.png", "summary.json", ".lock",
 }  # fmt: skip
 
 
