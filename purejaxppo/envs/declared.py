@@ -103,14 +103,15 @@ def _check_values(space: Space, what: str) -> None:
     if not is_number(space.dtype):
         raise ConfigError(f"{what} space {space} holds no numbers: use np.float32")
     low, high = space.low, space.high
-    # NaN is neither below nor above anything
-    ordered = (low <= high).all()
-    if ordered and not jnp.issubdtype(space.dtype, np.floating):
+    if (low <= high).all() and not jnp.issubdtype(space.dtype, np.floating):
         low, high = whole_bounds(space)
+    # NaN is neither below nor above anything
     if not (low <= high).all():
+        first = tuple(int(i) for i in np.argwhere(~(low <= high))[0])
+        where = f" at {list(first)}" if first else ""
         raise ConfigError(
-            f"{what} space {space} has nothing within its bounds: low must not be above high, or "
-            "NaN: use low=-1 and high=1"
+            f"{what} space {space} has no numbers between low={space.low[first]} and "
+            f"high={space.high[first]}{where}: use low=-1 and high=1"
         )
 
 

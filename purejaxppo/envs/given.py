@@ -63,7 +63,8 @@ def _as_it_is(env: Any, name: str, make: Callable[[], Any] | None = None) -> Any
         if hosted is not None:
             return hosted
     env = without_statistics(env)
-    check_interface(env)
+    with making(name, {}):  # what it has may be computed when it is asked for
+        check_interface(env)
     return env
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.envs.declared import check_actions, observation_spaces, spaces_of
-from purejaxppo.envs.interface import check_arrays, check_interface, is_array, is_number
+from purejaxppo.envs.interface import check_arrays, check_interface, is_array, is_number, kind_of
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn, Wrapper
@@ -59,7 +59,7 @@ class Told(Wrapper):
         values = self._called(name, *args)
         if not isinstance(values, tuple | list) or len(values) not in sizes:
             several = isinstance(values, tuple | list)
-            got = f"{len(values)} values" if several else f"a {type(values).__name__}"
+            got = f"{len(values)} values" if several else kind_of(values)
             hint = ": is_truncated says what a time limit cuts off" if got == "6 values" else ""
             raise ConfigError(f"{name} returns {got}, it must be {form}{hint}")
         obs, state, *rest = values
@@ -103,8 +103,7 @@ def _place(error: Exception) -> str:
 def _number(name: str, x: Any) -> Any:
     """Returns a reward or flag, if it is a number."""
     if not is_array(x) or not is_number(jax.typeof(x).dtype):
-        kind = jax.typeof(x).dtype.name if is_array(x) else type(x).__name__
-        raise ConfigError(f"{name} is of type {kind}: it must be a number, such as jnp.float32(1)")
+        raise ConfigError(f"{name} is {kind_of(x)}: it must be a number, such as jnp.float32(1)")
     return x
 
 
@@ -112,8 +111,7 @@ def _arrays_of(what: str, info: Any) -> dict[str, PyTree]:
     """Returns what an info holds of arrays, by name; nobody reads texts and objects in it."""
     found = fields(info)
     if not found and _leaves(info):
-        kind = type(info).__name__
-        raise ConfigError(f"{what} is of type {kind}: return a dictionary, such as {{}}")
+        raise ConfigError(f"{what} is {kind_of(info)}: return a dictionary, such as {{}}")
     kept = {}
     for name, part in found.items():
         if name in MASKS:
@@ -261,18 +259,22 @@ def _shapes(env: Environment, env_params: EnvParams, action: Any) -> _Shapes:
 def _check_state(first: EnvState, later: EnvState) -> None:
     """Checks that the state after a step is like that after a reset, but for dtypes of numbers."""
 
-    def form(state: EnvState) -> tuple[Any, list[list[int]], list[Any]]:
+    def form(state: EnvState) -> tuple[Any, list[list[int]]]:
         leaves, tree = jax.tree.flatten(state)
-        kinds = [jax.typeof(x) for x in leaves]
-        # complex numbers and keys cannot become others
-        special = [None if is_number(x.dtype) else x.dtype for x in kinds]
-        return tree, [list(x.shape) for x in kinds], special
+        return tree, [list(jnp.shape(x)) for x in leaves]
 
     if form(first) != form(later):
-        (tree, shapes, _), (other, others, _) = form(first), form(later)
+        (tree, shapes), (other, others) = form(first), form(later)
         raise ConfigError(
             f"the state is {tree} with shapes {shapes} after reset_env, {other} with shapes "
             f"{others} after step_env: give both one form"
+        )
+    # numbers can become others, but neither complex numbers nor keys
+    kinds = [[jax.typeof(x).dtype for x in jax.tree.leaves(state)] for state in (first, later)]
+    if any(a != b and not (is_number(a) and is_number(b)) for a, b in zip(*kinds, strict=True)):
+        raise ConfigError(
+            f"the state is {_describe(first)} after reset_env, {_describe(later)} after step_env: "
+            "give both one form"
         )
 
 

@@ -36,7 +36,7 @@ def check_interface(env: object) -> None:
     missing += [] if hasattr(env, "default_params") else ["default_params"]
     if missing:
         several = f"{', '.join(missing[:-1])} or " if missing[1:] else ""
-        constants = ", a pytree of constants or () for none"
+        constants = " (default_params: a pytree of constants, or () for none)"
         raise ConfigError(
             f"{type(env).__name__} has no {several}{missing[-1]}: define "
             f"{'them' if several else 'it'} as gymnax's 1.x environments do"
@@ -140,9 +140,16 @@ def check_arrays(what: str, tree: PyTree) -> None:
         raise ConfigError(f"{what} is no pytree ({' '.join(str(error).split())})") from error
     for path, x in leaves:
         if not is_array(x):
-            raise ConfigError(
-                f"{what}{keystr(path)} is of type {type(x).__name__}: use an array or a number"
-            )
+            raise ConfigError(f"{what}{keystr(path)} is {kind_of(x)}: use an array or a number")
+
+
+def kind_of(x: object) -> str:
+    """Says in words of what kind a value is.
+
+    Args:
+        x: anything.
+    """
+    return f"an array of {jax.typeof(x).dtype.name}" if is_array(x) else f"a {type(x).__name__}"
 
 
 def is_number(dtype: np.dtype) -> bool:

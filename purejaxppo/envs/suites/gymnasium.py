@@ -69,7 +69,8 @@ def hosted(
         given.close()  # it has shown what is made
     elif isinstance(given, gymnasium.Env | EnvSpec):
         spec = given if isinstance(given, EnvSpec) else given.spec
-        if spec is None:
+        # a wrapper may not have kept what it was made with
+        if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
             raise ConfigError(
                 f"{name} does not say how it was made, and num_envs of it are needed: pass its "
                 "class, or a function that makes it"
