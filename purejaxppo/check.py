@@ -285,5 +285,25 @@ def _host_faults(env: HostEnvironment, num_steps: int) -> Iterator[str]:
             return
     first, (_, after) = runs[0]
     yield from _values(spec, first, after)
+    if _never_reset(first, after):
+        yield (
+            "episodes do not begin anew: reset(options={'reset_mask': mask}) must reset where the "
+            "mask is True, as vector environments with AutoresetMode.DISABLED do"
+        )
     if not _close(runs[0], runs[1], 0):
         yield "two runs with equal seeds differ: let everything depend on reset's seed"
+
+
+def _never_reset(first: Obs, after: EnvStep) -> bool:
+    """Says whether what follows the end of an episode is always its last observation.
+
+    Args:
+        first: [N, *O], of resets.
+        after: [T, N], steps in NumPy.
+    """
+    ended = after.terminated | after.truncated
+    which = np.nonzero(ended)[1]
+    leaves = [jax.tree.leaves(tree) for tree in (first, after.obs, after.final_obs)]
+    stayed = all(np.array_equal(x[ended], last[ended]) for _, x, last in zip(*leaves, strict=True))
+    moved = any((x[which] != last[ended]).any() for x, _, last in zip(*leaves, strict=True))
+    return len(which) >= 8 and stayed and moved  # a few may begin by chance where they have ended

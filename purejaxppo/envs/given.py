@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.interface import check_interface, without_statistics
+from purejaxppo.envs.interface import check_interface, making, without_statistics
 from purejaxppo.errors import ConfigError, did_you_mean
 
 
@@ -66,29 +66,6 @@ def _as_it_is(env: Any, name: str, make: Callable[[], Any] | None = None) -> Any
     with making(name, {}):  # what it has may be computed when it is asked for
         check_interface(env)
     return env
-
-
-@contextlib.contextmanager
-def making(name: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Turns whatever is raised while an environment is made into one line.
-
-    Args:
-        name: of the environment.
-        options: it is made with.
-
-    Raises:
-        ConfigError: in place of another exception.
-    """
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:  # of a simulator: about files, drivers or options
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        words = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"{name} cannot be made{' with ' if given else ''}{given}: {' '.join(words.split())}"
-        ) from error
 
 
 # -- by where it is in Python ---------------------------------------------------------------------

@@ -7,6 +7,7 @@ else stays compiled. Inside the callback there is nothing but NumPy.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing.connection
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
 from purejaxppo.envs.declared import check_actions, parts_of, spaces_of
+from purejaxppo.envs.interface import making
 from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.spaces import DeclaredSpace, EnvSpec, Space, to_bounds
 from purejaxppo.types import (
@@ -80,13 +82,8 @@ class HostEnvironment:
                 space that is not supported.
         """
         if self._spec is None:
-            # whatever a simulator raises, of files, drivers or options, is about the configuration
-            try:
+            with making(self.name, {}):
                 envs = self.make(1)
-            except ConfigError:
-                raise
-            except Exception as error:
-                raise ConfigError(f"{self.name} cannot be made: {_words(error)}") from error
             spaces = ("single_observation_space", "single_action_space")
             if not all(hasattr(envs, name) for name in spaces):
                 raise ConfigError(f"{self.name} is made as a {type(envs).__name__}: {MAKES}")
@@ -110,6 +107,14 @@ class HostEnvironment:
             check_actions(action)
             self._spec = EnvSpec(observation, action)
         return self._spec
+
+
+def _told_once(record: logging.LogRecord) -> bool:
+    """Says whether JAX is to report what a callback raised; `Host.close` tells of HostErrors."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HostError))
+
+
+logging.getLogger("jax._src.callback").addFilter(_told_once)
 
 
 class Host:
@@ -267,7 +272,7 @@ def _words(error: Exception, workers: Sequence[Any] = ()) -> str:
         error: what was raised.
         workers: processes that the environments run in.
     """
-    if isinstance(error, HostError):
+    if isinstance(error, HostError | ConfigError):
         return str(error)
     words = " ".join(f"{type(error).__name__}: {error}".split())
     # a pipe ends where the process at its other end does

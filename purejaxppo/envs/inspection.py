@@ -6,6 +6,7 @@ What it raises and returns is looked at while it is traced, which costs nothing 
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -91,13 +92,14 @@ class Told(Wrapper):
 
 
 def _place(error: Exception) -> str:
-    """Says where an exception comes from: the last line of it that is of no installed package."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
-    written = [f for f in frames if "site-packages" not in f.filename and f.filename[:1] != "<"]
-    if not written:
-        return ""
-    name = written[-1].filename.replace("\\", "/").rpartition("/")[2]
-    return f" ({name}, line {written[-1].lineno})"
+    """Says where an exception comes from: the last line in a file of the user's."""
+    ours = str(Path(__file__).parents[1])
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((ours, "<")) and "site-packages" not in frame.filename
+    ]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _number(name: str, x: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -159,3 +161,29 @@ def is_number(dtype: np.dtype) -> bool:
         dtype: of an array.
     """
     return any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.integer, np.floating))
+
+
+# -- how it is made -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def making(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turns whatever is raised while an environment is made into one line.
+
+    Args:
+        name: of the environment.
+        options: it is made with.
+
+    Raises:
+        ConfigError: in place of another exception.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # of a simulator: about files, drivers or options
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        words = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"{name} cannot be made{' with ' if given else ''}{given}: {' '.join(words.split())}"
+        ) from error

@@ -10,10 +10,12 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from purejaxppo.envs.given import environment_of, find_object, making
+from purejaxppo.envs.given import environment_of, find_object
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.inspection import Told
+from purejaxppo.envs.interface import making
 from purejaxppo.envs.traced_once import TracedOnce
+from purejaxppo.envs.wrappers.base import check_count
 from purejaxppo.errors import ConfigError, did_you_mean
 from purejaxppo.types import Environment, EnvParams
 
@@ -69,8 +71,10 @@ def make_env(name: str, **options: Any) -> tuple[Any, EnvParams]:
         ConfigError: no such environment (the nearest names are given), its suite is not installed,
             or it cannot be made with these options.
     """
-    arguments = tuple(sorted(options.items()))
     own = ":" in name and "/" not in name
+    if not own and options.get("max_steps") is not None:  # of whatever suite, a number of steps
+        options["max_steps"] = check_count("max_steps", options["max_steps"], 1, 500)
+    arguments = tuple(sorted(options.items()))
     make, named = (_made, (_found(name), name)) if own else (_make_env, (name,))
     try:
         hash((named, arguments))

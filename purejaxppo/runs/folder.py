@@ -121,7 +121,8 @@ def newest_run(env: str) -> Path:
 
 
 def _stem(env: str) -> str:
-    return env.replace("/", "-")
+    # neither can be in the name of a folder, ":" on Windows
+    return env.replace("/", "-").replace(":", "-")
 
 
 def lock(folder: Path) -> int | None:

@@ -10,6 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.interface import making
 from purejaxppo.errors import ConfigError
 from purejaxppo.types import EnvParams
 
@@ -40,7 +41,8 @@ def make_env(
 
     def make(num_envs: int) -> VectorEnv:
         mode = "async" if processes else "sync"
-        return gymnasium.make_vec(name, num_envs, mode, vector_kwargs=dict(settings), **options)
+        with making(f"gymnasium/{name}", options):
+            return gymnasium.make_vec(name, num_envs, mode, vector_kwargs=dict(settings), **options)
 
     env = HostEnvironment(make, f"gymnasium/{name}")
     return env, env.default_params
