@@ -12,7 +12,7 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
-from purejaxppo.envs.inspection import Told, inspect_env
+from purejaxppo.envs.inspection import Checked, inspect_env
 from purejaxppo.envs.registry import find_env
 from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError, HostError
@@ -99,13 +99,13 @@ def _faults(env: Environment, params: EnvParams, num_steps: int) -> Iterator[str
     try:
         # what training refuses, whatever it is configured to do with the environment
         inspected = inspect_env(env, params)
-        vec_env, told = vectorize(inspected, NUM_ENVS), Told(env)
+        vec_env, checked = vectorize(inspected, NUM_ENVS), Checked(env)
         make_policy(PPOConfig(), inspected.spec)
-        traces = [_traced(told, params, vec_env.spec) for _ in range(2)]
+        traces = [_traced(checked, params, vec_env.spec) for _ in range(2)]
         # what can be seen of random play, then of single steps computed in several ways
         first, (action, after) = _roll(vec_env, params, num_steps)
         yield from _values(vec_env.spec, first, after)
-        agreement = list(_agreement(told, params, jax.tree.map(lambda x: x[0], action)))
+        agreement = list(_agreement(checked, params, jax.tree.map(lambda x: x[0], action)))
     except ConfigError as error:
         yield str(error)
         return

@@ -85,7 +85,7 @@ def make_components(
 
     Args:
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
-        env: an environment with gymnax's 1.x interface, or a `HostEnvironment`.
+        env: an environment, or what makes one; see `envs.given.environment_of`.
         env_params: its parameters; None: its defaults.
         policy: a `Policy`, or a linen module `obs [B, *O] -> (parameters, value [B])`.
         objective: an `Objective`, or its loss alone.
@@ -103,6 +103,8 @@ def make_components(
     """
     # what is passed is compared with the configuration before anything is built
     config = as_config(config)
+    if isinstance(env, str):  # a name describes, whichever way it comes
+        config, env = config.replace(env=env), None
     given = dict(
         env=env, env_params=env_params, policy=policy, objective=objective, advantage=advantage,
         optimizer=optimizer, schedule=schedule,

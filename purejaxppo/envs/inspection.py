@@ -23,7 +23,7 @@ from purejaxppo.spaces import MASKS, DeclaredSpace, EnvSpec, fields, zeros
 from purejaxppo.types import Action, Array, Environment, EnvParams, EnvState, Obs, PyTree
 
 
-class Told(Wrapper):
+class Checked(Wrapper):
     """An environment whose faults are ConfigErrors: what it raises, and returns in another form.
 
     Of its `info`, which training reads for masks and returns alone, what is no array is left out.
@@ -167,7 +167,7 @@ def inspect_env(env: Environment, env_params: EnvParams) -> InspectedEnv:
     """
     check_interface(env)
     if not isinstance(env, TracedOnce):
-        env = cast(Any, TracedOnce(Told(env), constant_params=True))
+        env = cast(Any, TracedOnce(Checked(env), constant_params=True))
     env = mask_in_observation(env, env_params)
     spec = check_spec(env, env_params)
     shapes = _shapes(env, env_params, spec.action)

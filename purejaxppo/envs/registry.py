@@ -12,7 +12,7 @@ from typing import Any
 
 from purejaxppo.envs.given import environment_of, find_object
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.inspection import Told
+from purejaxppo.envs.inspection import Checked
 from purejaxppo.envs.interface import making
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.base import check_count
@@ -103,7 +103,7 @@ def _made(found: Any, name: str, options: tuple[tuple[str, Any], ...]) -> tuple[
     params = env.default_params
     if isinstance(env, HostEnvironment | TracedOnce):
         return env, params
-    return TracedOnce(Told(env), constant_params=True), params
+    return TracedOnce(Checked(env), constant_params=True), params
 
 
 @functools.lru_cache(maxsize=256)
@@ -126,7 +126,7 @@ def _make_env(
         raise ConfigError(f"unknown environment {name!r}: {nearest}")
     with making(name, dict(options)):
         env, params = module.make_env(rest, **dict(options))
-    return (env if isinstance(env, HostEnvironment) else TracedOnce(Told(env))), params
+    return (env if isinstance(env, HostEnvironment) else TracedOnce(Checked(env))), params
 
 
 def _adapter(suite: str) -> ModuleType:

@@ -35,6 +35,7 @@ from purejaxppo import (
     make_train,
 )
 from purejaxppo.check import random_actions
+from purejaxppo.components import make_components
 from purejaxppo.envs.declared import check_actions, spaces_of
 from purejaxppo.envs.host import Host
 from purejaxppo.envs.interface import check_overrides
@@ -692,8 +693,14 @@ def test_an_instance_of_gymnasium_trains():
 
 
 def test_a_name_may_be_passed():
-    learner = make_learner(CONFIG, env="Pendulum-v1")
-    assert jax.eval_shape(learner.init, jax.random.key(0)).obs.shape == (2, 3)
+    components = make_components(CONFIG, env="Pendulum-v1")
+    assert components.spec.observation.shape == (3,)
+    assert components.config.env == "Pendulum-v1" and components.custom == {}
+
+
+def test_wrappers_of_ours_are_not_put_around_a_class():
+    with pytest.raises(ConfigError, match=r"not its class: use Match\(\)"):
+        FrameStack(Match, 2)
 
 
 def test_options_have_no_effect_on_what_is_passed():

@@ -43,6 +43,10 @@ class Wrapper:
     action_space: Callable[..., DeclaredSpace]
 
     def __init__(self, env: Environment):
+        if isinstance(env, type):
+            raise ConfigError(
+                f"{type(self).__name__} changes an environment, not its class: use {env.__name__}()"
+            )
         if not hasattr(env, "step_env"):
             raise ConfigError(
                 f"{type(self).__name__} changes environments that are written in JAX, not "
