@@ -20,7 +20,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
 from purejaxppo.envs.declared import check_actions, parts_of, spaces_of
-from purejaxppo.envs.interface import making
+from purejaxppo.envs.interface import kind_of, making
 from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.spaces import DeclaredSpace, EnvSpec, Space, to_bounds
 from purejaxppo.types import (
@@ -175,14 +175,15 @@ class Host:
             )
         with self._keeping_errors():
             action = _as_declared(envs.single_action_space, action)
-            obs, reward, terminated, truncated, _ = envs.step(action)
+            obs, *paid, _ = envs.step(action)
             # the last observations are copied before a reset, which may write over them
             final = self._copied(obs)
+            reward, terminated, truncated = map(self._one_each, paid, (float, bool, bool))
             done = terminated | truncated
             obs = final
             if done.any():
-                obs = self._copied(envs.reset(options={"reset_mask": np.array(done)})[0])
-                self._check_mask(np.array(done), final, obs)
+                obs = self._copied(envs.reset(options={"reset_mask": done.copy()})[0])
+                self._check_mask(done, final, obs)
             # returns are those of the environment, whatever is learned from
             self.returns += reward
             self.lengths += 1
@@ -191,8 +192,8 @@ class Host:
             if self.env.clip_rewards:
                 reward = np.clip(reward, -1, 1)
             # an episode that ends in both ways has ended by the task
-            flags = np.array(terminated), truncated & ~terminated
-            numbers: Any = (np.array(reward, np.float32), *flags, *counted)
+            flags = terminated, truncated & ~terminated
+            numbers: Any = (reward.astype(np.float32), *flags, *counted)
             self.clock = (self.clock + 1) % 2**31
             return self._where(), EnvStep(obs, final, *numbers)
 
@@ -249,6 +250,16 @@ class Host:
 
     def _where(self) -> np.ndarray:
         return np.array([self.run, self.clock], np.int32)
+
+    def _one_each(self, x: Any, dtype: type) -> np.ndarray:
+        """Copies rewards or flags, a number for each environment."""
+        numbers = np.array(x)
+        if numbers.shape != (self.num_envs,) or numbers.dtype.kind not in "biuf":
+            raise ValueError(
+                f"step returns {kind_of(x)} {list(numbers.shape)} among rewards, terminated and "
+                f"truncated: it must be {self.num_envs} numbers"
+            )
+        return numbers.astype(dtype)
 
     def _copied(self, obs: Obs) -> Obs:
         """Copies observations: the environments may write the next ones where these are."""

@@ -593,6 +593,53 @@ def test_observations_of_another_shape_on_the_host_are_named():
         Host(env, 2).reset(0)
 
 
+class Told(SyncVectorEnv):
+    """Steps that return something else at one of their places."""
+
+    def __init__(self, envs, place, change):
+        super().__init__([Sketch] * envs, autoreset_mode=AutoresetMode.DISABLED)
+        self.place, self.change = place, change
+
+    def step(self, actions):
+        values = list(super().step(actions))
+        values[self.place] = self.change(values[self.place])
+        return tuple(values)
+
+
+def stepped(place, change, steps=6):
+    """The EnvSteps of two environments."""
+    host = Host(HostEnvironment(lambda n: Told(n, place, change), "mine"), 2)
+    where, _ = host.reset(0)
+    rows = []
+    for _ in range(steps):
+        where, after = host.step(where, np.zeros(2, np.int32))
+        rows.append(after)
+    host.close()
+    return rows
+
+
+@pytest.mark.parametrize("change", [list, lambda x: x.astype(int), lambda x: x.astype(np.float32)])
+@pytest.mark.parametrize("place", [1, 2, 3], ids=["reward", "terminated", "truncated"])
+def test_rewards_and_flags_on_the_host_may_be_lists_and_whole_numbers(place, change):
+    for ours, plain in zip(stepped(place, change), stepped(place, np.array), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, ours, plain)
+        assert ours.terminated.dtype == ours.truncated.dtype == bool
+        assert ours.reward.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        (1, lambda x: x[:1]), (1, lambda x: x[:, None]), (1, lambda x: 1.0), (1, lambda x: None),
+        (1, lambda x: x * 1j), (1, lambda x: ["1"] * 2), (2, lambda x: False),
+        (3, lambda x: np.array([None, None])),
+    ],
+)  # fmt: skip
+def test_rewards_and_flags_on_the_host_that_are_no_numbers(place, change):
+    with pytest.raises(HostError, match=r"mine: ValueError: step returns .*must be 2 numbers"):
+        stepped(place, change)
+
+
 def dying(happens, at):
     """CartPole in two processes, and something that happens at a step or reset."""
     inner, _ = make_env("gymnasium/CartPole-v1", processes=True)
