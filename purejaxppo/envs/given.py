@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.interface import check_interface, making, without_statistics
+from purejaxppo.envs.interface import check_interface, current_folder, making, without_statistics
 from purejaxppo.errors import ConfigError, did_you_mean
 
 
@@ -84,7 +82,7 @@ def find_object(name: str) -> Any:
     if not all(where.split(".")) or not all(part.isidentifier() for part in path.split(".")):
         raise ConfigError(f"{name!r} must be module:object, such as my_module:MyEnv")
     try:
-        with _current_folder():
+        with current_folder():
             found = importlib.import_module(where)
     except (Exception, SystemExit) as error:  # a module may do anything
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -98,16 +96,3 @@ def find_object(name: str) -> Any:
             raise ConfigError(f"{name!r}: {where} has no {part!r}: {hint}")
         found = getattr(found, part)
     return found
-
-
-@contextlib.contextmanager
-def _current_folder() -> Iterator[None]:
-    """Lets modules be imported from the current folder, after all others."""
-    folder = os.getcwd()
-    sys.path.append(folder)
-    importlib.invalidate_caches()  # the file may have been written a moment ago
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # a module may have removed it
-            sys.path.remove(folder)

@@ -94,10 +94,12 @@ class Checked(Wrapper):
 def _place(error: Exception) -> str:
     """Says where an exception comes from: the last line in a file of the user's."""
     ours = str(Path(__file__).parents[1])
+    nameless = ("site-packages", "ipykernel_")  # a cell of a notebook has a number for a name
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<")) and "site-packages" not in frame.filename
+        if not frame.filename.startswith((ours, "<"))
+        and not any(part in frame.filename for part in nameless)
     ]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -187,3 +189,16 @@ def making(name: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise ConfigError(
             f"{name} cannot be made{' with ' if given else ''}{given}: {' '.join(words.split())}"
         ) from error
+
+
+@contextlib.contextmanager
+def current_folder() -> Iterator[None]:
+    """Lets modules be imported from the current folder, after all others."""
+    folder = os.getcwd()
+    sys.path.append(folder)
+    importlib.invalidate_caches()  # the file may have been written a moment ago
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # a module may have removed it
+            sys.path.remove(folder)

@@ -124,7 +124,8 @@ def _make_env(
         prefix = f"{suite}/" if suite else ""
         nearest = did_you_mean(prefix + rest, [prefix + other for other in known])
         raise ConfigError(f"unknown environment {name!r}: {nearest}")
-    with making(name, dict(options)):
+    with making(name, dict(options)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it says about itself is not about this environment
         env, params = module.make_env(rest, **dict(options))
     return (env if isinstance(env, HostEnvironment) else TracedOnce(Checked(env))), params
 

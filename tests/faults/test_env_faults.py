@@ -870,6 +870,16 @@ def test_a_module_or_object_that_is_no_environment(folder, name, options, words)
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_gymnasium_imports_a_module_of_the_current_folder_too(folder):
+    text = "import gymnasium\ngymnasium.register('Own-v0', 'gymnasium.envs.toy_text:FrozenLakeEnv')"
+    (folder / "registers.py").write_text(text)
+    path = list(sys.path)
+    env, _ = make_env("gymnasium/registers:Own-v0")
+    assert env.spec.observation == Discrete(16) and sys.path == path
+    gymnasium.registry.pop("Own-v0")
+    sys.modules.pop("registers")
+
+
 def test_the_current_folder_comes_after_what_is_installed(folder):
     (folder / "gymnasium.py").write_text("raise RuntimeError('not this one')")
     make_env("own_envs:make")
@@ -900,9 +910,12 @@ def test_every_command_takes_a_module_and_object(folder, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "line",
-    ["train CartPole-v1:x", "train leaves:X", "check-env lacks:X", "train own_envs:number"],
-)
-def test_a_module_that_cannot_be_trained_is_told_in_one_line(folder, line, monkeypatch, capsys):
+    [
+        "train CartPole-v1:x", "train leaves:X", "check-env lacks:X", "train own_envs:number",
+        pytest.param("train brax/hopper --env-options backend=x", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_told_in_one_line(folder, line, monkeypatch, capsys):
     before = sorted(path.name for path in folder.iterdir())
     monkeypatch.setattr(sys, "argv", ["purejaxppo", *line.split()])
     with pytest.raises(SystemExit) as stop:

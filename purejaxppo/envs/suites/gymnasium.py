@@ -10,7 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.interface import making
+from purejaxppo.envs.interface import current_folder, making
 from purejaxppo.errors import ConfigError
 from purejaxppo.types import EnvParams
 
@@ -41,7 +41,7 @@ def make_env(
 
     def make(num_envs: int) -> VectorEnv:
         mode = "async" if processes else "sync"
-        with making(f"gymnasium/{name}", options):
+        with making(f"gymnasium/{name}", options), current_folder():
             return gymnasium.make_vec(name, num_envs, mode, vector_kwargs=dict(settings), **options)
 
     env = HostEnvironment(make, f"gymnasium/{name}")
