@@ -77,9 +77,9 @@ def check_overrides(env: object) -> None:
 
 def _depth(env: object, name: str) -> int:
     """Returns how far up its classes an environment finds a method; beyond all, if elsewhere."""
-    classes = type(env).__mro__
-    if name in getattr(env, "__dict__", {}):
-        return -1
+    classes, own = type(env).__mro__, getattr(env, "__dict__", {})
+    if name in own:  # set on the object: a method of another is the other's
+        return -1 if getattr(own[name], "__self__", env) is env else len(classes)
     return next((i for i, kind in enumerate(classes) if name in vars(kind)), len(classes))
 
 

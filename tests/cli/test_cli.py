@@ -97,7 +97,7 @@ def test_json_is_valid_when_no_episode_ends(purejaxppo):
         ),
         ("envs nosuch", "envs takes one suite or none, not 'nosuch'"),
         ("check-env CartPole-v2", "did you mean CartPole-v1"),
-        ("check-env nowhere:Env", "module 'nowhere' cannot be imported"),
+        ("check-env nowhere:Env", "'nowhere' cannot be imported: there is no such module"),
         ("train", "env"),
         ("trian CartPole-v1", "use train or eval"),
         ("train CartPole-v1 --num-envs 7 --preset none", "must divide"),

@@ -38,7 +38,7 @@ from purejaxppo.check import random_actions
 from purejaxppo.components import make_components
 from purejaxppo.envs.declared import check_actions, spaces_of
 from purejaxppo.envs.host import Host
-from purejaxppo.envs.interface import check_overrides
+from purejaxppo.envs.interface import METHODS, check_overrides
 from purejaxppo.envs.registry import find_env
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers import (
@@ -177,6 +177,17 @@ class Needs(Probe):
         super().__init__()
 
 
+class Borrows:
+    """Has the methods of another, but for its step."""
+
+    def __init__(self, env):
+        for name in (*METHODS, "default_params"):
+            setattr(self, name, getattr(env, name))
+
+    def step(self, *args):
+        return args
+
+
 def cartpole():
     return gymnax.make("CartPole-v1")[0]
 
@@ -308,6 +319,7 @@ BROKEN = {
     "a wrapper of our kind": (
         lambda: OurOwn(Match()), "OurOwn overrides reset", "override reset_env",
     ),
+    "an object with borrowed methods": (lambda: Borrows(Match()), "Borrows overrides step"),
     "a subclass that overrides step": (
         lambda: type("Mine", (type(cartpole()),), {"step": LateStep.step})(),
         "Mine overrides step", "override step_env",

@@ -154,7 +154,7 @@ RUNTIME = ("is_truncated is True of a fresh state", "values ", "NaN or infinite"
 """What is seen in values alone, which training takes as they are."""
 
 
-@examples(12, 200)
+@examples(8, 200)
 @given(environments())
 def test_check_env_and_training_agree_on_every_environment(env):
     said, refused = refusal(lambda: check_env(env, num_steps=2)), refusal(lambda: traced(env))
@@ -165,7 +165,7 @@ def test_check_env_and_training_agree_on_every_environment(env):
         assert all(any(words in line for words in RUNTIME) for line in said.splitlines()), said
 
 
-@examples(2, 20)
+@examples(1, 20)
 @given(environments())
 def test_what_is_taken_trains(env):
     if refusal(lambda: traced(env)) is None:
