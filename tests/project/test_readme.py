@@ -160,7 +160,10 @@ def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("purejaxppo train")])
-def test_commands_are_understood(command):
+def test_commands_are_understood(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cartpole").mkdir()  # a run that has not begun, for those that go on with it
+    (tmp_path / "cartpole/run.json").write_text("{}")
     parse_train(shlex.split(command)[2:])
 
 
