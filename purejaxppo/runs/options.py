@@ -10,6 +10,9 @@ from purejaxppo.config.rules import coerce_fields
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.paths import given_path
 
+MOST_SEEDS = 2**16
+"""More than fit on any device; what is read from a folder is held against it as well."""
+
 Weights = Literal["final", "best"]
 """Parameters at the end of a run, or the best by evaluation."""
 
@@ -57,6 +60,8 @@ class FitOptions:
         # bounds: a key takes 63 bits
         if self.seed >= 2**63:
             raise ConfigError(f"seed={self.seed} is too large: use a number below 2**63")
+        if self.seeds > MOST_SEEDS:
+            raise ConfigError(f"seeds={self.seeds} is too large: use at most {MOST_SEEDS}")
         least = {"seeds": 1, "seed": 0, "keep_checkpoints": 1, "eval_episodes": 1}
         for name, bound in {**least, "checkpoint_every": 1, "eval_every": 1}.items():
             value = getattr(self, name)

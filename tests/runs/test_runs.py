@@ -249,6 +249,7 @@ def test_options_without_effect_are_refused(tmp_path):
         ({"eval_every": 0}, "eval_every=0 is too small"),
         ({"seeds": 1.5}, "seeds=1.5 must be a whole number"),
         ({"seeds": True}, "must be a number"),
+        ({"seeds": 10**6}, "seeds=1000000 is too large: use at most 65536"),
         ({"seed": 2**64}, "seed=18446744073709551616 is too large"),
         ({"eval_every": 100, "target_return": float("nan")}, "must be finite"),
         ({"about": {"x": object()}}, "must be plain values"),
