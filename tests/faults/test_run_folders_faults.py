@@ -501,6 +501,13 @@ def test_options_of_a_later_version_are_named(folder, purejaxppo_, options, word
     assert_one_line(outcome, "run.json", words)
 
 
+@pytest.mark.parametrize("seed", [None, [8, 8], "x", -1])
+def test_a_seed_that_cannot_be_is_named_on_the_command_line(folder, purejaxppo_, seed):
+    change(folder / "run.json", seed=seed)
+    outcome = purejaxppo_("train", "CartPole-v1", "--resume", "--run-dir", str(folder))
+    assert_one_line(outcome, "run.json", "seed is ")
+
+
 @pytest.mark.parametrize("name", ["config.toml", "run.json"])
 def test_a_folder_that_lacks_one_of_the_two_is_no_run(folder, purejaxppo_, name):
     (folder / name).unlink()
