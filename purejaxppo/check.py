@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, cast
@@ -11,11 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
-from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.envs.inspection import Checked, inspect_env
+from purejaxppo.envs.registry import find_env
+from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.policies.heads import distribution, logit_shape
-from purejaxppo.spaces import Box, EnvSpec, Space, action_spaces, mask_of, to_bounds, zeros
+from purejaxppo.policies.networks import make_policy
+from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, to_bounds, zeros
 from purejaxppo.types import (
     Action,
     Array,
@@ -30,13 +33,8 @@ from purejaxppo.types import (
 
 NUM_ENVS = 4
 
-METHODS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space")
-"""What an environment that is written in JAX must have, beside `default_params`."""
 
-
-def check_env(
-    env: Environment | HostEnvironment, env_params: EnvParams = None, *, num_steps: int = 200
-) -> EnvSpec:
+def check_env(env: Any, env_params: EnvParams = None, *, num_steps: int = 200) -> EnvSpec:
     """Steps an environment at random, and compares what it does with what training needs.
 
     That is: its interface and spaces; observations within them; finite rewards; flags that are off
@@ -44,7 +42,9 @@ def check_env(
     under jit and vmap; nothing kept outside of the state.
 
     Args:
-        env: an environment with gymnax's 1.x interface, or a `HostEnvironment`.
+        env: an environment with gymnax's 1.x interface, a `HostEnvironment`, or whatever else
+            training takes: the name of one, one of Gymnasium's, or a class or function that makes
+            one.
         env_params: its parameters; None: its defaults.
         num_steps: random steps of each of 4 copies; fresh episodes begin where one ends.
 
@@ -54,19 +54,14 @@ def check_env(
     Raises:
         ConfigError: what is wrong and how to fix it, a line for each fault.
     """
-    if isinstance(env, HostEnvironment):
-        faults = list(_host_faults(env, num_steps))
-        if faults:
-            raise ConfigError("\n".join(faults))
-        return env.spec
-    faults = list(_interface_faults(env))
-    # without its interface an environment cannot even be asked for its parameters
-    if not faults:
-        env_params = env.default_params if env_params is None else env_params
-        faults = list(_faults(env, env_params, num_steps))
+    env, default_params = find_env(env)
+    env_params = default_params if env_params is None else env_params
+    hosted = isinstance(env, HostEnvironment)
+    found = _host_faults(env, num_steps) if hosted else _faults(env, env_params, num_steps)
+    faults = list(found)
     if faults:
         raise ConfigError("\n".join(faults))
-    return make_vec_env(env, env_params, 1).spec
+    return env.spec if hosted else inspect_env(env, env_params).spec
 
 
 def random_actions(key: Array, spec: EnvSpec, obs: Obs, num_envs: int) -> Action:
@@ -85,8 +80,9 @@ def random_actions(key: Array, spec: EnvSpec, obs: Obs, num_envs: int) -> Action
             low, high = (
                 jnp.broadcast_to(b, (num_envs, *space.shape)) for b in (space.low, space.high)
             )
-            low, high = low.astype(jnp.float32), high.astype(jnp.float32)
-            return (low + high) / 2, jnp.log(jnp.maximum((high - low) / 2, 1e-6))
+            # halves first: the sum or difference of the largest numbers would be infinite
+            low, high = low.astype(jnp.float32) / 2, high.astype(jnp.float32) / 2
+            return low + high, jnp.log(jnp.maximum(high - low, 1e-6))
         return jnp.zeros((num_envs, *logit_shape(space)))
 
     # the distributions of training, so that masks are obeyed as there
@@ -97,38 +93,24 @@ def random_actions(key: Array, spec: EnvSpec, obs: Obs, num_envs: int) -> Action
 # -- environments in JAX --------------------------------------------------------------------------
 
 
-def _interface_faults(env: object) -> Iterator[str]:
-    """Yields what is missing of the interface."""
-    if isinstance(env, type):
-        yield f"{env.__name__} is a class: pass an environment, such as {env.__name__}()"
-        return
-    for name in METHODS:
-        if not callable(getattr(env, name, None)):
-            yield f"{name} is missing: define it as gymnax's 1.x environments do"
-    if not hasattr(env, "default_params"):
-        yield "default_params is missing: a pytree of constants, or () for none"
-
-
 def _faults(env: Environment, params: EnvParams, num_steps: int) -> Iterator[str]:
     """Yields what is wrong with an environment in JAX, the gravest first."""
     kept = _kept_by(env)
     try:
-        # states of two forms fail in every loop, with words that help nobody: so they come first
-        fault = _state_fault(env, params)
-        if fault:
-            yield fault
-            return
-        vec_env = make_vec_env(env, params, NUM_ENVS)
-        traces = [_traced(env, params, vec_env.spec) for _ in range(2)]
+        # what training refuses, whatever it is configured to do with the environment
+        inspected = inspect_env(env, params)
+        vec_env, checked = vectorize(inspected, NUM_ENVS), Checked(env)
+        make_policy(PPOConfig(), inspected.spec)
+        traces = [_traced(checked, params, vec_env.spec) for _ in range(2)]
         # what can be seen of random play, then of single steps computed in several ways
         first, (action, after) = _roll(vec_env, params, num_steps)
         yield from _values(vec_env.spec, first, after)
-        agreement = list(_agreement(env, params, jax.tree.map(lambda x: x[0], action)))
+        agreement = list(_agreement(checked, params, jax.tree.map(lambda x: x[0], action)))
     except ConfigError as error:
         yield str(error)
         return
-    except Exception as error:
-        yield f"{_raised_in(error, env)} raises {type(error).__name__}: {_first_line(error)}"
+    except jax.errors.JaxRuntimeError as error:
+        yield f"it fails when it is stepped: {_first_line(error)}"
         return
     # a value written while tracing is a constant of the program: nothing would ever change it
     now = _kept_by(env)
@@ -140,29 +122,6 @@ def _faults(env: Environment, params: EnvParams, num_steps: int) -> Iterator[str
         yield "traced twice, the program differs: draw from the key, not from numpy or random"
     else:
         yield from agreement
-
-
-def _state_fault(env: Environment, params: EnvParams) -> str | None:
-    """Says how the state after a step is not like that after a reset (but for dtypes), if so."""
-    with jax.ensure_compile_time_eval():
-        actions = action_spaces(env.action_space(params))
-
-    def states(key: Array) -> tuple[EnvState, EnvState]:
-        _, first, *_ = env.reset_env(key, params)
-        return first, env.step_env(key, first, zeros(actions), params)[1]
-
-    def form(state: EnvState) -> tuple[Any, list[list[int]]]:
-        leaves, tree = jax.tree.flatten(state)
-        return tree, [list(x.shape) for x in leaves]
-
-    reset, step = map(form, jax.eval_shape(states, jax.random.key(0)))
-    if reset == step:
-        return None
-    (tree, shapes), (other, others) = reset, step
-    return (
-        f"the state is {tree} with shapes {shapes} after reset_env, {other} with shapes {others} "
-        "after step_env: give both one form"
-    )
 
 
 def _kept_by(env: object) -> dict[str, tuple[Any, Any]]:
@@ -193,12 +152,6 @@ def _traced(env: Environment, params: EnvParams, spec: EnvSpec) -> tuple[str, ..
 
     program = jax.make_jaxpr(once)(jax.random.key(0))
     return str(program), *(repr(np.asarray(x)) for x in program.consts if not _is_key(x))
-
-
-def _raised_in(error: Exception, env: object) -> str:
-    """Names the method of the environment that an exception came through, or else its class."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return next((frame.name for frame in frames if frame.name in METHODS), type(env).__name__)
 
 
 def _first_line(error: Exception) -> str:
@@ -315,6 +268,7 @@ def _host_faults(env: HostEnvironment, num_steps: int) -> Iterator[str]:
     """Yields what is wrong with an environment on the host."""
     try:
         spec = env.spec
+        make_policy(PPOConfig(), spec)
     except ConfigError as error:
         yield str(error)
         return
@@ -331,5 +285,25 @@ def _host_faults(env: HostEnvironment, num_steps: int) -> Iterator[str]:
             return
     first, (_, after) = runs[0]
     yield from _values(spec, first, after)
+    if _never_reset(first, after):
+        yield (
+            "episodes do not begin anew: reset(options={'reset_mask': mask}) must reset where the "
+            "mask is True, as vector environments with AutoresetMode.DISABLED do"
+        )
     if not _close(runs[0], runs[1], 0):
         yield "two runs with equal seeds differ: let everything depend on reset's seed"
+
+
+def _never_reset(first: Obs, after: EnvStep) -> bool:
+    """Says whether what follows the end of an episode is always its last observation.
+
+    Args:
+        first: [N, *O], of resets.
+        after: [T, N], steps in NumPy.
+    """
+    ended = after.terminated | after.truncated
+    which = np.nonzero(ended)[1]
+    leaves = [jax.tree.leaves(tree) for tree in (first, after.obs, after.final_obs)]
+    stayed = all(np.array_equal(x[ended], last[ended]) for _, x, last in zip(*leaves, strict=True))
+    moved = any((x[which] != last[ended]).any() for x, _, last in zip(*leaves, strict=True))
+    return len(which) >= 8 and stayed and moved  # a few may begin by chance where they have ended

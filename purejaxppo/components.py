@@ -12,9 +12,10 @@ from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.config.sizes import check_sequences
 from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
-from purejaxppo.envs.vec_env import inspect_env, vectorize
+from purejaxppo.envs.inspection import inspect_env
+from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError
-from purejaxppo.policies.networks import Network, make_policy
+from purejaxppo.policies.networks import Network, in_float32, make_policy
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import ADAM, Optimizer, behind_clipping, linear_schedule
@@ -31,7 +32,7 @@ from purejaxppo.types import (
 )
 
 # what may be passed in place of what a configuration describes
-CustomEnv = Environment | HostEnvironment | None
+CustomEnv = Any  # see `envs.given.environment_of`
 CustomPolicy = Policy | Network | None
 CustomObjective = Objective | ObjectiveLoss | None
 CustomOptimizer = Optimizer | MakeOptimizer | None
@@ -87,7 +88,7 @@ def make_components(
 
     Args:
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
-        env: an environment with gymnax's 1.x interface, or a `HostEnvironment`.
+        env: an environment, or what makes one; see `envs.given.environment_of`.
         env_params: its parameters; None: its defaults.
         policy: a `Policy`, or a linen module `obs [B, *O] -> (parameters, value [B])`.
         objective: an `Objective`, or its loss alone.
@@ -100,12 +101,14 @@ def make_components(
         The components.
 
     Raises:
-        ConfigError: the environment contradicts itself (`envs.vec_env.inspect_env`), the policy
+        ConfigError: the environment contradicts itself (`envs.inspection.inspect_env`), the policy
             cannot be made for it (`policies.networks.make_policy`), what is passed cannot be
             called, or an option has no effect.
     """
     # what is passed is compared with the configuration before anything is built
     config = as_config(config)
+    if isinstance(env, str):  # a name describes, whichever way it comes
+        config, env = config.replace(env=env), None
     given = dict(
         env=env, env_params=env_params, policy=policy, objective=objective, advantage=advantage,
         optimizer=optimizer, schedule=schedule,
@@ -123,8 +126,8 @@ def make_components(
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
 
     # the policy, which fixes how rollouts are cut into sequences
-    if not isinstance(policy, Policy):
-        policy = make_policy(config, spec, policy)
+    own = isinstance(policy, Policy)
+    policy = in_float32(policy) if own else make_policy(config, spec, policy)
 
     # the method: by name, or as it is passed
     if objective is None:
@@ -201,14 +204,12 @@ _EXAMPLES = {
 def _environment(config: PPOConfig, env: CustomEnv) -> tuple[Any, EnvParams]:
     """Returns the environment, passed or named, and its default parameters."""
     options = parse_options(config.env_options)
-    if env is None:
-        return registry.make_env(config.env, **options)
-    if options:
+    if env is not None and options:
         raise ConfigError(
             f"env_options={list(config.env_options)} have no effect on an environment of your own: "
             "leave them out"
         )
-    return env, env.default_params
+    return registry.find_env(config.env if env is None else env, **options)
 
 
 def _vectorizer(

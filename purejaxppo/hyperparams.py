@@ -5,7 +5,19 @@ Without jax, so that a configuration can be made before jax is imported.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from purejaxppo.bounds import (
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Bound,
+    check_float32,
+    check_value,
+    is_traced,
+)
+from purejaxppo.errors import ConfigError, did_you_mean, shown
 
 if TYPE_CHECKING:
     import jax
@@ -41,5 +53,86 @@ class Hyperparams(NamedTuple):
     extra: Any = ()
 
     def replace(self, **changes: Any) -> Hyperparams:
-        """Returns the same hyperparameters with some fields changed."""
+        """Returns the same hyperparameters with some fields changed; known values are checked.
+
+        Args:
+            **changes: by field: a number, an array that may have an axis to be vmapped over, or a
+                traced value, which cannot be checked; `extra` is any pytree.
+
+        Raises:
+            ConfigError: there is no such field, or a value is none that `PPOConfig` would take.
+        """
+        for name, value in changes.items():
+            if name not in self._fields:
+                raise ConfigError(
+                    f"unknown hyperparameter {name!r}: {did_you_mean(name, self._fields)}"
+                )
+            check_hyperparameter(name, value, getattr(self, name))
         return self._replace(**changes)
+
+
+BOUNDS: dict[str, Bound] = {
+    "learning_rate": POSITIVE,
+    "learning_rate_final_scale": FRACTION,
+    "gamma": FRACTION,
+    "gae_lambda": FRACTION,
+    "clip_eps": POSITIVE,
+    "clip_eps_final_scale": FRACTION,
+    "kl_coef": NOT_NEGATIVE,
+    "adaptive_kl_target": POSITIVE,
+    "value_coef": NOT_NEGATIVE,
+    "value_clip_eps": POSITIVE,
+    "huber_delta": POSITIVE,
+    "entropy_coef": NOT_NEGATIVE,
+    "entropy_coef_final_scale": FRACTION,
+    "adam_eps": POSITIVE,
+    "max_grad_norm": POSITIVE,
+    "target_kl": POSITIVE,
+}
+"""What each of them must be, here and in `PPOConfig`."""
+
+OPTIONAL = ("max_grad_norm", "target_kl")
+"""Those that may be None."""
+
+
+def check_hyperparameter(name: str, value: Any, works: Any) -> None:
+    """Checks a value of a field of `Hyperparams`, every entry of it, as far as it is known.
+
+    Args:
+        name: of the field; whatever `extra` is, is right.
+        value: what was given.
+        works: another value of the field, for the message; one that is no number is not offered.
+
+    Raises:
+        ConfigError: it is no number, or one that is out of range.
+    """
+    if name == "extra" or (value is None and name in OPTIONAL):
+        return
+    bound = BOUNDS[name]
+    if not isinstance(works, int | float):
+        works = 1.0  # which every bound admits
+    for number in _numbers(name, value, works):
+        check_float32(name, number, works)
+        check_value(name, number, [bound], works)
+
+
+def _numbers(name: str, value: Any, works: Any) -> Iterator[float]:
+    """Yields the numbers that a value is known to hold.
+
+    Raises:
+        ConfigError: it is neither a number nor an array of numbers.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+        return
+    dtype = str(getattr(value, "dtype", "none"))
+    if not (hasattr(value, "shape") and dtype.startswith(("float", "bfloat", "int", "uint"))):
+        raise ConfigError(
+            f"{name}={shown(value)} must be a number, or an array of numbers: use {works}"
+        )
+    # traced values, shapes alone, and what is spread over other machines too are not known here
+    unknown = is_traced(value) or not hasattr(value, "__array__")
+    if not unknown and getattr(value, "is_fully_addressable", True):
+        import numpy as np
+
+        yield from np.unique(np.asarray(value).astype(np.float64)).tolist()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-
-from purejaxppo.errors import ConfigError
 
 MASKS = ("action_mask", "legal_action_mask")
 """Names under which an observation (or `info`) says which actions are allowed."""
@@ -103,120 +101,6 @@ class EnvSpec(NamedTuple):
     action: SpaceTree
 
 
-# -- from the spaces that environments declare to ours ------------------------------------------
-
-
-def space_of(space: DeclaredSpace, what: str) -> Space:
-    """Returns our form of a single space.
-
-    Args:
-        space: of gymnax, gymnasium or their like, known by its attributes.
-        what: it describes, for messages: "action", "observation" or a part of one.
-
-    Raises:
-        ConfigError: the space is of no kind that is known.
-    """
-    # gymnasium's Discrete(3, start=1) would reach networks and masks as indices that are one off
-    if np.any(getattr(space, "start", 0)):
-        raise ConfigError(f"{what} space {space!r} must start at 0: shift it in the environment")
-    shape = tuple(getattr(space, "shape", ()) or ())
-    if hasattr(space, "nvec"):
-        if np.ndim(space.nvec) != 1:
-            raise ConfigError(f"{what} space {space!r} must be a vector: flatten it")
-        return MultiDiscrete(tuple(int(n) for n in space.nvec))
-    # gymnasium's MultiBinary and Discrete both have n: only one of them has axes
-    if isinstance(space, MultiBinary) or (hasattr(space, "n") and shape):
-        return MultiBinary(shape)
-    if hasattr(space, "n"):
-        return Discrete(int(space.n))
-    if hasattr(space, "low") and hasattr(space, "high"):
-        low, high = (np.broadcast_to(np.asarray(b), shape) for b in (space.low, space.high))
-        return Box(low, high, shape, np.dtype(space.dtype))
-    raise ConfigError(
-        f"{what} space {space!r} is not supported: use Discrete, MultiDiscrete, MultiBinary, Box, "
-        "or a dictionary or tuple of them"
-    )
-
-
-def parts_of(space: DeclaredSpace) -> Mapping[str, DeclaredSpace] | tuple | list | None:
-    """Returns the spaces inside a dictionary, tuple or record of spaces; None for a single one.
-
-    Args:
-        space: as declared: a container itself, or gymnax's or gymnasium's `Dict` or `Tuple`.
-    """
-    if type(space).__name__ != "OneOf":  # gymnasium's: one of its parts, not all of them
-        space = getattr(space, "spaces", space)
-    return space if isinstance(space, Mapping | tuple | list) else None
-
-
-def action_spaces(space: DeclaredSpace, what: str = "action") -> SpaceTree:
-    """Returns a pytree of our spaces, structured as the environment's: dictionaries and tuples.
-
-    Args:
-        space: of the actions, as declared.
-        what: it describes, for messages.
-
-    Raises:
-        ConfigError: a space in it is of no kind that is known.
-    """
-    parts = parts_of(space)
-    if parts is None:
-        return space_of(space, what)
-    if isinstance(parts, Mapping):
-        return {name: action_spaces(s, f"{what} {name}") for name, s in parts.items()}
-    inner = [action_spaces(s, f"{what} {i}") for i, s in enumerate(parts)]
-    return type(parts)(*inner) if hasattr(parts, "_fields") else tuple(inner)
-
-
-def observation_spaces(space: DeclaredSpace, obs: Arrays) -> SpaceTree:
-    """Returns a pytree of our spaces, structured as the observations are.
-
-    Observations may be records (named tuples, dataclasses) where the space is a dictionary.
-
-    Args:
-        space: as the environment declares it; its parts are found by their names.
-        obs: an observation, or its shapes.
-
-    Raises:
-        ConfigError: something is observed that was not declared, or the other way round.
-    """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(obs)
-    spaces = [space_of(_space_at(space, path), _observed(path)) for path, _ in leaves]
-    # each array has found its space; spaces that are left over have no array
-    declared = _count(space)
-    if declared != len(spaces):
-        raise ConfigError(
-            f"the observation has {len(spaces)} arrays, its space {space!r} declares {declared}: "
-            "declare what is observed"
-        )
-    return structure.unflatten(spaces)
-
-
-def _space_at(space: DeclaredSpace, path: tuple) -> DeclaredSpace:
-    """Follows the path of an array within an observation through the declared spaces."""
-    for i, key in enumerate(path):
-        # JAX has a class of keys for each of dictionaries, records and sequences
-        name = next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
-        parts = parts_of(space) or ()
-        named: dict[Any, DeclaredSpace] = fields(parts) or dict(enumerate(parts))
-        if name not in named:
-            raise ConfigError(
-                f"{_observed(path[: i + 1])} is not in the space {space!r}: declare it"
-            )
-        space = named[name]
-    return space
-
-
-def _observed(path: tuple) -> str:
-    return "observation" + jax.tree_util.keystr(path)
-
-
-def _count(space: DeclaredSpace) -> int:
-    """Counts the single spaces in a declared one."""
-    parts = parts_of(space)
-    return 1 if parts is None else sum(map(_count, fields(parts).values() or parts))
-
-
 # -- values of spaces -----------------------------------------------------------------------------
 
 
@@ -231,26 +115,9 @@ def one_hot(space: Discrete | MultiDiscrete, x: Array) -> Array:
         [..., number of choices] float32.
     """
     if isinstance(space, Discrete):
-        return jax.nn.one_hot(x, space.n)
-    parts = [jax.nn.one_hot(x[..., i], n) for i, n in enumerate(space.nvec)]
+        return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
+    parts = [jax.nn.one_hot(x[..., i], n, dtype=jnp.float32) for i, n in enumerate(space.nvec)]
     return jnp.concatenate(parts, -1)
-
-
-def check_actions(spaces: SpaceTree) -> None:
-    """Checks that every Box of actions is bounded.
-
-    Args:
-        spaces: of the actions.
-
-    Raises:
-        ConfigError: one is not.
-    """
-    for space in jax.tree.leaves(spaces):
-        if isinstance(space, Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
-            raise ConfigError(
-                f"action bounds {space.low.tolist()} .. {space.high.tolist()} must be finite: "
-                "declare the bounds that the environment clips to, such as -1 .. 1"
-            )
 
 
 def to_bounds(spaces: SpaceTree, action: Arrays) -> Arrays:
@@ -263,14 +130,47 @@ def to_bounds(spaces: SpaceTree, action: Arrays) -> Arrays:
 
     def bounded(space: Space, action: Array) -> Array:
         if isinstance(space, Box):
-            low, high = (jnp.broadcast_to(b, action.shape) for b in (space.low, space.high))
-            action = jnp.clip(action, low, high)
-            # a cast alone would cut the fraction off, and favour whole numbers towards 0
-            whole = jnp.issubdtype(space.dtype, jnp.integer)
-            action = jnp.round(action) if whole else action
+            real = jnp.issubdtype(space.dtype, np.floating)
+            bounds = (space.low, space.high) if real else whole_bounds(space)
+            low, high = (jnp.broadcast_to(b, action.shape) for b in bounds)
+            action = jnp.clip(action if real else _whole(action, low.dtype), low, high)
         return action.astype(space.dtype) if isinstance(space, Box | MultiBinary) else action
 
     return jax.tree.map(bounded, spaces, action)
+
+
+def whole_bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the least and greatest whole numbers of a box, in its dtype; of bits, in uint8.
+
+    Args:
+        space: of whole numbers or bits.
+    """
+    dtype = np.dtype(np.uint8) if space.dtype == np.bool_ else space.dtype
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+
+    def reached(bound: np.ndarray, whole: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        # 0.5 .. 2.5 are the whole numbers 1 and 2
+        if np.issubdtype(bound.dtype, np.floating):
+            bound = whole(bound.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # of what is beyond the dtype, and not taken
+            inside = bound.astype(dtype)
+        return np.where(bound >= most, most, np.where(bound <= least, least, inside)).astype(dtype)
+
+    return reached(space.low, np.ceil), reached(space.high, np.floor)
+
+
+def _whole(action: Array, dtype: np.dtype) -> Array:
+    """Returns the whole numbers of a dtype that are nearest to an action."""
+    if not jnp.issubdtype(action.dtype, jnp.floating):
+        return action
+    # float32 may not have the dtype's greatest number: what is cast must not be beyond it
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    top = np.float32(most)
+    top = top if int(top) <= most else np.nextafter(top, np.float32(0))
+    # a cast alone would cut the fraction off, and favour whole numbers towards 0
+    action = jnp.round(action)
+    inside = jnp.clip(action, np.float32(least), top).astype(dtype)
+    return jnp.where(action > top, dtype.type(most), inside)
 
 
 def zeros(spaces: SpaceTree, lead: tuple[int, ...] = ()) -> Arrays:

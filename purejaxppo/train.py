@@ -24,8 +24,8 @@ from purejaxppo.components import (
     make_components,
 )
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
-from purejaxppo.hyperparams import Hyperparams
+from purejaxppo.errors import ConfigError, shown
+from purejaxppo.hyperparams import Hyperparams, check_hyperparameter
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import across, standardize, total
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
@@ -37,7 +37,7 @@ from purejaxppo.ppo.normalize import (
     scale_rewards,
     update_obs_stats,
 )
-from purejaxppo.ppo.optimizer import pack
+from purejaxppo.ppo.optimizer import begin, pack
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.update import Loss, loss, optimize
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
@@ -124,20 +124,19 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
 
     def defaults(hyperparams, env_params):
         hyper = config.hyperparams() if hyperparams is None else hyperparams
+        _check_hyperparams(hyper, config)
         scalars = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper.replace(extra=()))
         hyper = scalars.replace(extra=jax.tree.map(jnp.asarray, hyper.extra))
         return hyper, components.env_params if env_params is None else env_params
 
     def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
         hyper, env_params = defaults(hyperparams, env_params)
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.wrap_key_data(key)
-        key_params, key_reset, key = jax.random.split(key, 3)
+        key_params, key_reset, key = jax.random.split(_one_key(key), 3)
 
         # policy and optimizer
         params = policy.init(key_params)
         packed, _ = pack(components.optimizer, params)
-        opt_state = components.optimizer.make(hyper).init(packed)
+        opt_state = begin(components.optimizer.make(hyper), packed)
 
         # environments, and statistics that have seen nothing
         env_state, obs = vec_env.reset(key_reset, env_params)
@@ -161,8 +160,7 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
     ):
         # the hyperparameters in force, and keys for what is left to chance
         hyper, env_params = defaults(hyperparams, env_params)
-        progress = jnp.minimum(state.step / config.num_updates, 1.0)
-        hyper = components.schedule(hyper, progress)
+        hyper = _in_force(components, hyper, state.step)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
         norms = state.normalizers
 
@@ -221,6 +219,65 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         ), metrics
 
     return Learner(init, update, vec_env.close)
+
+
+def _one_key(key: Any) -> Array:
+    """Returns the random key of a run; legacy uint32 keys are wrapped.
+
+    Raises:
+        ConfigError: it is no key, or several.
+    """
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        try:
+            key = jax.random.wrap_key_data(key)
+        except TypeError as error:
+            raise ConfigError(
+                f"key={shown(key)} must be a random key: use jax.random.key(0)"
+            ) from error
+    if key.shape:
+        raise ConfigError(
+            f"key is an array of keys {list(key.shape)}, a run takes one: use jax.vmap(train)(keys)"
+        )
+    return key
+
+
+def _check_hyperparams(hyper: Any, config: PPOConfig) -> None:
+    """Checks hyperparameters as far as they are known: those that are traced have a shape alone.
+
+    Raises:
+        ConfigError: they are of another type, out of range, or several where a run takes one.
+    """
+    if not isinstance(hyper, Hyperparams):
+        raise ConfigError(
+            f"hyperparams={shown(hyper)} must be Hyperparams: use "
+            "config.hyperparams().replace(learning_rate=1e-3)"
+        )
+    for name, works in config.hyperparams()._asdict().items():
+        value = getattr(hyper, name)
+        check_hyperparameter(name, value, works)
+        shape = getattr(value, "shape", ())
+        if shape and name != "extra":
+            raise ConfigError(
+                f"{name} is an array {list(shape)}, a run takes one number: use "
+                "jax.vmap(train, (None, 0))(key, hyperparams), with hyperparams = jax.vmap(lambda "
+                f"x: config.hyperparams().replace({name}=x))(values)"
+            )
+
+
+def _in_force(components: Components, hyper: Hyperparams, step: Array) -> Hyperparams:
+    """Returns the hyperparameters that the schedule gives after so many updates.
+
+    Raises:
+        ConfigError: it gives something else.
+    """
+    done = step.astype(jnp.float32) / components.config.num_updates
+    hyper = components.schedule(hyper, jnp.minimum(done, 1.0))
+    if not isinstance(hyper, Hyperparams):
+        raise ConfigError(
+            f"the schedule returns {shown(hyper)}: return hyperparameters, such as "
+            "hyper.replace(learning_rate=...)"
+        )
+    return hyper
 
 
 def _check_shapes(estimate: Estimate, rollout: Rollout) -> Estimate:

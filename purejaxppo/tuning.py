@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import platformdirs
 
+from purejaxppo.errors import ConfigError
+
 IN_CACHE = 9 * 2**20  # bytes of activations that a CPU's cores go through without waiting
 LARGEST_CACHE = 2**30  # bytes; the entries that were not used for longest make room
 
@@ -29,6 +31,18 @@ def compiler_options() -> dict[str, str | bool | int]:
         "xla_cpu_prefer_vector_width": 512,
         "xla_cpu_copy_insertion_use_region_analysis": True,
     }
+
+
+def check_compiles() -> None:
+    """Refuses to go on where JAX is set to compile nothing.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ConfigError(
+            "JAX_DISABLE_JIT is set, and what is trained is one compiled program: unset it"
+        )
 
 
 def chunk_size(rows: int, bytes_per_row: int) -> int:
@@ -78,6 +92,8 @@ def keep_compiled_programs() -> None:
         return
     folder = platformdirs.user_cache_path("purejaxppo") / "compiled"
     try:
+        if not folder.is_absolute():  # without a home
+            raise FileNotFoundError("there is no home folder")
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"{folder} cannot be written")

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import Array
+from jax.core import Tracer
 
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.spaces import DeclaredSpace, EnvSpec
@@ -360,7 +363,7 @@ class Metrics(struct.PyTreeNode):
     Attributes:
         episodes: () int32, episodes that ended in this rollout.
         return_sum: () float32, their undiscounted returns added up.
-        length_sum: () int32, their lengths added up.
+        length_sum: () float32, their lengths added up.
         policy_loss: () float32, as are all below.
         value_loss: unweighted.
         entropy: mean over states, nats.
@@ -371,7 +374,7 @@ class Metrics(struct.PyTreeNode):
         learning_rate: of Adam, as annealed.
         kl_coef: weight of the KL penalty in force (0 without one).
         gradient_steps: () int32, steps taken.
-        skipped_steps: () int32, steps left out because loss or gradient was not finite.
+        skipped_steps: () int32, steps left out because loss, gradient or result was not finite.
         empty_masks: () int32, choices in the rollout whose action mask allowed nothing.
         extra: values by name that the loss of a custom objective returns, () float32 each.
     """
@@ -404,7 +407,13 @@ class Metrics(struct.PyTreeNode):
         return self._mean(self.length_sum)
 
     def _mean(self, total: Array) -> Array:
-        return jnp.where(self.episodes > 0, total / jnp.maximum(self.episodes, 1), jnp.nan)
+        count = self.episodes
+        if isinstance(count, Tracer):
+            return jnp.where(count > 0, total / jnp.maximum(count, 1).astype(jnp.float32), jnp.nan)
+        # in NumPy where it can be: `jax_debug_nans` raises where an operation of JAX gives NaN
+        count = np.asarray(count)
+        mean = np.where(count > 0, np.asarray(total) / np.maximum(count, 1), np.nan)
+        return jax.device_put(mean.astype(np.float32))
 
 
 class TrainOutput(NamedTuple):

@@ -151,6 +151,13 @@ def test_a_schedule_is_followed():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("returned", [None, 1e-3, {"learning_rate": 1e-3}])
+def test_a_schedule_that_returns_no_hyperparameters_is_refused(returned):
+    train = make_train(TINY, env=Match(), schedule=lambda hyper, progress: returned)
+    with pytest.raises(ConfigError, match=r"the schedule returns .*: return hyperparameters"):
+        jax.eval_shape(train, jax.random.key(0))
+
+
 def test_the_schedule_by_default_passed_is_the_same():
     config = TINY.replace(learning_rate_final_scale=0.5)
     hyper = config.hyperparams()

@@ -16,24 +16,14 @@ from support.algorithm import build
 from support.probes import Endless, Params
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_learner, make_train
+from purejaxppo.envs.declared import observation_spaces, space_of, spaces_of
 from purejaxppo.envs.vec_env import make_vec_env
 from purejaxppo.envs.wrappers import HideIndices
 from purejaxppo.policies.heads import distribution
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.normalize import init_obs_stats, normalize, update_obs_stats
 from purejaxppo.ppo.rollout import collect
-from purejaxppo.spaces import (
-    Box,
-    Discrete,
-    EnvSpec,
-    MultiBinary,
-    MultiDiscrete,
-    action_spaces,
-    observation_spaces,
-    space_of,
-    to_bounds,
-    zeros,
-)
+from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete, to_bounds, zeros
 
 gym = gymnasium.spaces
 
@@ -86,7 +76,7 @@ def assert_same(got, expected):
         (spaces.Box(jnp.zeros(2), jnp.ones(2), (2,), jnp.float32), box(2)),
         (gym.Box(-2.0, 3.0, (2, 2)), box(2, 2, low=-2.0, high=3.0)),
         (gym.Box(0, 255, (4, 4, 3), np.uint8), box(4, 4, 3, high=255, dtype=np.uint8)),
-        (gym.Box(np.zeros(2), np.ones(2), dtype=np.float64), box(2, dtype=np.float64)),
+        (gym.Box(np.zeros(2), np.ones(2), dtype=np.float64), box(2)),  # as JAX has it
         (Discrete(5), Discrete(5)),
         (MultiDiscrete((3, 3)), MultiDiscrete((3, 3))),
         (MultiBinary((2,)), MultiBinary((2,))),
@@ -95,7 +85,7 @@ def assert_same(got, expected):
 )
 def test_a_space_of_theirs_is_one_of_ours(theirs, ours):
     assert_same(space_of(theirs, "action"), ours)
-    assert_same(action_spaces(theirs), ours)
+    assert_same(spaces_of(theirs), ours)
 
 
 def test_what_spaces_hold():
@@ -128,14 +118,14 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("space", UNKNOWN, ids=lambda space: type(space).__name__)
 def test_spaces_of_other_kinds_are_refused(space):
-    text = refused(action_spaces, {"move": space})
-    assert text.startswith("action move space ") and "is not supported" in text
+    text = refused(spaces_of, {"move": space})
+    assert text.startswith("action['move'] space ") and "is not supported" in text
 
 
 def test_ranges_that_do_not_start_at_zero_are_refused():
     for space in (gym.Discrete(3, start=1), gym.MultiDiscrete([2, 2], start=[0, 5])):
-        text = refused(action_spaces, (space,))
-        assert text.startswith("action 0 space ") and "must start at 0" in text
+        text = refused(spaces_of, (space,))
+        assert text.startswith("action[0] space ") and "must start at 0" in text
 
 
 def test_ranges_in_a_matrix_are_refused():
@@ -169,12 +159,12 @@ D2, D3 = Discrete(2), Discrete(3)
     ],
 )
 def test_actions_are_structured_as_their_spaces(theirs, ours):
-    assert_same(action_spaces(theirs), ours)
+    assert_same(spaces_of(theirs), ours)
 
 
 def test_a_part_that_is_not_supported_is_named():
-    text = refused(action_spaces, {"x": (D2, {"y": None})})
-    assert text.startswith("action x 1 y space None is not supported")
+    text = refused(spaces_of, {"x": (D2, {"y": None})})
+    assert text.startswith("action['x'][1]['y'] space None is not supported")
 
 
 BOX, THEIR_BOX = box(3), spaces.Box(0.0, 1.0, (3,), jnp.float32)
@@ -234,7 +224,7 @@ def test_what_is_seen_must_be_declared_and_the_other_way_round(obs, words):
 
 def test_a_part_of_an_observation_that_is_no_space():
     text = refused(observation_spaces, {"a": D2, "b": None}, Pair(*SEEN))
-    assert text.startswith("observation.b space None is not supported")
+    assert text.startswith("observation['b'] space None is not supported")
 
 
 # -- actions within their bounds ---------------------------------------------------------------
@@ -691,7 +681,7 @@ def test_a_part_that_is_not_finite_does_not_stop_the_others():
     "space", [D3, spaces.Box(0, 255, (4, 4, 1), jnp.uint8), {"a": D2, "action_mask": box(2)}]
 )
 def test_with_nothing_to_measure_it_is_refused(space):
-    ours = action_spaces(space)
+    ours = spaces_of(space)
     env = shown_as(lambda a, b: zeros(ours), space)
     config = TINY.replace(normalize_observations=True)
     text = refused(lambda: make_train(config, env=env))

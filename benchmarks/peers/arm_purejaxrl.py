@@ -1,7 +1,7 @@
 """Worker: PureJaxRL, from a checkout that is left as it is.
 
 Its continuous agent is tied to Brax environments; here it is given gymnax's Pendulum-v1 in their
-place, and so Brax, which the checkout imports, need not be installed.
+place, and so Brax and Navix, which the checkout imports, need not be installed.
 """
 # pyright: reportMissingImports=false
 
@@ -45,12 +45,21 @@ class Pendulum:
         return spaces.Box(-1.0, 1.0, (1,))
 
 
+UNUSED = ("brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training", "navix")
+
+
+class Empty(types.ModuleType):
+    """A module that has every name, and nothing behind it."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):  # what the import system asks for
+            raise AttributeError(name)
+
+
 def load(name: str, checkout: str, normal_init: bool) -> Any:
     """A module of the checkout."""
-    brax: Any = types.ModuleType("brax")
-    brax.envs = None
-    sys.modules["brax"] = brax
-    # one of the modules imports `wrappers`, the other `purejaxrl.wrappers`
+    sys.modules |= {unused: Empty(unused) for unused in UNUSED}
+    # some modules import `wrappers`, others `purejaxrl.wrappers`
     sys.path[:0] = [checkout, f"{checkout}/purejaxrl"]
     if normal_init:
         initializers.orthogonal = lambda scale: initializers.normal(0.1 * float(scale))

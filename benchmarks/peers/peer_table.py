@@ -94,7 +94,7 @@ PEERS = {
         "arm_purejaxrl",
         "purejaxrl",
         _ALL,
-        (_LIMITS, *_JAX, "the module brax, which it imports, is empty"),
+        (_LIMITS, *_JAX, "the modules brax and navix, which it imports, are empty"),
         {
             "e": _PENDULUM,
             "e64": (*_PENDULUM, "its layers of 256, fixed in its code, are replaced by 64"),

@@ -13,12 +13,12 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from purejaxppo.config.coerce import coerce, parse_options
-from purejaxppo.config.rules import types_of
+from purejaxppo.config.rules import COUNT, SEED, option, types_of
 from purejaxppo.config.schema import Algorithm, PPOConfig
-from purejaxppo.errors import ConfigError
-from purejaxppo.runs.options import FitOptions, Format, Weights
+from purejaxppo.errors import ConfigError, shown
+from purejaxppo.runs.options import AgentOptions, FilmOptions, FitOptions, Format, Options, Weights
 
-T = TypeVar("T")
+A = TypeVar("A", bound="Arguments")
 
 # annotated types: how an argument is shown in a help
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -48,15 +48,30 @@ class RunOptions(FitOptions):
     """Print one JSON object as the last line."""
 
 
+class Arguments(Options):
+    """Options as they are read: checked when all of them are known, not while they are read."""
+
+    def __post_init__(self) -> None:
+        """Leaves the fields alone: what is refused in tyro's hands would get a box around it."""
+
+    def check(self) -> None:
+        """Brings values to their declared types, then checks every rule.
+
+        Raises:
+            ConfigError: a value of another type, or one that is out of its bounds.
+        """
+        super().__post_init__()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalOptions:
+class EvalOptions(Arguments):
     """Play episodes with the agents of a run, statistics frozen."""
 
     run: RunFolder = dataclasses.field()
     """A run folder."""
-    episodes: int = 100
+    episodes: int = option(100, *COUNT)
     """Whole episodes of each agent."""
-    seed: int = 0
+    seed: int = option(0, *SEED)
     """Of the random key that episodes and actions are drawn from."""
     sampled: bool = False
     """Sampled actions rather than the most probable ones."""
@@ -67,23 +82,11 @@ class EvalOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AgentOptions:
-    """What is made of one trained agent."""
+class ExportOptions(Arguments, AgentOptions):
+    """Write a trained policy to a file that runs without purejaxppo."""
 
     run: RunFolder = dataclasses.field()
     """A run folder."""
-    agent: int = 0
-    """Which of the run's seeds, counted from 0."""
-    weights: Weights = "final"
-    """Parameters at the end of the run, or the best by evaluation."""
-    overwrite: bool = False
-    """Write over a file that exists."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions(AgentOptions):
-    """Write a trained policy to a file that runs without purejaxppo."""
-
     format: Format = "stablehlo"
     """stablehlo: for any JAX; onnx (needs purejaxppo[onnx]); npz: for NumPy alone."""
     out: str | None = None
@@ -91,21 +94,15 @@ class ExportOptions(AgentOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderOptions(AgentOptions):
+class RenderOptions(Arguments, FilmOptions):
     """Film a trained policy."""
 
-    out: str | None = None
-    """The file; default: policy.gif (policy.html for brax) in the run folder."""
-    seed: int = 0
-    """Of the random key that the episode is drawn from."""
-    max_steps: int = 500
-    """Steps at most."""
-    fps: int = 30
-    """Frames per second."""
+    run: RunFolder = dataclasses.field()
+    """A run folder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunsOptions:
+class RunsOptions(Arguments):
     """What is made of one or many runs."""
 
     runs: RunFolders = dataclasses.field()
@@ -131,7 +128,7 @@ class ReportOptions(RunsOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainArgs(PPOConfig, RunOptions):
+class TrainArgs(Arguments, PPOConfig, RunOptions):
     """Train PPO and its relatives, all seeds in one compiled program."""
 
     env: EnvName = dataclasses.field()
@@ -139,23 +136,82 @@ class TrainArgs(PPOConfig, RunOptions):
     preset: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
     """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
 
-    def __post_init__(self) -> None:
-        """Leaves the fields alone: `parse_train` validates them, once the preset is known."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckArgs:
+class CheckArgs(Arguments):
     """Step an environment at random and compare what it does with what training needs."""
 
     env: EnvName = dataclasses.field()
     """A name that `purejaxppo envs` lists, or module:object, an environment or what makes one."""
     env_options: tuple[str, ...] = ()
     """What it is made with, as name=value."""
-    num_steps: int = 200
+    num_steps: int = option(200, *COUNT)
     """Random steps of each of 4 copies."""
 
 
-def parse(kind: type[T], argv: Sequence[str], command: str, default: T | None = None) -> T:
+REGISTRY = tyro.constructors.ConstructorRegistry()
+"""What texts are read by beside tyro's own rules."""
+
+
+@REGISTRY.primitive_rule
+def whole_numbers(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    """Reads integers that are written like 1e6 too.
+
+    Args:
+        info: of the type that is read.
+
+    Returns:
+        How; None for other types.
+    """
+    if info.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda texts: _whole(texts[0]),
+        is_instance=lambda value: type(value) is int,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _whole(text: str) -> int:
+    """Reads an integer.
+
+    Raises:
+        ValueError: it is none.
+    """
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError, OverflowError):
+        number = float(text)
+        if number.is_integer():
+            return int(number)
+    raise ValueError(f"{shown(text)} is no whole number, such as 1000 or 1e6")
+
+
+def parse(kind: type[A], argv: Sequence[str], command: str) -> A:
+    """Reads arguments into a dataclass, and checks them.
+
+    Args:
+        kind: the dataclass.
+        argv: the arguments after the command.
+        command: name of the command, for the help.
+
+    Returns:
+        An instance of `kind`.
+
+    Raises:
+        ConfigError: they cannot be read (tyro's report, in one line), or one is out of its bounds.
+        SystemExit: the help was asked for, and is printed.
+    """
+    options = read(kind, argv, command)
+    options.check()
+    return options
+
+
+def read(kind: type[A], argv: Sequence[str], command: str, default: A | None = None) -> A:
     """Reads arguments into a dataclass.
 
     Args:
@@ -171,20 +227,60 @@ def parse(kind: type[T], argv: Sequence[str], command: str, default: T | None = 
         ConfigError: they cannot be read; tyro's report, in one line.
         SystemExit: the help was asked for, and is printed.
     """
+    check_words(argv, command)
     report = io.StringIO()
     prog = f"purejaxppo {command}"
     try:
         with contextlib.redirect_stderr(report):
             if default is None:
-                return tyro.cli(kind, args=argv, prog=prog)
-            return tyro.cli(kind, args=argv, prog=prog, default=default)
+                return tyro.cli(kind, args=argv, prog=prog, registry=REGISTRY)
+            return tyro.cli(kind, args=argv, prog=prog, default=default, registry=REGISTRY)
     except SystemExit as stop:
         if not stop.code:
             raise
-    # tyro draws a box around its report, whose title repeats what follows it
-    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+", " ", report.getvalue())
-    text = re.sub(r"For full helptext.*", "", text, flags=re.DOTALL)
-    raise ConfigError(re.sub(r"^(\w+( \w+){1,2}) (?=\1|Error|\w+ )", "", " ".join(text.split())))
+    raise ConfigError(without_box(report.getvalue()))
+
+
+def check_words(argv: Sequence[str], command: str) -> None:
+    """Checks arguments before tyro reads them.
+
+    Args:
+        argv: the arguments after the command.
+        command: name of the command, for the message.
+
+    Raises:
+        ConfigError: an option is given twice, of which tyro would take the last one; is one of
+            tyro's own, which are not for this program; or too long to be an option.
+    """
+    given = set()
+    for word in argv:
+        name = word.partition("=")[0].replace("_", "-")
+        if len(word) < 3 or not name.startswith("--"):
+            continue
+        if name.startswith("--tyro-") or len(name) > 100:
+            raise ConfigError(
+                f"unknown option {shown(name)}: `purejaxppo {command} --help` lists them"
+            )
+        if name in given:
+            raise ConfigError(f"{name} is given twice: keep one of them")
+        given.add(name)
+
+
+def without_box(report: str) -> str:
+    """Writes what tyro reports in one line.
+
+    Args:
+        report: a box of lines, titled, with separators between its parts.
+
+    Returns:
+        What is in the box, in at most 400 characters.
+    """
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", report).splitlines()
+    lines = [line.strip(" ╭╮╰╯│├┤─") for line in lines]
+    # the title says what the next line says again, and the last line names the help
+    words = " ".join(" ".join([line for line in lines if line.strip("-")][1:]).split())
+    words = re.sub(r" For full helptext, (?!.*For full helptext, ).*", "", words)
+    return words if len(words) <= 400 else f"{words[:250]} ... {words[-145:]}"
 
 
 def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:
@@ -201,12 +297,12 @@ def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:
             there.
     """
     # read twice: first for the preset or the run that defaults come from, then over its values
-    first = parse(TrainArgs, argv, "train")
+    first = read(TrainArgs, argv, "train")
     base, own = base_config(first.env, first.algorithm, first.preset), {}
     if first.resume:
         base, own = resumed(first, base)
     given = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
-    args = parse(TrainArgs, argv, "train", TrainArgs(**{**given, **own, **base.to_dict()}))
+    args = read(TrainArgs, argv, "train", TrainArgs(**{**given, **own, **base.to_dict()}))
 
     # the two parents of TrainArgs apart again: each checks itself
     values = {f.name: getattr(args, f.name) for f in dataclasses.fields(PPOConfig)}
@@ -277,7 +373,7 @@ def _kept_options(run_dir: str, options: Mapping[str, Any]) -> dict[str, Any]:
         try:
             if name not in known:
                 raise ConfigError(f"unknown option {name!r}")
-            kept[name] = coerce(name, known[name], value)
+            kept[name] = coerce(name, known[name], value, getattr(RunOptions, name))
         except ConfigError as error:
             raise ConfigError(
                 f"{str(Path(run_dir) / 'run.json')!r} is damaged, or of another version ({error}): "

@@ -20,6 +20,7 @@ from purejaxppo.cli.arguments import (
     parse,
     parse_train,
 )
+from purejaxppo.cli.devices import start_jax
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import ConfigError
 
@@ -38,6 +39,7 @@ def train(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options, config = parse_train(argv)
+    start_jax(options.seeds)
     from purejaxppo.cli import train as console
 
     return console.train(config, options)
@@ -57,6 +59,7 @@ def evaluate(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options = parse(EvalOptions, argv, "eval")
+    start_jax()
     import jax
     import numpy as np
     from rich.console import Console
@@ -66,11 +69,6 @@ def evaluate(argv: Sequence[str]) -> int:
     from purejaxppo.runs.agents import load_components
     from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
     from purejaxppo.runs.metric_rows import evaluation_rows
-
-    if options.episodes < 1:
-        raise ConfigError(f"episodes={options.episodes} is too small: use 100")
-    if options.seed < 0:
-        raise ConfigError(f"seed={options.seed} is too small: use 0")
 
     # all agents of the run play the same first states, side by side
     components, agents = load_components(options.run, options.weights)
@@ -143,16 +141,13 @@ def render(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options = parse(RenderOptions, argv, "render")
+    start_jax()
     import matplotlib
 
-    from purejaxppo.rendering.render import FilmOptions, film
+    from purejaxppo.rendering.render import film
 
     matplotlib.use("agg")  # environments that draw with it must not open windows
-    how = FilmOptions(
-        out=options.out, agent=options.agent, weights=options.weights, seed=options.seed,
-        max_steps=options.max_steps, fps=options.fps, overwrite=options.overwrite,
-    )  # fmt: skip
-    path, episode = film(options.run, how)
+    path, episode = film(options.run, options)
     steps, size = len(episode.returns) - 1, path.stat().st_size / 1e3
     going_on = "" if episode.over else " (not over yet: --max-steps shows more)"
     print(f"return {episode.returns[-1]:z.1f} in {steps} steps{going_on}, {path} ({size:,.0f} kB)")
@@ -199,6 +194,7 @@ def export(argv: Sequence[str]) -> int:
             the file cannot be written.
     """
     options = parse(ExportOptions, argv, "export")
+    start_jax()
     from purejaxppo.export.export_policy import export_policy
     from purejaxppo.export.formats import USES
     from purejaxppo.runs.folder import read_run
@@ -227,12 +223,13 @@ def envs(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: there is no such suite.
     """
-    from purejaxppo.config import presets
-    from purejaxppo.envs import registry
-
     if argv in (["-h"], ["--help"]):
         print("usage: purejaxppo envs [SUITE]\n\nList the environments that can be trained.")
         return 0
+    start_jax()  # some suites compute when they are imported
+    from purejaxppo.config import presets
+    from purejaxppo.envs import registry
+
     if len(argv) > 1 or set(argv) - set(registry.SUITES):
         suites = ", ".join(filter(None, registry.SUITES))
         raise ConfigError(f"envs takes one suite or none, not {' '.join(argv)!r}: use {suites}")
@@ -257,11 +254,10 @@ def check_env(argv: Sequence[str]) -> int:
         ConfigError: bad input, or the environment cannot be made.
     """
     args = parse(CheckArgs, argv, "check-env")
+    start_jax()
     from purejaxppo import check
     from purejaxppo.envs import registry
 
-    if args.num_steps < 1:
-        raise ConfigError(f"num_steps={args.num_steps} is too small: use 200")
     env, params = registry.find_env(args.env, **parse_options(args.env_options))
     try:
         spec = check.check_env(env, params, num_steps=args.num_steps)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from purejaxppo.cli import commands
-from purejaxppo.errors import ConfigError, HostError, RunWarning
+from purejaxppo.cli.signals import end_at_signals
+from purejaxppo.cli.streams import forgiving_streams
+from purejaxppo.errors import ConfigError, HostError, RunWarning, raised_in
 
 USAGE = """usage: purejaxppo COMMAND ...
 
@@ -25,15 +25,27 @@ USAGE = """usage: purejaxppo COMMAND ...
 purejaxppo COMMAND --help shows every option. RUN is a run folder, as train writes it.
 """
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": commands.train,
-    "eval": commands.evaluate,
-    "plot": commands.plot,
-    "render": commands.render,
-    "report": commands.report,
-    "export": commands.export,
-    "envs": commands.envs,
-    "check-env": commands.check_env,
+
+def _command(function: str) -> Callable[[Sequence[str]], int]:
+    """Returns a command whose module is imported when it runs: ctrl-C during that is no fault."""
+
+    def run(argv: Sequence[str]) -> int:
+        from purejaxppo.cli import commands
+
+        return getattr(commands, function)(argv)
+
+    return run
+
+
+COMMANDS = {
+    "train": _command("train"),
+    "eval": _command("evaluate"),
+    "plot": _command("plot"),
+    "render": _command("render"),
+    "report": _command("report"),
+    "export": _command("export"),
+    "envs": _command("envs"),
+    "check-env": _command("check_env"),
 }
 """What each command does with the arguments after it; it returns the exit code."""
 
@@ -42,41 +54,71 @@ def main() -> None:
     """Runs the command in `sys.argv`, and exits.
 
     Raises:
-        SystemExit: always. 0: done; 1: it failed, or something could not be written; 2: bad input,
-            which gets one line on stderr; 128 and the number of the signal that stopped it.
+        SystemExit: always. 0: done; 1: it failed, or something could not be written or printed; 2:
+            bad input, which gets one line on stderr; 128 and the number of the signal that stopped
+            it.
     """
-    # what a run warns of is for the user: a line, without a place in the source
-    warnings.simplefilter("always", RunWarning)
-    show = warnings.showwarning
+    with forgiving_streams() as lost:
+        # what a run warns of is for the user: a line, without a place in the source
+        warnings.simplefilter("always", RunWarning)
+        show = warnings.showwarning
 
-    def show_in_one_line(text: Warning | str, kind: type[Warning], *where: Any) -> None:
-        if issubclass(kind, RunWarning):
-            print(f"purejaxppo: {text}", file=sys.stderr)
-        else:
-            show(text, kind, *where)
+        def show_in_one_line(text: Warning | str, kind: type[Warning], *where: Any) -> None:
+            if issubclass(kind, RunWarning):
+                print(f"purejaxppo: {text}", file=sys.stderr)
+            else:
+                show(text, kind, *where)
 
-    warnings.showwarning = show_in_one_line
-    sys.path.append("")  # custom environments, in the folder where the user is
+        warnings.showwarning = show_in_one_line
+        code = run(*sys.argv[1:])
+        sys.stdout.flush()
+        code = code or int(lost())
+    sys.exit(code)
 
-    command, *rest = sys.argv[1:] or ["--help"]
+
+def run(command: str = "--help", *rest: str) -> int:
+    """Runs a command, and says in one line on stderr what it fails of.
+
+    Args:
+        command: its name.
+        *rest: the arguments after it.
+
+    Returns:
+        The exit code.
+    """
     if command in ("-h", "--help"):
         print(USAGE, end="")
-        sys.exit(0)
+        return 0
     try:
         if command not in COMMANDS:
             raise ConfigError(f"unknown command {command!r}: use {' or '.join(COMMANDS)}")
-        code = COMMANDS[command](rest)
-        sys.stdout.flush()
-        sys.exit(code)
-    except BrokenPipeError:  # `| head` has seen enough; what is left has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        with end_at_signals():
+            return COMMANDS[command]([*rest])
+    except SystemExit as stop:  # of a help
+        if stop.code:
+            raise
+        return 0
     except ConfigError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        sys.exit(2)
-    except HostError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("purejaxppo: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return _failed(error, 2)
+    except ValueError as error:
+        # JAX reads variables when it is imported
+        if raised_in(error) != "jax._src.config":
+            raise
+        return _failed(f"JAX cannot start: {error}: unset it", 2)
+    except (HostError, OSError) as error:  # the latter of a disk, a folder, a network
+        return _failed(error, 1)
+    except KeyboardInterrupt:  # of a handler that others have set
+        return _failed("interrupted", 130)
+    except (RuntimeError, MemoryError) as error:
+        # XLA has no class of its own for it
+        known = any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
+        if not known and not isinstance(error, MemoryError):
+            raise
+        less = "make --num-envs, --num-steps, --seeds or --hidden-sizes smaller"
+        return _failed(f"out of memory ({str(error) or 'MemoryError'}): {less}", 1)
+
+
+def _failed(what: object, code: int) -> int:
+    """Says in one line on stderr why a command has failed, and returns its exit code."""
+    print("purejaxppo:", " ".join(str(what).split()), file=sys.stderr)
+    return code

@@ -1,48 +1,109 @@
-"""The second ctrl-C on the command line: it ends the process whatever it does."""
+"""Signals that end the command line at once, whatever it does: ctrl-C, and SIGTERM."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
-import sys
+import socket
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 
-SECONDS_TO_UNWIND = 1.0
+from purejaxppo.runs.signals import StopRequests
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+_ending = threading.RLock()
 SHOW_CURSOR = b"\x1b[?25h"
 
+_words: list[Callable[[], str]] = [lambda: "interrupted"]
+"""What is said when a signal ends the process: the last of these."""
 
-@contextmanager
-def end_at_second_signal() -> Iterator[None]:
-    """Says that a first signal was received, and ends the process at a second one.
 
-    Python's own handlers wait until a compilation or a step of the device is over, which may take
-    minutes; this one listens in a thread, to the pipe that signals are written into at once.
+@contextlib.contextmanager
+def saying(words: Callable[[], str]) -> Iterator[None]:
+    """Says more than "interrupted" when a signal ends the process within the block.
+
+    Args:
+        words: returns what to say, without the name of the program.
     """
-    receiving, sending = os.pipe()
-    os.set_blocking(sending, False)
-    before = signal.set_wakeup_fd(sending, warn_on_full_buffer=False)
-
-    def listen() -> None:
-        # nothing is read once the pipe is closed, at the end of the block
-        if os.read(receiving, 1):
-            print(
-                "purejaxppo: stopping after the updates in flight; again: at once", file=sys.stderr
-            )
-            number = os.read(receiving, 1)
-            if number:
-                # the KeyboardInterrupt of the second signal may end the process by itself
-                time.sleep(SECONDS_TO_UNWIND)
-                os.write(2, SHOW_CURSOR * os.isatty(2) + b"purejaxppo: interrupted\n")
-                os._exit(128 + number[0])
-        os.close(receiving)
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
+    _words.append(words)
     try:
         yield
     finally:
-        signal.set_wakeup_fd(before)
-        os.close(sending)
+        _words.pop()
+
+
+@contextlib.contextmanager
+def end_at_signals() -> Iterator[None]:
+    """Ends the process at SIGINT or SIGTERM: at the first, or the second where one saves a run.
+
+    Python's handlers wait until a compilation or a step of the device is over, which may take
+    minutes, and what they raise gets lost or does harm inside of other libraries. So nothing is
+    raised: the handler ends the process, or a thread, which listens to the socket that signals are
+    written into at once. Files are whole or not there at any moment, so nothing is lost by it. Who
+    listened before gets the numbers of all signals as ever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    receiving, sending = socket.socketpair()
+    sending.setblocking(False)
+    others = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+    # a signal without a handler is not written; one that the process ignores stays ignored
+    before = {
+        number: signal.signal(number, lambda number, frame: _end(number))
+        for number in ENDING
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    threading.Thread(target=_listen, args=(receiving, others), daemon=True).start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        # whoever has taken our place in the meantime keeps it
+        after = signal.set_wakeup_fd(others)
+        if after != sending.fileno():
+            signal.set_wakeup_fd(after)
+        sending.close()
+
+
+def _listen(receiving: socket.socket, others: int) -> None:
+    """Reads the numbers of signals until the socket is closed at its other end.
+
+    Args:
+        receiving: where they come from.
+        others: the descriptor that they were written to before, or -1.
+    """
+    stopping = False
+    with receiving:
+        while data := receiving.recv(1):
+            if others != -1:
+                with contextlib.suppress(OSError):
+                    os.write(others, data)
+            number = data[0]
+            if number not in ENDING:
+                continue
+            # a run that is under way takes the first one as a wish to be saved
+            if isinstance(signal.getsignal(number), StopRequests) and not stopping:
+                stopping = True
+                _say("stopping after the updates in flight; again: at once")
+            else:
+                _end(number)
+
+
+def _end(number: int) -> None:
+    """Ends the process and those of its environments; who comes second waits for the first."""
+    with _ending:
+        _say(_words[-1]())
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(128 + number)
+
+
+def _say(text: str) -> None:
+    """Writes a line to stderr, whoever else may be writing there, and shows the cursor again."""
+    line = f"purejaxppo: {text}\n".encode(errors="backslashreplace")
+    with contextlib.suppress(OSError):
+        os.write(2, SHOW_CURSOR * os.isatty(2) + line)

@@ -17,22 +17,20 @@ from rich.table import Table
 
 from purejaxppo.cli.arguments import RunOptions
 from purejaxppo.cli.display import Display
-from purejaxppo.cli.signals import end_at_second_signal
+from purejaxppo.cli.signals import saying
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.parallel import use_cores
-from purejaxppo.report.plots import plot_curve
 from purejaxppo.runs.files import write_json
 from purejaxppo.runs.fit import FitResult, fit_of
-from purejaxppo.runs.folder import check_free, create_run_dir, read_summary
+from purejaxppo.runs.folder import check_free, create_run_dir, is_run, read_summary
 from purejaxppo.runs.identity import versions
 from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
 from purejaxppo.runs.metric_rows import final_returns
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import Plan, plan_of
 from purejaxppo.runs.problems import Problems
-from purejaxppo.tuning import keep_compiled_programs
+from purejaxppo.tuning import check_compiles, keep_compiled_programs
 from purejaxppo.types import Logger
 
 RESUMED_OPTIONS = [
@@ -57,9 +55,9 @@ def train(config: PPOConfig, options: RunOptions) -> int:
         HostError: an environment on the host failed.
     """
     # all that can be refused is refused before anything is made
+    check_compiles()
     if options.run_dir is not None and not options.resume:
         check_free(options.run_dir)
-    use_cores(options.seeds)
     if options.compilation_cache:
         keep_compiled_programs()
     else:  # not in a folder that JAX was given either
@@ -80,15 +78,14 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     given["run_dir"] = str(run_dir)
     kept = {name: getattr(options, name) for name in RESUMED_OPTIONS}
     about = {"algorithm": options.algorithm, "options": kept}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(end_at_second_signal())
-        loggers = make_loggers(config, options, run_dir)
-        if not options.quiet:
-            loggers.append(stack.enter_context(Display(config, options.seeds)))
-        result = fit_of(components, FitOptions(**given), loggers, about)
-
-    summary = summarize(config, options, plan, result, str(run_dir))
-    problems = write_results(run_dir, config, result, summary)
+    with saying(lambda: when_interrupted(config.env, run_dir)):
+        with contextlib.ExitStack() as stack:
+            loggers = make_loggers(config, options, run_dir)
+            if not options.quiet:
+                loggers.append(stack.enter_context(Display(config, options.seeds)))
+            result = fit_of(components, FitOptions(**given), loggers, about)
+        summary = summarize(config, options, plan, result, str(run_dir))
+        problems = write_results(run_dir, config, result, summary)
     print_results(run_dir, options, result, summary)
     if result.stopped is not None:
         return 128 + result.stopped
@@ -207,8 +204,11 @@ def write_results(
         summary |= written
         return problems
 
-    # a picture is no reason to lose the exit code of a run, whatever matplotlib raises
+    # a picture is no reason to lose the exit code of a run, whatever matplotlib raises: it wants
+    # folders of its own already when it is imported
     try:
+        from purejaxppo.report.plots import plot_curve
+
         plot_curve(run_dir / "curve.png", result.metrics, config)
     except Exception as error:
         problems.report(f"curve.png could not be drawn: {type(error).__name__}: {error}")
@@ -234,11 +234,35 @@ def print_results(
             print(f"nothing was left to do in {run_dir}")
         Console().print(results_table(summary))
     if result.stopped is not None:
-        words = ["purejaxppo", "train", summary["env"], "--resume", "--run-dir", str(run_dir)]
         steps = f"{summary['timesteps']:,} steps of each seed"
-        print(f"stopped after {steps}, saved; go on with: {shlex.join(words)}", file=sys.stderr)
+        go_on = how_to_go_on(summary["env"], run_dir)
+        print(f"stopped after {steps}, saved; {go_on}", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
+
+
+def how_to_go_on(env: str, run_dir: Path) -> str:
+    """Returns the command that resumes a run, in a clause.
+
+    Args:
+        env: what is trained on.
+        run_dir: the run folder.
+    """
+    words = ["purejaxppo", "train", env, "--resume", "--run-dir", str(run_dir)]
+    return f"go on with: {shlex.join(words)}"
+
+
+def when_interrupted(env: str, run_dir: Path) -> str:
+    """Returns what is true of a run that a signal ends at once.
+
+    Args:
+        env: what is trained on.
+        run_dir: the run folder.
+    """
+    rows = run_dir / "metrics.jsonl"
+    trained = rows.exists() and rows.stat().st_size > 0
+    what = "interrupted: " + ("what was saved stays" if trained else "nothing was trained yet")
+    return f"{what}; {how_to_go_on(env, run_dir)}" if is_run(run_dir) else what
 
 
 def results_table(summary: dict[str, Any]) -> Table:

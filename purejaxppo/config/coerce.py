@@ -3,85 +3,147 @@
 from __future__ import annotations
 
 import ast
-import sys
+import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.bounds import check_float32, is_traced
+from purejaxppo.errors import ConfigError, shown
+from purejaxppo.hyperparams import BOUNDS
 
-_LARGEST = sys.float_info.max
+EXAMPLE = {"max_steps": 500}
+"""Options of an environment, for messages."""
+
+EXAMPLES = {int: 1, float: 1.0, str: "name", tuple[int, ...]: (64, 64)}
+"""Values of a type, for messages."""
 
 
-def coerce(name: str, declared: Any, value: Any) -> Any:
+def coerce(name: str, declared: Any, value: Any, works: Any = None) -> Any:
     """Brings a value to its declared type: 5e5 to int, 1 to float, a list to a tuple.
 
     Args:
         name: of the field, for messages.
         declared: its type: int, float, bool, str, a Literal, a tuple of int or str, or one of them
             or None.
-        value: what was given; "none" stands for None.
+        value: what was given, of Python, NumPy or jax; "none" stands for None where a text would
+            not do.
+        works: a value that could be used, for messages; None: any of that type.
 
     Returns:
         The value, of that type.
 
     Raises:
-        ConfigError: it is of another type.
+        ConfigError: it is of another type, or traced.
     """
+    value = _plain(name, value)
     kinds = [kind for kind in get_args(declared) if kind is not NoneType]
     if len(kinds) < len(get_args(declared)):  # or None
-        if value is None or str(value) == "none":
-            return None
         (declared,) = kinds
+        if value is None or (declared is not str and isinstance(value, str) and value == "none"):
+            return None
+    elif works is None:
+        works = EXAMPLES.get(declared)
 
+    # numbers, and what is written as name=value
     if declared in (int, float):
-        return _number(name, declared, value)
+        return _number(name, declared, value, works)
+    if name == "env_options":
+        return _options(value)
+
+    # anything else is of its type, or cannot be used
     if declared is bool and isinstance(value, bool):
         return value
-    if declared == tuple[int, ...] and isinstance(value, Sequence):
-        return tuple(_number(f"{name} entry", int, v) for v in value)
-    if declared == tuple[str, ...]:
-        return _options(name, value)
     if (declared is str or get_origin(declared) is Literal) and isinstance(value, str):
-        return value
-    shown = "text" if get_origin(declared) is Literal else declared
-    shown = shown.__name__ if isinstance(shown, type) and not get_args(shown) else shown
-    raise ConfigError(f"{name}={value!r} must be of type {shown}")
+        return str.__str__(value)  # NumPy's and enumerated texts as plain ones
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        entries = [_plain(name, entry) for entry in value]
+        if declared == tuple[int, ...]:
+            return tuple(_number(f"{name} entry", int, entry, works[0]) for entry in entries)
+        if declared == tuple[str, ...] and all(isinstance(entry, str) for entry in entries):
+            return tuple(entries)
+    kind = "text" if get_origin(declared) is Literal else declared
+    kind = kind.__name__ if isinstance(kind, type) and not get_args(kind) else kind
+    works = "True or False" if declared is bool else repr(works)
+    raise ConfigError(f"{name}={shown(value)} must be of type {kind}: use {works}")
 
 
-def _options(name: str, value: Any) -> tuple[str, ...]:
-    """Reads `name=value` texts, from a mapping or from such texts."""
-    if isinstance(value, Mapping):
-        return tuple(f"{key}={_written(v)}" for key, v in value.items())
-    if isinstance(value, Sequence) and all(isinstance(v, str) for v in value):
-        texts = (value,) if isinstance(value, str) else tuple(value)
-        parse_options(texts)
-        return texts
-    raise ConfigError(f"{name}={value!r} must be a mapping, such as {{'max_steps': 500}}")
+def _plain(name: str, value: Any) -> Any:
+    """Turns scalars and short vectors of NumPy and jax into Python's, and leaves the rest.
+
+    Raises:
+        ConfigError: it is traced: known only where a compiled program runs.
+    """
+    if is_traced(value) and name in BOUNDS:
+        raise ConfigError(
+            f"{name} is traced (by jax.vmap, jax.jit or jax.grad), which a configuration cannot "
+            "be: pass it to the compiled program, "
+            f"make_train(config)(key, config.hyperparams().replace({name}=...))"
+        )
+    if is_traced(value):
+        raise ConfigError(
+            f"{name} is traced, but fixes the program: use a value from outside of jax.vmap and "
+            "jax.jit"
+        )
+    small = getattr(value, "ndim", 2) <= 1 and getattr(value, "size", 0) <= 1000
+    if small and hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    return value
 
 
-def _written(value: Any) -> str:
-    """Writes a value as Python does; a text without quotes where nothing else reads like it."""
-    if isinstance(value, str):
-        try:
-            ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return value
-    return repr(value)
-
-
-def _number(name: str, kind: type[int | float], value: Any) -> int | float:
+def _number(name: str, kind: type[int | float], value: Any, works: Any) -> int | float:
     """Reads a finite number, whole for int."""
-    item = getattr(value, "item", None)  # NumPy and jax scalars
-    if item is not None and getattr(value, "ndim", 1) == 0:
-        value = item()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{name}={value!r} must be a number ({kind.__name__})")
-    if not -_LARGEST <= value <= _LARGEST:  # NaN included
-        raise ConfigError(f"{name}={value} must be finite")
-    if kind is int and value != int(value):
-        raise ConfigError(f"{name}={value} must be a whole number: use {round(value)}")
-    return kind(value)
+        kinds = f"a number ({kind.__name__})"
+        raise ConfigError(f"{name}={shown(value)} must be {kinds}: use {works}")
+    if kind is float:
+        check_float32(name, value, works)
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name}={value} must be finite: use {works}")
+    if value != int(value):
+        near = round(value) if value > 0.5 else works
+        raise ConfigError(f"{name}={value} must be a whole number: use {near}")
+    return int(value)
+
+
+def _options(value: Any) -> tuple[str, ...]:
+    """Reads the options of an environment, from a mapping or from `name=value` texts."""
+    if isinstance(value, Mapping):
+        texts = tuple(_written(key, v) for key, v in value.items())
+    elif isinstance(value, str):
+        texts = (str.__str__(value),)
+    elif isinstance(value, Sequence) and all(isinstance(v, str) for v in value):
+        texts = tuple(str.__str__(v) for v in value)
+    else:
+        raise ConfigError(f"env_options={shown(value)} must be a mapping: use {EXAMPLE}")
+    parse_options(texts)
+    return texts
+
+
+def _written(key: Any, value: Any) -> str:
+    """Writes an option; a text without quotes where nothing else reads like it.
+
+    Raises:
+        ConfigError: its name is none, or it is not read back as what it is, like NaN and objects.
+    """
+    if not (isinstance(key, str) and key.isidentifier()):
+        raise ConfigError(f"env_options key {shown(key)} must be a name: use {EXAMPLE}")
+    value = _plain(f"env_options {key}", value)
+    if isinstance(value, str) and _read(value) == value:
+        return f"{str.__str__(key)}={str.__str__(value)}"
+    try:
+        text = repr(value)
+        read = _read(text)
+        if type(read) is type(value) and read == value:
+            return f"{str.__str__(key)}={text}"
+    except (ValueError, RecursionError):  # integers too long for Python, lists without an end
+        pass
+    raise ConfigError(
+        f"env_options {key}={shown(value)} must be a value that Python writes and reads, such as a "
+        f"number or a text: use {EXAMPLE}"
+    )
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
@@ -100,11 +162,34 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name.isidentifier()):
-            raise ConfigError(f"option {text!r} must be name=value, such as max_steps=500")
+            raise ConfigError(
+                f"env_options entry {shown(text)} must be name=value, such as max_steps=500"
+            )
+        if not is_text(text):
+            raise ConfigError(f"env_options entry {shown(text)} must be text: use max_steps=500")
         if name in options:
-            raise ConfigError(f"option {name!r} is given twice: keep one of {list(texts)}")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
+            raise ConfigError(
+                f"env_options entry {shown(name)} is given twice: keep one of "
+                f"{shown([t for t in texts if t.startswith(name + '=')])}"
+            )
+        options[name] = _read(value)
     return options
+
+
+def is_text(value: str) -> bool:
+    """Says whether a text can be written to a file: bytes that are no text cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read(text: str) -> Any:
+    """Reads a value as Python writes it; whatever else it is, is text."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what looks like a mistake in a program
+            return ast.literal_eval(text)
+    # no literal; one that Python cannot make, such as {[]: 1}; or one nested too deeply
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.config.coerce import coerce
+from purejaxppo.errors import ConfigError, did_you_mean, shown
+
+T = TypeVar("T")
 
 
 def _anneal(on: Any) -> dict[str, Any]:
-    return {"learning_rate_final_scale": 0.0 if on else 1.0}
+    return {"learning_rate_final_scale": 0.0 if coerce("ANNEAL_LR", bool, on, True) else 1.0}
 
 
 def _normalize(on: Any) -> dict[str, Any]:
-    return {"normalize_observations": bool(on), "normalize_rewards": bool(on)}
+    on = coerce("NORMALIZE_ENV", bool, on, True)
+    return {"normalize_observations": on, "normalize_rewards": on}
 
 
 def _debug(on: Any) -> dict[str, Any]:
-    if on:
+    if coerce("DEBUG", bool, on, True):
         warnings.warn(
             "DEBUG prints nothing here: the compiled program makes no host calls. Progress is "
             "shown by purejaxppo.fit and `purejaxppo train`; returns are in the metrics.",
@@ -68,11 +73,36 @@ def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         meaning = key if key in names else UPPER_CASE.get(key)
         if meaning is None:
-            hint = did_you_mean(str(key), UPPER_CASE if str(key).isupper() else names)
-            raise ConfigError(f"unknown option {key!r}: {hint}")
+            text = key if isinstance(key, str) else ""
+            hint = did_you_mean(text, UPPER_CASE if text.isupper() else names)
+            raise ConfigError(f"unknown option {shown(key)}: {hint}")
         new = {meaning: value} if isinstance(meaning, str) else meaning(value)
         twice = sorted(new.keys() & result.keys())
         if twice:
             raise ConfigError(f"{twice[0]} is given twice (once as {key!r}): keep one of them")
         result.update(new)
     return result
+
+
+def by_field(cls: type[T]) -> type[T]:
+    """Makes a dataclass refuse what is none of its fields with a hint, wherever it is made.
+
+    Args:
+        cls: a dataclass whose fields are given by name, or by the keys of `UPPER_CASE`.
+
+    Returns:
+        The same class.
+    """
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def checked(self: T, /, *values: Any, **by_name: Any) -> None:
+        if values:
+            name = cls.__name__
+            raise ConfigError(
+                f"{name}({shown(values[0])}) must name its fields: use {name}(env='CartPole-v1')"
+            )
+        init(self, **known_fields(cls, by_name))
+
+    cls.__init__ = checked  # pyright: ignore[reportAttributeAccessIssue]
+    return cls

@@ -9,25 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from purejaxppo.config.coerce import coerce
-from purejaxppo.errors import ConfigError, did_you_mean
-
-
-class Bound(NamedTuple):
-    """What a value must be.
-
-    Attributes:
-        holds: `(value) -> bool`; None is never asked about.
-        words: what it must be, behind "must be".
-        works: a value to offer where the field's default is None.
-    """
-
-    holds: Callable[[Any], bool]
-    words: str
-    works: Any = None
+from purejaxppo.bounds import NOT_NEGATIVE, Bound, check_value
+from purejaxppo.config.coerce import coerce, is_text
+from purejaxppo.errors import ConfigError, did_you_mean, shown
+from purejaxppo.hyperparams import BOUNDS
 
 
 class Effect(NamedTuple):
@@ -42,25 +30,30 @@ class Effect(NamedTuple):
     words: str
 
 
-AT_LEAST_ONE = Bound(lambda v: v >= 1, "at least 1", 1)
-POSITIVE = Bound(lambda v: v > 0, "greater than 0")
-NOT_NEGATIVE = Bound(lambda v: v >= 0, "0 or greater")
-FRACTION = Bound(lambda v: 0 <= v <= 1, "between 0 and 1")
-WIDTHS = Bound(lambda v: bool(v) and min(v) >= 1, "one or more positive widths")
+AT_LEAST_ONE = Bound(lambda v: v >= 1, "at least 1")
+INDEX = (NOT_NEGATIVE, Bound(lambda v: v < 2**31, "below 2**31 (indices are int32)"))
+COUNT = (AT_LEAST_ONE, INDEX[1])
+STEPS = (AT_LEAST_ONE, Bound(lambda v: v < 2**62, "below 2**62"))
+SEED = (NOT_NEGATIVE, Bound(lambda v: v < 2**32, "below 2**32 (a random key takes 32 bits)"))
+WIDTHS = (
+    Bound(lambda v: bool(v) and min(v) >= 1, "one or more positive widths"),
+    Bound(lambda v: max(v) < 2**31, "widths below 2**31 (indices are int32)"),
+)
+TEXT = Bound(is_text, "text that can be written to a file")
 
 
-def option(default: Any, bound: Bound | None = None, when: Sequence[Effect] = ()) -> Any:
+def option(default: Any, *bounds: Bound, when: Sequence[Effect] = ()) -> Any:
     """Declares a field of a configuration.
 
     Args:
         default: its value unless it is given.
-        bound: what a value must be.
+        *bounds: what a value must be, beside what is said of it in `hyperparams.BOUNDS`.
         when: what must hold for a value other than the default to have an effect.
 
     Returns:
         A dataclass field.
     """
-    return dataclasses.field(default=default, metadata={"bound": bound, "when": when})
+    return dataclasses.field(default=default, metadata={"bounds": bounds, "when": when})
 
 
 @functools.cache
@@ -70,37 +63,64 @@ def types_of(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def coerce_fields(config: Any, kind: type) -> None:
-    """Brings the fields of a frozen dataclass to their declared types.
+def check_fields(config: Any, kind: type) -> None:
+    """Brings the fields of a frozen dataclass to their declared types, and checks each by itself.
 
     Args:
         config: an instance of `kind`, changed in place.
         kind: whose fields.
 
     Raises:
-        ConfigError: a value is of another type.
+        ConfigError: a value is of another type, none of the choices, or out of its bounds.
     """
-    for name, declared in types_of(kind).items():
-        object.__setattr__(config, name, coerce(name, declared, getattr(config, name)))
+    fields, types = dataclasses.fields(kind), types_of(kind)
+    for field in fields:
+        value = coerce(field.name, types[field.name], getattr(config, field.name), field.default)
+        object.__setattr__(config, field.name, value)
+    for field in fields:
+        declared, value = types[field.name], getattr(config, field.name)
+        if typing.get_origin(declared) is typing.Literal:
+            check_choice(field.name, value, typing.get_args(declared))
+    for field in fields:
+        value, bounds = getattr(config, field.name), field.metadata.get("bounds", ())
+        if value is not None:
+            shared = [BOUNDS[field.name]] if field.name in BOUNDS else []
+            check_value(field.name, value, [*bounds, *shared], field.default)
 
 
-def check_choices(config: Any, kind: type) -> None:
-    """Raises ConfigError for the first field whose value is none of those it can take."""
-    for name, declared in types_of(kind).items():
-        value, choices = getattr(config, name), typing.get_args(declared)
-        if typing.get_origin(declared) is typing.Literal and value not in choices:
-            raise ConfigError(
-                f"{name}={value!r} is not a choice: {did_you_mean(str(value), choices)}"
-            )
+def as_count(name: str, value: Any, works: int) -> int:
+    """Reads a count that is given by itself.
+
+    Args:
+        name: what it is called in messages.
+        value: what was given, of any type.
+        works: one that could be used.
+
+    Returns:
+        It, from 1 to what an int32 counts.
+
+    Raises:
+        ConfigError: it is of another type, or out of these bounds.
+    """
+    count = coerce(name, int, value, works)
+    check_value(name, count, COUNT, works)
+    return count
 
 
-def check_bounds(config: Any, kind: type) -> None:
-    """Raises ConfigError for the first field whose value is out of its bound."""
-    for field in dataclasses.fields(kind):
-        value, bound = getattr(config, field.name), field.metadata.get("bound")
-        if bound is not None and value is not None and not bound.holds(value):
-            works = bound.works if field.default is None else field.default
-            raise ConfigError(f"{field.name}={value} must be {bound.words}: use {works}")
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Checks that a value is one of those that there are.
+
+    Args:
+        name: what it is called in the message.
+        value: what was given, of any type.
+        choices: what could have been given.
+
+    Raises:
+        ConfigError: it is none of them; the nearest are named.
+    """
+    if not isinstance(value, str) or value not in choices:
+        text = value if isinstance(value, str) else ""
+        raise ConfigError(f"{name}={shown(value)} is not a choice: {did_you_mean(text, choices)}")
 
 
 def check_effects(config: Any, kind: type) -> None:
@@ -112,6 +132,6 @@ def check_effects(config: Any, kind: type) -> None:
         for effect in field.metadata.get("when", ()):
             if not effect.applies(config):
                 raise ConfigError(
-                    f"{field.name}={value!r} has no effect here: use it with {effect.words}, or "
-                    f"leave it at {field.default!r}"
+                    f"{field.name}={shown(value)} has no effect here: use it with {effect.words}, "
+                    f"or leave it at {field.default!r}"
                 )

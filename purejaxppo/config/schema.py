@@ -9,25 +9,23 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from purejaxppo.config import presets
-from purejaxppo.config.purejaxrl import known_fields
+from purejaxppo.config.purejaxrl import by_field, known_fields
 from purejaxppo.config.rules import (
-    AT_LEAST_ONE,
-    FRACTION,
-    NOT_NEGATIVE,
-    POSITIVE,
+    COUNT,
+    STEPS,
+    TEXT,
     WIDTHS,
     Effect,
-    check_bounds,
-    check_choices,
+    check_choice,
     check_effects,
-    coerce_fields,
+    check_fields,
     option,
 )
-from purejaxppo.config.sizes import check_sequences, check_sizes
-from purejaxppo.errors import ConfigError
+from purejaxppo.config.sizes import check_sizes
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams
 
 Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
@@ -52,6 +50,7 @@ SEVERAL_STEPS = Effect(
 )
 
 
+@by_field
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOConfig:
     """A training run, complete and validated: equal configurations and keys give equal bits.
@@ -61,80 +60,81 @@ class PPOConfig:
             this combination. The message names the value, the constraint and a value that works.
     """
 
-    env: str = "CartPole-v1"
+    env: str = option("CartPole-v1", TEXT)
     """Name of the environment; `purejaxppo envs` lists them."""
     env_options: tuple[str, ...] = ()
     """What its suite makes it with, as name=value; in Python a mapping: {"max_steps": 50}."""
-    total_timesteps: int = option(500_000, AT_LEAST_ONE)
+    total_timesteps: int = option(500_000, *STEPS)
     """Environment steps in all: a multiple of num_envs * num_steps."""
-    num_envs: int = option(8, AT_LEAST_ONE)
+    num_envs: int = option(8, *COUNT)
     """Environments stepped side by side (N)."""
-    num_steps: int = option(125, AT_LEAST_ONE)
+    num_steps: int = option(125, *COUNT)
     """Steps of each environment per update, the rollout length (T)."""
-    num_epochs: int = option(4, AT_LEAST_ONE)
+    num_epochs: int = option(4, *COUNT)
     """Passes over each rollout (E)."""
-    num_minibatches: int = option(4, AT_LEAST_ONE)
+    num_minibatches: int = option(4, *COUNT)
     """Gradient steps per epoch (M): a divisor of num_envs * num_steps."""
-    reset_batch: int | None = option(None, POSITIVE)
+    reset_batch: int | None = option(None, *COUNT)
     """Fresh episodes drawn at once when some are needed (K); None: num_envs for every step."""
-    chunk_size: int | None = option(None, POSITIVE)
+    chunk_size: int | None = option(None, *COUNT)
     """Transitions per pass through the network in a gradient step; None: chosen for the device."""
 
-    learning_rate: float = option(2.5e-4, POSITIVE)
+    # floats are hyperparameters: what they must be is in `hyperparams.BOUNDS`
+    learning_rate: float = 2.5e-4
     """Step size of Adam."""
-    learning_rate_final_scale: float = option(1.0, FRACTION)
+    learning_rate_final_scale: float = 1.0
     """The learning rate falls linearly to this fraction of itself (1: constant, 0: annealed)."""
-    adam_eps: float = option(1e-5, POSITIVE)
+    adam_eps: float = 1e-5
     """Term added to Adam's denominator."""
-    max_grad_norm: float | None = option(0.5, POSITIVE)
+    max_grad_norm: float | None = 0.5
     """Gradients are scaled down to this global norm; None: never."""
 
-    gamma: float = option(0.99, FRACTION)
+    gamma: float = 0.99
     """Discount per step."""
     advantage: Literal["gae", "n_step", "monte_carlo", "td", "none"] = "gae"
     """Advantage estimator, a name in ADVANTAGES."""
-    gae_lambda: float = option(0.95, FRACTION, when=(GAE,))
+    gae_lambda: float = option(0.95, when=(GAE,))
     """Decay of generalized advantage estimation (advantage='gae')."""
-    n_step: int = option(5, AT_LEAST_ONE, when=(N_STEP,))
+    n_step: int = option(5, *COUNT, when=(N_STEP,))
     """Rewards summed before bootstrapping (advantage='n_step')."""
     advantage_normalization: Literal["minibatch", "batch", "none"] = "minibatch"
     """Where advantages are brought to mean 0 and standard deviation 1."""
 
     objective: Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"] = "clip"
     """Policy objective, a name in OBJECTIVES."""
-    clip_eps: float = option(0.2, POSITIVE, when=(CLIP, SEVERAL_STEPS))
+    clip_eps: float = option(0.2, when=(CLIP, SEVERAL_STEPS))
     """Probability ratios are clipped to 1 - clip_eps .. 1 + clip_eps (objective='clip')."""
-    clip_eps_final_scale: float = option(1.0, FRACTION, when=(CLIP, SEVERAL_STEPS))
+    clip_eps_final_scale: float = option(1.0, when=(CLIP, SEVERAL_STEPS))
     """clip_eps falls linearly to this fraction of itself."""
-    kl_coef: float = option(1.0, NOT_NEGATIVE, when=(KL_PENALTY, SEVERAL_STEPS))
+    kl_coef: float = option(1.0, when=(KL_PENALTY, SEVERAL_STEPS))
     """Weight of the KL penalty, beta (its first value under objective='adaptive_kl')."""
-    adaptive_kl_target: float = option(0.01, POSITIVE, when=(ADAPTIVE_KL,))
+    adaptive_kl_target: float = option(0.01, when=(ADAPTIVE_KL,))
     """KL divergence per update that adaptive_kl aims for."""
-    target_kl: float | None = option(None, POSITIVE, when=(SEVERAL_STEPS,))
+    target_kl: float | None = option(None, when=(SEVERAL_STEPS,))
     """Skip the rest of an update once a minibatch's approx_kl exceeds this; None: never."""
 
     value_loss: Literal["squared", "clipped", "huber"] = option("squared", when=(CRITIC,))
     """Loss of the critic."""
-    value_coef: float = option(0.5, NOT_NEGATIVE)
+    value_coef: float = 0.5
     """Weight of the value loss."""
-    value_clip_eps: float = option(0.2, POSITIVE, when=(CLIPPED_VALUE, SEVERAL_STEPS))
+    value_clip_eps: float = option(0.2, when=(CLIPPED_VALUE, SEVERAL_STEPS))
     """Values move at most this far from the rollout's (value_loss='clipped')."""
-    huber_delta: float = option(1.0, POSITIVE, when=(HUBER,))
+    huber_delta: float = option(1.0, when=(HUBER,))
     """Error at which the value loss turns linear (value_loss='huber')."""
-    entropy_coef: float = option(0.0, NOT_NEGATIVE)
+    entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
-    entropy_coef_final_scale: float = option(1.0, FRACTION, when=(ENTROPY,))
+    entropy_coef_final_scale: float = option(1.0, when=(ENTROPY,))
     """entropy_coef falls linearly to this fraction of itself."""
 
     torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = "auto"
     """Body of the network; auto: nature for images, cnn for smaller grids, mlp for all else."""
     core: Literal["none", "gru", "lstm", "linear"] = "none"
     """Memory of the policy, behind the torso; none: feed-forward."""
-    core_size: int = option(64, AT_LEAST_ONE, when=(CORE,))
+    core_size: int = option(64, *COUNT, when=(CORE,))
     """Width of the memory."""
-    sequence_length: int | None = option(None, POSITIVE)
+    sequence_length: int | None = option(None, *COUNT)
     """Steps that gradients flow back through a memory, a divisor of num_steps; None: num_steps."""
-    hidden_sizes: tuple[int, ...] = option((64, 64), WIDTHS)
+    hidden_sizes: tuple[int, ...] = option((64, 64), *WIDTHS)
     """Width of each hidden layer."""
     activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"
     """Nonlinearity of the hidden layers."""
@@ -153,12 +153,9 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         """Brings values to their declared types, then checks every rule."""
-        # types first, so that rules need not ask; effects last, so that they speak of valid values
-        coerce_fields(self, PPOConfig)
-        check_choices(self, PPOConfig)
-        check_bounds(self, PPOConfig)
-        if self.core != "none":
-            check_sequences(self)
+        # each field by itself, so that rules need not ask; effects last, so that they speak of
+        # valid values
+        check_fields(self, PPOConfig)
         check_sizes(self)
         check_effects(self, PPOConfig)
 
@@ -216,8 +213,10 @@ class PPOConfig:
             **changes: fields to change.
 
         Raises:
-            ConfigError: no such preset; the nearest names are given.
+            ConfigError: no such preset or algorithm, the nearest names are given; or a change is
+                refused.
         """
+        check_choice("algorithm", algorithm, get_args(Algorithm))
         changes = known_fields(cls, changes)
         return getattr(cls, algorithm)(**{**presets.load(name, algorithm), **changes})
 
@@ -232,12 +231,20 @@ class PPOConfig:
         Upper-case keys as used with PureJaxRL (`LR`, `NUM_ENVS`, ...) are understood.
 
         Raises:
-            ConfigError: an unknown key (the nearest known one is named), or a bad value.
+            ConfigError: it is no mapping; an unknown key (the nearest known one is named), or a bad
+                value.
         """
+        if not isinstance(values, Mapping):
+            kind = type(values).__name__
+            raise ConfigError(f"config is a {kind}: pass a PPOConfig or a mapping of its fields")
         return cls(**known_fields(cls, values))
 
     def to_toml(self, path: str | Path) -> None:
-        """Writes every field to a TOML file; None is written as "none"."""
+        """Writes every field to a TOML file; None is written as "none".
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         Path(path).write_text(self.as_toml(), encoding="utf-8")
 
     def as_toml(self) -> str:
@@ -248,8 +255,12 @@ class PPOConfig:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> PPOConfig:
-        """Reads a configuration from a TOML file of fields; missing ones take their defaults."""
-        return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        """Reads a configuration from a TOML file of fields; missing ones take their defaults.
+
+        Raises:
+            ConfigError: the file cannot be read, is no TOML, or `from_dict` refuses what it says.
+        """
+        return cls.from_dict(read_toml(path))
 
 
 def as_config(config: PPOConfig | Mapping[str, Any]) -> PPOConfig:
@@ -261,9 +272,27 @@ def as_config(config: PPOConfig | Mapping[str, Any]) -> PPOConfig:
     Raises:
         ConfigError: it is neither, or `PPOConfig.from_dict` refuses it.
     """
-    if isinstance(config, PPOConfig):
-        return config
-    if isinstance(config, Mapping):
-        return PPOConfig.from_dict(config)
-    kind = type(config).__name__
-    raise ConfigError(f"config is a {kind}: pass a PPOConfig or a mapping of its fields")
+    return config if isinstance(config, PPOConfig) else PPOConfig.from_dict(config)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Values by key, as TOML has them.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"path={shown(path)} must be the name of a file: use 'config.toml'")
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    # no UTF-8; no TOML; integers too long or tables too deep for Python
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{str(path)!r} is no TOML file: {shown(str(error))}") from error

@@ -7,11 +7,32 @@ from typing import Any
 
 from purejaxppo.errors import ConfigError
 
+MOST = 2**31  # what an int32 counts stays below it
+
 
 def check_sizes(config: Any) -> None:
     """Raises ConfigError where the sizes of a `PPOConfig` do not fit each other."""
+    # whatever is searched for sizes that fit is small then
+    _check_indices(config)
+    if config.core != "none":
+        check_sequences(config)
     _check_batch(config)
     _check_counts(config)
+
+
+def _check_indices(config: Any) -> None:
+    """Checks that whatever is counted in the compiled program fits an int32."""
+    envs, steps, batch = config.num_envs, config.num_steps, config.batch_size
+    if batch >= MOST:
+        raise ConfigError(
+            f"num_envs={envs} and num_steps={steps} must make a batch below 2**31 (indices are "
+            f"int32), not {batch}: use num_steps={max(1, (MOST - 1) // envs)}"
+        )
+    if config.num_updates >= MOST:
+        raise ConfigError(
+            f"total_timesteps={config.total_timesteps} must be fewer than 2**31 updates of "
+            f"num_envs * num_steps = {batch}: use {(MOST - 1) * batch}"
+        )
 
 
 def _check_batch(config: Any) -> None:

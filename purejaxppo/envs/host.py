@@ -7,7 +7,10 @@ else stays compiled. Inside the callback there is nothing but NumPy.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+import multiprocessing.connection
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,17 +19,10 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
+from purejaxppo.envs.declared import check_actions, parts_of, spaces_of
+from purejaxppo.envs.interface import kind_of, making
 from purejaxppo.errors import ConfigError, HostError
-from purejaxppo.spaces import (
-    Box,
-    DeclaredSpace,
-    EnvSpec,
-    Space,
-    action_spaces,
-    check_actions,
-    observation_spaces,
-    to_bounds,
-)
+from purejaxppo.spaces import DeclaredSpace, EnvSpec, Space, to_bounds
 from purejaxppo.types import (
     Action,
     Array,
@@ -44,6 +40,12 @@ ONE_AT_A_TIME = (
 )
 
 
+MAKES = (
+    "make(num_envs) returns a gymnasium.vector.VectorEnv of num_envs, such as "
+    "SyncVectorEnv([make_one] * num_envs, autoreset_mode=AutoresetMode.DISABLED)"
+)
+
+
 class HostEnvironment:
     """An environment that runs in Python, in place of a pure one.
 
@@ -56,11 +58,18 @@ class HostEnvironment:
         make: `(num_envs) -> VectorEnv`.
         name: for messages.
         clip_rewards: learn from rewards within -1 .. 1; returns are still those of the environment.
+
+    Raises:
+        ConfigError: `make` cannot be called.
     """
 
     default_params: EnvParams = ()
 
     def __init__(self, make: Callable[[int], Any], name: str = "env", clip_rewards: bool = False):
+        if not callable(make):
+            raise ConfigError(
+                f"HostEnvironment({type(make).__name__}) must be given a function: {MAKES}"
+            )
         self.make, self.name, self.clip_rewards = make, name, clip_rewards
         self._spec: EnvSpec | None = None
 
@@ -69,32 +78,43 @@ class HostEnvironment:
         """Returns what one environment sees and does; the first time, one is made to find out.
 
         Raises:
-            ConfigError: it cannot be made, resets by itself, or has a space that is not supported.
+            ConfigError: it cannot be made, is no vector environment, resets by itself, or has a
+                space that is not supported.
         """
         if self._spec is None:
-            # whatever a simulator raises, of files, drivers or options, is about the configuration
-            try:
+            with making(self.name, {}):
                 envs = self.make(1)
-            except Exception as error:
-                words = " ".join(f"{type(error).__name__}: {error}".split())
-                raise ConfigError(f"{self.name} cannot be made: {words}") from error
+            spaces = ("single_observation_space", "single_action_space")
+            if not all(hasattr(envs, name) for name in spaces):
+                raise ConfigError(f"{self.name} is made as a {type(envs).__name__}: {MAKES}")
             try:
                 # an enumeration in gymnasium, a plain string in what imitates it
-                mode = getattr(envs, "metadata", {}).get("autoreset_mode", "Disabled")
+                mode = (getattr(envs, "metadata", None) or {}).get("autoreset_mode", "Disabled")
                 mode = getattr(mode, "value", mode)
                 if mode != "Disabled":
                     raise ConfigError(
                         f"{self.name} resets by itself (autoreset_mode {mode}), which hides the "
                         "last observations of episodes: make it with AutoresetMode.DISABLED"
                     )
-                space = envs.single_observation_space
-                observation = observation_spaces(space, space.sample())
-                action = action_spaces(envs.single_action_space)
+                if getattr(envs, "num_envs", 1) != 1:
+                    raise ConfigError(
+                        f"{self.name} has {envs.num_envs} environments, not 1: {MAKES}"
+                    )
+                observation = spaces_of(envs.single_observation_space, "observation")
+                action = spaces_of(envs.single_action_space)
             finally:
                 envs.close()
             check_actions(action)
-            self._spec = EnvSpec(*jax.tree.map(_on_device, (observation, action)))
+            self._spec = EnvSpec(observation, action)
         return self._spec
+
+
+def _told_once(record: logging.LogRecord) -> bool:
+    """Says whether JAX is to report what a callback raised; `Host.close` tells of HostErrors."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HostError))
+
+
+logging.getLogger("jax._src.callback").addFilter(_told_once)
 
 
 class Host:
@@ -112,7 +132,7 @@ class Host:
         self.env, self.num_envs = env, num_envs
         self.envs: Any = None  # what `env.make` returns
         self.run = self.clock = 0
-        self.error: Exception | None = None
+        self.error: HostError | None = None
 
     def reset(self, seed: int | np.ndarray) -> tuple[np.ndarray, Obs]:
         """Makes the environments anew and begins their episodes.
@@ -129,6 +149,7 @@ class Host:
             envs = self.envs = self.env.make(self.num_envs)
             obs, _ = envs.reset(seed=int(seed))
             self.run, self.clock = self.run + 1, 0
+            self.masked = False  # whether a reset of some, not all, has been looked at
             self.returns = np.zeros(self.num_envs, np.float64)
             self.lengths = np.zeros(self.num_envs, np.int32)
             return self._where(), self._copied(obs)
@@ -154,14 +175,15 @@ class Host:
             )
         with self._keeping_errors():
             action = _as_declared(envs.single_action_space, action)
-            obs, reward, terminated, truncated, _ = envs.step(action)
+            obs, *paid, _ = envs.step(action)
             # the last observations are copied before a reset, which may write over them
             final = self._copied(obs)
+            reward, terminated, truncated = map(self._one_each, paid, (float, bool, bool))
             done = terminated | truncated
+            obs = final
             if done.any():
-                obs = self._copied(envs.reset(options={"reset_mask": np.array(done)})[0])
-            else:
-                obs = final
+                obs = self._copied(envs.reset(options={"reset_mask": done.copy()})[0])
+                self._check_mask(done, final, obs)
             # returns are those of the environment, whatever is learned from
             self.returns += reward
             self.lengths += 1
@@ -170,8 +192,8 @@ class Host:
             if self.env.clip_rewards:
                 reward = np.clip(reward, -1, 1)
             # an episode that ends in both ways has ended by the task
-            flags = np.array(terminated), truncated & ~terminated
-            numbers: Any = (np.array(reward, np.float32), *flags, *counted)
+            flags = terminated, truncated & ~terminated
+            numbers: Any = (reward.astype(np.float32), *flags, *counted)
             self.clock = (self.clock + 1) % 2**31
             return self._where(), EnvStep(obs, final, *numbers)
 
@@ -184,12 +206,34 @@ class Host:
         self._end()
         error, self.error = self.error, None
         if error is not None:
-            raise HostError(f"{self.env.name}: {type(error).__name__}: {error}") from error
+            raise HostError(str(error)) from error.__cause__
 
-    def _end(self) -> None:
+    def _end(self, **how: Any) -> None:
         envs, self.envs = self.envs, None
         if envs is not None:
-            envs.close()
+            envs.close(**how)
+
+    def _check_mask(self, done: np.ndarray, before: Obs, after: Obs) -> None:
+        """Checks, once in a run, that a reset of some environments left the others alone.
+
+        Args:
+            done: [N] bool, which were to be reset.
+            before: observations [N, *O] of the step.
+            after: the same, of the reset.
+
+        Raises:
+            HostError: it did not.
+        """
+        if self.masked or done.all():
+            return
+        self.masked = True
+        for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            if not np.array_equal(x[~done], y[~done], equal_nan=x.dtype.kind == "f"):
+                raise HostError(
+                    "a reset of some environments changed others: reset(options={'reset_mask': "
+                    "mask}) must begin episodes where the mask is True and nowhere else, as "
+                    "vector environments with AutoresetMode.DISABLED do"
+                )
 
     @contextlib.contextmanager
     def _keeping_errors(self) -> Iterator[None]:
@@ -197,17 +241,60 @@ class Host:
         try:
             yield
         except Exception as error:
-            self.error = error
+            workers = getattr(self.envs, "processes", ())
+            self.error = HostError(f"{self.env.name}: {_words(error, workers)}")
             with contextlib.suppress(Exception):  # of what is broken already
-                self._end()
-            raise
+                # workers that live would be asked to close, and one that died to answer
+                self._end(**({"terminate": True} if workers else {}))
+            raise self.error from error
 
     def _where(self) -> np.ndarray:
         return np.array([self.run, self.clock], np.int32)
 
+    def _one_each(self, x: Any, dtype: type) -> np.ndarray:
+        """Copies rewards or flags, a number for each environment."""
+        numbers = np.array(x)
+        if numbers.shape != (self.num_envs,) or numbers.dtype.kind not in "biuf":
+            raise ValueError(
+                f"step returns {kind_of(x)} {list(numbers.shape)} among rewards, terminated and "
+                f"truncated: it must be {self.num_envs} numbers"
+            )
+        return numbers.astype(dtype)
+
     def _copied(self, obs: Obs) -> Obs:
         """Copies observations: the environments may write the next ones where these are."""
-        return jax.tree.map(lambda s, x: np.array(x, s.dtype), self.env.spec.observation, obs)
+
+        def copied(path: tuple, space: Space, x: Any) -> np.ndarray:
+            array, shape = np.array(x, space.dtype), (self.num_envs, *space.shape)
+            if array.shape != shape:
+                raise ValueError(
+                    f"observation{jax.tree_util.keystr(path)} of {self.num_envs} environments has "
+                    f"shape {list(array.shape)}, its space says {list(shape)}"
+                )
+            return array
+
+        return jax.tree.map_with_path(copied, self.env.spec.observation, obs)
+
+
+def _words(error: Exception, workers: Sequence[Any] = ()) -> str:
+    """Says in one line what went wrong.
+
+    Args:
+        error: what was raised.
+        workers: processes that the environments run in.
+    """
+    if isinstance(error, HostError | ConfigError):
+        return str(error)
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    # a pipe ends where the process at its other end does
+    if not isinstance(error, EOFError | ConnectionError):
+        return words
+    multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5)
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    how = f"exit code {codes[0]}" if codes else words
+    if codes and codes[0] < 0:
+        how = f"signal {signal.Signals(-codes[0]).name}"
+    return f"a worker process died ({how}): try processes=False, which says more"
 
 
 def make_host_vec_env(env: HostEnvironment, num_envs: int) -> VecEnv:
@@ -266,26 +353,13 @@ def _refuse(axis_size: int, in_batched: PyTree, x: PyTree) -> PyTree:
     raise ConfigError(ONE_AT_A_TIME)
 
 
-def _on_device(space: Space) -> Space:
-    """Returns a space in the dtype that JAX has for it: float32 for float64."""
-    if not isinstance(space, Box):
-        return space
-    dtype = np.dtype(jax.dtypes.canonicalize_dtype(space.dtype))
-    low, high = space.low, space.high
-    # bounds of int64 would wrap around in int32
-    if np.issubdtype(dtype, np.integer):
-        low, high = (np.clip(b, np.iinfo(dtype).min, np.iinfo(dtype).max) for b in (low, high))
-    with np.errstate(over="ignore"):  # the largest float64 is as good as infinite
-        return Box(low.astype(dtype), high.astype(dtype), space.shape, dtype)
-
-
 def _as_declared(space: DeclaredSpace, action: Action) -> Action:
     """Returns actions in NumPy, in the dtypes and bounds that the environments declare."""
-    inner = getattr(space, "spaces", None)
+    inner = parts_of(space)
     if inner is None:
         action = np.asarray(action, space.dtype)
         # a float32 bound may lie outside of the float64 one that it was rounded from
         return np.clip(action, space.low, space.high) if hasattr(space, "low") else action
-    if isinstance(action, dict):
+    if isinstance(inner, Mapping):
         return {name: _as_declared(inner[name], part) for name, part in action.items()}
     return tuple(map(_as_declared, inner, action))

@@ -1,4 +1,4 @@
-"""Environments by name. A suite is imported when one of its environments is asked for."""
+"""Environments by name, or as they are given. A suite is imported when one of its is asked for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from purejaxppo.envs.given import environment_of, find_object
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.inspection import Checked
+from purejaxppo.envs.interface import making
 from purejaxppo.envs.traced_once import TracedOnce
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.envs.wrappers.base import check_count
+from purejaxppo.errors import ConfigError, did_you_mean, raised_in
 from purejaxppo.types import Environment, EnvParams
 
 SUITES = {
@@ -31,27 +35,75 @@ SUITES = {
 """Adapter (a module in `suites`, and an extra of the package) by the prefix of a name."""
 
 
+def find_env(env: Any, **options: Any) -> tuple[Any, EnvParams]:
+    """Returns an environment and its default parameters, of whatever names or stands for one.
+
+    Args:
+        env: a name, as in `make_env`; or an environment, or what makes one, as in
+            `given.environment_of`.
+        **options: what it is made with.
+
+    Returns:
+        An `Environment`, or a `HostEnvironment`; and its default parameters.
+
+    Raises:
+        ConfigError: there is no such environment, it cannot be made, or lacks what training calls.
+    """
+    if isinstance(env, str):
+        return make_env(env, **options)
+    found = environment_of(env, options, getattr(env, "__name__", type(env).__name__))
+    return found, found.default_params
+
+
 def make_env(name: str, **options: Any) -> tuple[Any, EnvParams]:
     """Makes an environment and its default parameters; the same objects for equal arguments.
 
     Args:
-        name: a plain name (gymnax) or `suite/name`.
-        **options: what the suite takes when it makes one, such as `backend="spring"` for brax or
-            `max_steps=500`, a time limit, for most.
+        name: a plain name (gymnax), `suite/name`, or `module:object`: where an environment is in
+            Python, or a class or function that makes one.
+        **options: what the suite, class or function takes when it makes one, such as
+            `backend="spring"` for brax or `max_steps=500`, a time limit, for most.
 
     Returns:
         An `Environment`, or a `HostEnvironment` where a suite runs in Python; and its parameters.
 
     Raises:
         ConfigError: no such environment (the nearest names are given), its suite is not installed,
-            or it does not take these options.
+            or it cannot be made with these options.
     """
+    own = ":" in name and "/" not in name
+    if not own and options.get("max_steps") is not None:  # of whatever suite, a number of steps
+        options["max_steps"] = check_count("max_steps", options["max_steps"], 1, 500)
     arguments = tuple(sorted(options.items()))
+    make, named = (_made, (_found(name), name)) if own else (_make_env, (name,))
     try:
-        hash(arguments)
+        hash((named, arguments))
     except TypeError:  # a list among them, which cannot be looked up
-        return _make_env.__wrapped__(name, arguments)
-    return _make_env(name, arguments)
+        return make.__wrapped__(*named, arguments)
+    return make(*named, arguments)
+
+
+def _found(name: str) -> Any:
+    """Finds module:object, or names what may have been meant in place of the module."""
+    try:
+        return find_object(name)
+    except ConfigError as error:
+        where = name.partition(":")[0]
+        nearest = did_you_mean(where, names(""))
+        # a name of gymnax's has a hyphen, a module in Python has none
+        if "-" not in where or not nearest.startswith("did"):
+            raise
+        raise ConfigError(f"{error}; {nearest}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _made(found: Any, name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Any, EnvParams]:
+    """Makes the environment of an object, once for each name and options."""
+    env = environment_of(found, dict(options), name)
+    params = env.default_params
+    if isinstance(env, HostEnvironment | TracedOnce):
+        return env, params
+    return TracedOnce(Checked(env), constant_params=True), params
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,15 +124,10 @@ def _make_env(
         prefix = f"{suite}/" if suite else ""
         nearest = did_you_mean(prefix + rest, [prefix + other for other in known])
         raise ConfigError(f"unknown environment {name!r}: {nearest}")
-    # a wrong option is Python's own error, of a call that the caller has never seen
-    try:
+    with making(name, dict(options)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it says about itself is not about this environment
         env, params = module.make_env(rest, **dict(options))
-    except TypeError as error:
-        if not options:
-            raise
-        given = ", ".join(f"{key}={value!r}" for key, value in options)
-        raise ConfigError(f"{name} cannot be made with {given}: {error}") from error
-    return (env if isinstance(env, HostEnvironment) else TracedOnce(env)), params
+    return (env if isinstance(env, HostEnvironment) else TracedOnce(Checked(env))), params
 
 
 def _adapter(suite: str) -> ModuleType:
@@ -101,6 +148,14 @@ def _adapter(suite: str) -> ModuleType:
             f"{suite} environments need the package {error.name}: "
             f"pip install 'purejaxppo[{SUITES[suite]}]'"
         ) from error
+    except Exception as error:
+        # packages may fail in other ways, where they do not know this Python or this JAX
+        if raised_in(error).startswith("purejaxppo"):
+            raise
+        raise ConfigError(
+            f"{suite or 'gymnax'} environments cannot be imported ({type(error).__name__} in "
+            f"{raised_in(error)}: {error}): install versions of its packages that fit together"
+        ) from error
 
 
 def drawn(name: str) -> dict[str, Any]:
@@ -111,32 +166,6 @@ def drawn(name: str) -> dict[str, Any]:
     """
     suite = name.partition("/")[0] if "/" in name else ""
     return getattr(_adapter(suite), "DRAWN", {}) if suite in SUITES else {}
-
-
-def find_env(name: str, **options: Any) -> tuple[Environment | HostEnvironment, EnvParams]:
-    """Returns an environment by name, or by module:object, and its default parameters.
-
-    Args:
-        name: as in `make_env`; or where an environment is, or what makes one, in Python.
-        **options: what it is made with.
-
-    Returns:
-        The environment, and `env.default_params`.
-
-    Raises:
-        ConfigError: there is no such environment or object.
-    """
-    where, colon, thing = name.partition(":")
-    if not colon or "/" in name:
-        return make_env(name, **options)
-    try:
-        found = getattr(import_module(where), thing)
-        # a class or a function is called, an environment is taken as it is
-        if isinstance(found, type) or options or not hasattr(found, "default_params"):
-            found = found(**options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{name} cannot be made: {error}") from error
-    return found, found.default_params
 
 
 def names(*suites: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
+from purejaxppo.envs.interface import check_arrays
 from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.types import Action, Array, EnvParams, EnvState
 
@@ -26,23 +27,36 @@ class TracedOnce(Wrapper):
 
     def __init__(self, env: Any, constant_params: bool = False):
         super().__init__(env)
-        keep = _traced_once if constant_params else jax.jit
+        keep = _traced_once if constant_params else _traced_with_params
         self._constant_params = constant_params
         self._reset, self._step = keep(env.reset_env), keep(env.step_env)
 
     def reset_env(self, key: Array, params: EnvParams) -> tuple[Any, ...]:
         """Begins an episode: (obs, state)."""
-        return self._reset(key, params)
+        with jax.numpy_dtype_promotion("standard"):  # what most environments are written for
+            return self._reset(key, params)
 
     def step_env(
         self, key: Array, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Any, ...]:
         """Steps: (obs, state, reward, terminated, info)."""
-        return self._step(key, state, action, params)
+        with jax.numpy_dtype_promotion("standard"):
+            return self._step(key, state, action, params)
 
     def __reduce__(self) -> tuple[type, tuple[Any, bool]]:
         """Copies and pickles without what was traced."""
         return TracedOnce, (self.env, self._constant_params)
+
+
+def _traced_with_params(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps the programs of a method, in which its parameters, the last argument, are inputs."""
+    program = jax.jit(method)
+
+    def call(*args: Any) -> Any:
+        check_arrays("env_params", args[-1])
+        return program(*args)
+
+    return call
 
 
 MOST_PROGRAMS = 16

@@ -7,76 +7,13 @@ wrapper can lose the last observation of an episode.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.envs.traced_once import TracedOnce
-from purejaxppo.envs.wrappers.action_mask import mask_in_observation
-from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
-from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import (
-    EnvSpec,
-    action_spaces,
-    check_actions,
-    fields,
-    observation_spaces,
-    to_bounds,
-    zeros,
-)
-from purejaxppo.types import (
-    Array,
-    Environment,
-    EnvParams,
-    EnvState,
-    EnvStep,
-    Obs,
-    PyTree,
-    VecEnv,
-)
-
-
-class InspectedEnv(NamedTuple):
-    """One environment, made ready to be stepped N at a time.
-
-    Attributes:
-        env: the environment, its action mask in the observation, its episodes counted.
-        spec: what it sees and does.
-        state: its state after a step, in shapes and dtypes.
-    """
-
-    env: Any
-    spec: EnvSpec
-    state: EnvState
-
-
-def inspect_env(env: Environment, env_params: EnvParams) -> InspectedEnv:
-    """Compares what an environment returns with what it declares, and makes it ready.
-
-    Its `reset_env` and `step_env` are traced here, once each; programs that are made of it later
-    use what was traced.
-
-    Args:
-        env: one environment.
-        env_params: parameters that fix the spaces; those of each call may differ in value.
-
-    Returns:
-        The environment with its spaces.
-
-    Raises:
-        ConfigError: a space is not supported, or the environment's values contradict it.
-    """
-    if not isinstance(env, TracedOnce):
-        env = cast(Any, TracedOnce(env, constant_params=True))
-    env = mask_in_observation(env, env_params)
-    spec = check_spec(env, env_params)
-    shapes = _shapes(env, env_params, spec.action)
-    # episodes are counted inside of reward wrappers where the user did so, else outside of all
-    if not (counts(env) and {"episode_return", "episode_length"} <= fields(shapes.info).keys()):
-        env = cast(Any, EpisodeStatistics(env))
-        shapes = _shapes(env, env_params, spec.action)
-    return InspectedEnv(env, spec, shapes.state)
+from purejaxppo.envs.inspection import InspectedEnv, inspect_env, with_types
+from purejaxppo.spaces import to_bounds
+from purejaxppo.types import Array, Environment, EnvParams, EnvStep, PyTree, VecEnv
 
 
 def make_vec_env(
@@ -118,8 +55,7 @@ def vectorize(inspected: InspectedEnv, num_envs: int, reset_batch: int | None = 
 
     def reset_one(key, params):
         obs, state, *_ = env.reset_env(key, params)  # gymnasium's habit: an info too
-        # the types that a step gives (some resets give Python numbers), so that loops can carry it
-        return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), state, state_types), obs
+        return with_types(state, state_types), obs
 
     def step_one(key, state, action, params):
         action = to_bounds(spec.action, action)
@@ -185,70 +121,3 @@ def reset_in_batches(
 def _where(done: Array, a: Array, b: Array) -> Array:
     """Applies `jnp.where` over the leading axis."""
     return jax.vmap(jnp.where)(done, a, b)
-
-
-def check_spec(env: Environment, env_params: EnvParams) -> EnvSpec:
-    """Compares the spaces that an environment declares with the values that it returns.
-
-    Args:
-        env: one environment.
-        env_params: parameters that fix the spaces.
-
-    Returns:
-        Its spaces.
-
-    Raises:
-        ConfigError: an unsupported space, unbounded actions, or an observation, reward or flag of
-            another shape or dtype than declared.
-    """
-    with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
-        declared = env.observation_space(env_params)
-        action = action_spaces(env.action_space(env_params))
-    check_actions(action)
-    shapes = _shapes(env, env_params, action)
-    with jax.ensure_compile_time_eval():
-        observation = observation_spaces(declared, shapes.reset_obs)
-    for where, obs in (("reset_env", shapes.reset_obs), ("step_env", shapes.step_obs)):
-        got, said = _describe(obs), _describe(observation)
-        if got != said or jax.tree.structure(obs) != jax.tree.structure(observation):
-            raise ConfigError(
-                f"{where} returns an observation {got}, its space says {said}: "
-                "fix the one or the other"
-            )
-    for name in ("reward", "terminated", "is_truncated"):
-        x = getattr(shapes, name)
-        if x.shape != ():
-            raise ConfigError(
-                f"{name} is {_describe(x)}: it must be a scalar, such as x[0] or x.any()"
-            )
-    return EnvSpec(observation, action)
-
-
-def _describe(tree: Any) -> str:
-    """Dtypes and shapes of arrays, or of spaces, as they stand."""
-    return str(jax.tree.map(lambda x: f"{x.dtype.name}{list(x.shape)}", tree))
-
-
-class _Shapes(NamedTuple):
-    """What a reset and a step return, in shapes and dtypes."""
-
-    reset_obs: Obs
-    state: EnvState  # after a step
-    step_obs: Obs
-    reward: Array
-    terminated: Array
-    is_truncated: Array
-    info: PyTree
-
-
-def _shapes(env: Environment, env_params: EnvParams, action: Any) -> _Shapes:
-    """Finds what a reset and a step return by tracing them: nothing is run."""
-
-    def once(key):
-        obs, state, *_ = env.reset_env(key, env_params)
-        after, state, *paid, info = env.step_env(key, state, zeros(action), env_params)
-        scalars = map(jnp.asarray, (*paid, env.is_truncated(state, env_params)))
-        reward, terminated, truncated = scalars
-        return _Shapes(obs, state, after, reward, terminated, truncated, info)
-
-    return jax.eval_shape(once, jax.random.key(0))

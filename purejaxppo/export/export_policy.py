@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from purejaxppo.components import CustomEnv, CustomPolicy
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.config.rules import check_choice
+from purejaxppo.errors import ConfigError
 from purejaxppo.export import numpy_policy
 from purejaxppo.export.formats import WRITERS
 from purejaxppo.export.inference import make_acting
@@ -54,6 +55,7 @@ def export_policy(
             missing, or the format cannot express this policy.
     """
     # mistakes first: writing a policy down takes seconds, refusing a name takes none
+    check_choice("format", format, WRITERS)
     read_run(run_dir)
     files = _files(run_dir, format, out, overwrite)
     components, agents = load_components(run_dir, weights, env, policy, env_params)
@@ -70,10 +72,8 @@ def _files(
     """Returns what will be written: the file, and with npz the module that reads it.
 
     Raises:
-        ConfigError: there is no such format, or a name will not do.
+        ConfigError: a name will not do.
     """
-    if format not in WRITERS:
-        raise ConfigError(f"format={format!r} is not a choice: {did_you_mean(format, WRITERS)}")
     wanted = given_path(run_dir) / f"policy.{format}" if out is None else out
     if Path(wanted).suffix != f".{format}":
         raise ConfigError(f"out={str(wanted)!r} must end in .{format}: use policy.{format}")

@@ -6,6 +6,7 @@ Each reads sequences [B, L, F] from the carry that they began with, and forgets 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -144,7 +145,7 @@ def _log_times(key: Array, shape: tuple[int, ...]) -> Array:
 
     Reference: Tallec and Ollivier, arXiv:1804.11188, section 2.
     """
-    return jax.random.uniform(key, shape, maxval=jnp.log(100.0))
+    return jax.random.uniform(key, shape, jnp.float32, maxval=math.log(100.0))
 
 
 class LinearRecurrence(nn.Module):
@@ -203,7 +204,7 @@ class LinearRecurrence(nn.Module):
 
 def _decays(key: Array, shape: tuple[int, ...]) -> Array:
     """Draws a, as a logit, such that a^8 is uniform in 0.9 .. 0.999, as in the paper."""
-    a = jax.random.uniform(key, shape, minval=0.9, maxval=0.999) ** (1 / 8)
+    a = jax.random.uniform(key, shape, jnp.float32, 0.9, 0.999) ** (1 / 8)
     return jnp.log(a) - jnp.log1p(-a)
 
 
@@ -226,5 +227,5 @@ def initial_carry(name: str, size: int, batch_shape: tuple[int, ...]) -> Carry:
     Returns:
         [*batch_shape, H], or two of them for an LSTM.
     """
-    zeros = jnp.zeros((*batch_shape, size))
+    zeros = jnp.zeros((*batch_shape, size), jnp.float32)
     return (zeros, zeros) if name == "lstm" else zeros

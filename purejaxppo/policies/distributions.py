@@ -185,7 +185,8 @@ class DiagGaussian(struct.PyTreeNode):
 
     def sample(self, key: Array) -> Array:
         """Draws an action for each leading index, [..., *A]. The key is consumed."""
-        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_std) * noise
 
     def mode(self) -> Array:
         """Returns the mean, [..., *A]."""
@@ -268,8 +269,8 @@ class SquashedGaussian(struct.PyTreeNode):
         nodes, weights = np.polynomial.hermite_e.hermegauss(self.NODES)
         spread = jnp.exp(self.gaussian.log_std)
         expected = sum(
-            w * self._log_slope(self.gaussian.mean + float(z) * spread)
-            for z, w in zip(nodes, weights / weights.sum(), strict=True)
+            w * self._log_slope(self.gaussian.mean + z * spread)
+            for z, w in zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True)
         )
         return self.gaussian.entropy() + _sum(jnp.asarray(expected), self.gaussian.event_ndim)
 

@@ -61,7 +61,7 @@ class ActionHead(nn.Module):
         mean = self._dense("mean", size)(x).reshape(shape)
         if self.state_dependent_std:
             return mean, self._dense("log_std", size)(x).reshape(shape)
-        log_std = self.param("log_std", nn.initializers.zeros, space.shape)
+        log_std = self.param("log_std", nn.initializers.zeros, space.shape, jnp.float32)
         return mean, jnp.broadcast_to(log_std, mean.shape)
 
     # small weights: the first policy is close to uniform, or to the middle of the bounds

@@ -36,7 +36,7 @@ def orthogonal(scale: float) -> Callable[..., Array]:
         # the fewer vectors are made orthonormal, whichever way the kernel lies
         rows, columns = int(np.prod(shape[:-1])), shape[-1]
         few, many = sorted((rows, columns))
-        gaussian = jax.random.normal(key, (few, many))
+        gaussian = jax.random.normal(key, (few, many), jnp.float32)
 
         def add_row(q: Array, i: Array) -> tuple[Array, None]:
             row = gaussian[i]
@@ -44,7 +44,7 @@ def orthogonal(scale: float) -> Callable[..., Array]:
                 row -= (q @ row) @ q  # rows that are not filled yet are zero
             return q.at[i].set(row / jnp.linalg.norm(row)), None
 
-        q, _ = jax.lax.scan(add_row, jnp.zeros_like(gaussian), jnp.arange(few))
+        q, _ = jax.lax.scan(add_row, jnp.zeros_like(gaussian), jnp.arange(few, dtype=jnp.int32))
         q = q if rows <= columns else q.T
         return (scale * q).reshape(shape).astype(dtype)
 

@@ -173,7 +173,28 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
         dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
         return _lead(carry, (1,), batch), _lead(dist, (1,), lead), value.reshape(lead)
 
-    return Policy(init, carry_of, apply)
+    return in_float32(Policy(init, carry_of, apply))
+
+
+def in_float32(policy: Policy) -> Policy:
+    """Returns a policy whose distributions and values are float32, whatever it computes in.
+
+    Ratios, losses and metrics are made of them, and bfloat16 has three digits.
+
+    Args:
+        policy: actor and critic.
+    """
+
+    def apply(
+        params: Params, carry: Carry, obs: Obs, episode_start: Array
+    ) -> tuple[Carry, Distribution, Array]:
+        carry, *given = policy.apply(params, carry, obs, episode_start)
+        dist, value = jax.tree.map(
+            lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, given
+        )
+        return carry, dist, value
+
+    return policy._replace(apply=apply)
 
 
 def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
@@ -202,12 +223,17 @@ def _check_distribution(config: PPOConfig, spec: EnvSpec) -> None:
     for name in ("squash_actions", "state_dependent_std"):
         if getattr(config, name) and not boxes:
             raise ConfigError(f"{name}=True has no effect on actions {spec.action}: leave it False")
-    # tanh maps onto an open interval, which must not be empty in any dimension
+    # tanh maps onto an open interval, which must not be empty in any dimension, and whose width
+    # must be a number of float32
+    largest = np.finfo(np.float32).max
     for space in jax.tree.leaves(spec.action) if config.squash_actions else ():
-        if isinstance(space, Box) and not (space.low < space.high).all():
-            raise ConfigError(
-                f"squash_actions=True needs room between the bounds of {space}: leave it False"
-            )
+        if isinstance(space, Box):
+            width = np.asarray(space.high, np.float64) - np.asarray(space.low, np.float64)
+            if not ((width > 0) & (width <= largest)).all():
+                raise ConfigError(
+                    f"squash_actions=True needs room between the bounds of {space}, and not more "
+                    f"than {largest:.1e}: leave it False"
+                )
 
 
 def _check_network(module: Memoryless, spec: EnvSpec) -> None:

@@ -110,6 +110,9 @@ IMAGE_TORSOS: dict[str, type[GridCNN] | type[NatureCNN] | type[ImpalaCNN]] = {
 }
 """Networks that read [height, width, channels], by the name in `PPOConfig.torso`."""
 
+MOST_CHANNELS = 4
+"""Of images whose channels come first: more would be a height."""
+
 SMALLEST = {"cnn": 3, "nature": PIXELS, "impala": 3}
 """The least height and width that each can read, by the same names."""
 
@@ -182,18 +185,37 @@ def check_torso(name: str, observation: SpaceTree) -> None:
     parts = jax.tree.leaves(without_mask(observation))
     if not parts:
         raise ConfigError("the observation holds nothing but a mask: add what it depends on")
+    for part in parts:
+        _check_channels(name, part)
     if name in ("auto", "mlp"):
         return
     # a name asks for images: one at least must be there, and each large enough
-    shapes = [list(part.shape) for part in parts]
+    shapes = ", ".join(str(list(part.shape)) for part in parts)
     size = SMALLEST[name]
     if not any(isinstance(part, Box) and part.is_grid for part in parts):
         raise ConfigError(
-            f"torso={name!r} needs observations [height, width, channels], not "
-            f"{', '.join(map(str, shapes))}: use torso='mlp'"
+            f"torso={name!r} needs observations [height, width, channels], not {shapes}: use "
+            "torso='mlp'"
         )
     if any(torso_for(name, part) == name and min(part.shape[:2]) < size for part in parts):
         raise ConfigError(
-            f"torso={name!r} needs images of at least {size} x {size}, not "
-            f"{', '.join(map(str, shapes))}: use torso='cnn'"
+            f"torso={name!r} needs images of at least {size} x {size}, not {shapes}: use "
+            "torso='cnn'"
+        )
+
+
+def _check_channels(name: str, space: Space) -> None:
+    """Checks that an image has its channels last, where a network is to read it.
+
+    Raises:
+        ConfigError: they come first, as in PyTorch.
+    """
+    if not isinstance(space, Box) or len(space.shape) != 3:
+        return
+    channels, *size = space.shape
+    read = torso_for(name, space) != "mlp" or name in IMAGE_TORSOS
+    if read and channels <= MOST_CHANNELS and min(size) >= PIXELS:
+        raise ConfigError(
+            f"an image {list(space.shape)} must be [height, width, channels]: transpose it to "
+            f"{[*size, channels]}, or use torso='mlp'"
         )

@@ -28,9 +28,9 @@ def moments(x: Array, axis=None, axis_name: str | None = None) -> tuple[Array, A
     Returns:
         mean and variance, of the axes that are left.
     """
-    mean = across(jnp.mean(x, axis), axis_name)
-    centred = x - (mean if axis is None else jnp.expand_dims(mean, axis))
-    return mean, across(jnp.mean(jnp.square(centred), axis), axis_name)
+    first, around = _from_first(x, axis, axis_name)
+    mean, variance = _moments(around, axis, axis_name)
+    return first + mean, variance
 
 
 def standardize(x: Array, axis_name: str | None = None) -> Array:
@@ -43,6 +43,26 @@ def standardize(x: Array, axis_name: str | None = None) -> Array:
     Returns:
         As `x`.
     """
-    x = x - across(x.reshape(-1)[0], axis_name)  # so that constants are 0, not rounding errors
-    mean, variance = moments(x, None, axis_name)
-    return (x - mean) / (jnp.sqrt(variance) + 1e-8)
+    _, around = _from_first(x, None, axis_name)
+    mean, variance = _moments(around, None, axis_name)
+    return (around - mean) / (jnp.sqrt(variance) + 1e-8)
+
+
+def _from_first(x: Array, axis, axis_name: str | None) -> tuple[Array, Array]:
+    """Returns the first sample, and all samples less that one.
+
+    A constant is then exactly 0, and what varies little around a large number keeps its digits.
+    """
+    axes = tuple(range(x.ndim)) if axis is None else axis
+    first = x
+    for i in (axes,) if isinstance(axes, int) else axes:
+        first = jax.lax.slice_in_dim(first, 0, 1, axis=i)
+    first = across(first, axis_name)
+    return jnp.squeeze(first, axes), x - first
+
+
+def _moments(around: Array, axis, axis_name: str | None) -> tuple[Array, Array]:
+    """Computes mean and population variance, with the rounding that large samples bring."""
+    mean = across(jnp.mean(around, axis), axis_name)
+    centred = around - (mean if axis is None else jnp.expand_dims(mean, axis))
+    return mean, across(jnp.mean(jnp.square(centred), axis), axis_name)

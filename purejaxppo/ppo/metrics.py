@@ -22,7 +22,8 @@ def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[s
     sums = {
         "episodes": jnp.sum(done, dtype=jnp.int32),
         "return_sum": jnp.sum(jnp.where(done, rollout.episode_return, 0.0)),
-        "length_sum": jnp.sum(jnp.where(done, rollout.episode_length, 0)),
+        # not in int32, which 65,536 episodes of 50,000 steps would overflow
+        "length_sum": jnp.sum(jnp.where(done, rollout.episode_length, 0), dtype=jnp.float32),
     }
     return total(sums, axis_name)
 

@@ -17,7 +17,8 @@ from purejaxppo.types import Obs, PyTree, RewardScaler, RunningStats
 
 def init_stats(shape: tuple[int, ...]) -> RunningStats:
     """Makes statistics that leave values as they are: mean 0, variance 1, nothing seen."""
-    return RunningStats(jnp.zeros(shape), jnp.ones(shape), jnp.float32(0))
+    mean, var = jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32)
+    return RunningStats(mean, var, jnp.float32(0))
 
 
 def init_obs_stats(spec: EnvSpec) -> PyTree:
@@ -73,10 +74,13 @@ def update_stats(stats: RunningStats, x: Array, axis_name: str | None = None) ->
     new = jnp.float32(x.size // max(stats.mean.size, 1) * devices)
     total = stats.count + new
     delta = mean - stats.mean
-    sum_of_squares = (
-        stats.var * stats.count + var * new + jnp.square(delta) * stats.count * new / total
+    # by the share of each side, which is exactly 1 for the first batch: products of counts and
+    # samples would be rounded, or overflow
+    share = new / total
+    spread = stats.var * (1.0 - share) + var * share
+    merged = RunningStats(
+        stats.mean + delta * share, spread + jnp.square(delta) * (1.0 - share) * share, total
     )
-    merged = RunningStats(stats.mean + delta * new / total, sum_of_squares / total, total)
     finite = jnp.isfinite(merged.mean).all() & jnp.isfinite(merged.var).all()
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), merged, stats)
 
@@ -109,7 +113,7 @@ def _is_stats(x: PyTree) -> bool:
 
 def init_reward_scaler(num_envs: int) -> RewardScaler:
     """Makes a scaler that has seen nothing, for N environments."""
-    return RewardScaler(jnp.zeros(num_envs), init_stats(()))
+    return RewardScaler(jnp.zeros(num_envs, jnp.float32), init_stats(()))
 
 
 def scale_rewards(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -95,11 +96,56 @@ def linear_schedule(hyper: Hyperparams, progress: Array) -> Hyperparams:
     def at(value, final_scale):
         return value * (1.0 - progress * (1.0 - final_scale))
 
-    return hyper.replace(
+    # what an annealed one ends at, such as 0, need not be what a run can begin with
+    return hyper._replace(
         learning_rate=at(hyper.learning_rate, hyper.learning_rate_final_scale),
         clip_eps=at(hyper.clip_eps, hyper.clip_eps_final_scale),
         entropy_coef=at(hyper.entropy_coef, hyper.entropy_coef_final_scale),
     )
+
+
+def begin(transform: optax.GradientTransformation, packed: PyTree) -> PyTree:
+    """Makes the state that a transformation of gradients begins with.
+
+    Args:
+        transform: what makes updates of gradients.
+        packed: the parameters, as `pack` returns them.
+
+    Returns:
+        The state, over parameters that are float32 at least.
+    """
+    return transform.init(widened(packed))
+
+
+def step_of(
+    transform: optax.GradientTransformation, grad: PyTree, opt_state: PyTree, packed: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Takes a gradient step.
+
+    Args:
+        transform: what makes updates of gradients.
+        grad: of the loss, float32 at least.
+        opt_state: of the transformation.
+        packed: the parameters, as `pack` returns them.
+
+    Returns:
+        The parameters after it, each in its own dtype, and the state.
+    """
+    # optimizers multiply by counts, which JAX allows under its standard promotion of dtypes alone
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = transform.update(grad, opt_state, packed)
+        return optax.apply_updates(packed, updates), opt_state
+
+
+def widened(tree: PyTree) -> PyTree:
+    """Returns numbers of fewer than 32 bits, such as bfloat16, as float32.
+
+    Sums of squares and averages over many steps need the digits.
+
+    Args:
+        tree: parameters or gradients.
+    """
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def pack(optimizer: Optimizer, params: Params) -> tuple[PyTree, Callable[[PyTree], Params]]:

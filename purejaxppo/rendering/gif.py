@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 SIZE = 400  # pixels: what the longer side is brought to
 CAPTION = 16  # pixels: height of the line above a picture
 HOLD = 1000  # milliseconds that the last picture stays longer
-FASTEST = 50  # frames per second: viewers slow down what has delays below 20 ms
 LEVELS = [round(round(i * 31 / 255) * 255 / 31) for i in range(256)]
 """What red, green and blue are rounded to. Films are drawn with few colours but many shades of
 them, from smoothing; rounded they fit a palette, and Pillow looks colours up with 6 bits only."""
@@ -27,7 +26,7 @@ def write_gif(
         file: open for writing bytes.
         frames: [H, W, 3] uint8 each.
         captions: a line above each picture.
-        fps: pictures per second, at most FASTEST.
+        fps: pictures per second, at most 50.
     """
     # one palette for all: with one each, what stands still would flicker
     pictures = [_captioned(*pair) for pair in zip(map(_scaled, frames), captions, strict=True)]

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import jax
 
@@ -19,12 +19,12 @@ from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.errors import ConfigError
-from purejaxppo.rendering.gif import FASTEST, write_gif
+from purejaxppo.rendering.gif import write_gif
 from purejaxppo.rendering.playback import Episode, play, play_on_host
 from purejaxppo.runs.agents import agent_of, env_params_of, load_components
 from purejaxppo.runs.files import write_new
 from purejaxppo.runs.folder import read_run
-from purejaxppo.runs.options import Weights
+from purejaxppo.runs.options import FilmOptions, Weights
 from purejaxppo.runs.paths import given_path, new_file
 from purejaxppo.types import EnvParams, EnvState
 
@@ -36,28 +36,6 @@ NEEDS = {
     "GL": "set MUJOCO_GL=egl or MUJOCO_GL=osmesa before Python starts",
 }
 """What the user can do, by a word of the error that a renderer raises."""
-
-
-class FilmOptions(NamedTuple):
-    """Which agent, which episode, and how it is filmed.
-
-    Attributes:
-        out: the file; None: policy.gif in the run folder (policy.html for brax).
-        agent: which of the run's seeds, counted from 0.
-        weights: "final", at the end of the run; or "best", by evaluation.
-        seed: of the random key that the episode is drawn from.
-        max_steps: steps at most.
-        fps: steps per second of the film, 1 to 50.
-        overwrite: write over a file that exists.
-    """
-
-    out: str | Path | None = None
-    agent: int = 0
-    weights: Weights = "final"
-    seed: int = 0
-    max_steps: int = 500
-    fps: int = 30
-    overwrite: bool = False
 
 
 def render(
@@ -100,8 +78,8 @@ def render(
             there is no such agent; the file exists; or a number is out of range.
     """
     options = FilmOptions(
-        out=out, agent=agent, weights=weights, seed=seed, max_steps=max_steps, fps=fps,
-        overwrite=overwrite,
+        out=None if out is None else str(out), agent=agent, weights=weights, seed=seed,
+        max_steps=max_steps, fps=fps, overwrite=overwrite,
     )  # fmt: skip
     return film(run_dir, options, env=env, env_params=env_params, policy=policy)[0]
 
@@ -133,10 +111,9 @@ def film(
     """
     # mistakes first: nothing is loaded for a film that cannot be made
     _use_no_display()
-    _check(options)
     config, run = read_run(run_dir)
     name = config.env if env is None else getattr(env, "name", type(env).__name__)
-    made, params = _make_drawn_env(config) if env is None else (env, env.default_params)
+    made, params = _make_drawn_env(config) if env is None else registry.find_env(env)
     artist, inside = find_artist(made, name)
     suffix = ".html" if hasattr(artist, "page") else ".gif"
     path = _destination(run_dir, options, suffix, name)
@@ -211,20 +188,6 @@ def _make_drawn_env(config: PPOConfig) -> tuple[Any, EnvParams]:
     """Makes the environment of a configuration with the options that let it be drawn."""
     options = parse_options(config.env_options)
     return registry.make_env(config.env, **options | registry.drawn(config.env))
-
-
-def _check(options: FilmOptions) -> None:
-    """Refuses numbers out of range.
-
-    Raises:
-        ConfigError: one is.
-    """
-    if options.max_steps < 1:
-        raise ConfigError(f"max_steps={options.max_steps} is too small: use 500")
-    if options.seed < 0:
-        raise ConfigError(f"seed={options.seed} must not be negative: use 0")
-    if not 1 <= options.fps <= FASTEST:
-        raise ConfigError(f"fps={options.fps} must be within 1 .. {FASTEST}: use 30")
 
 
 def _destination(run_dir: str | Path, options: FilmOptions, suffix: str, name: str) -> Path:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from purejaxppo.act import act_of
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
+from purejaxppo.config.coerce import coerce
+from purejaxppo.config.rules import check_choice
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.runs import checkpoint
 from purejaxppo.runs.env_params import with_params
 from purejaxppo.runs.files import damaged
@@ -58,7 +62,9 @@ class Best(struct.PyTreeNode):
     def unscored(cls, state: LearnerState) -> Best:
         """Starts from the agents of learner states [S], none of which was evaluated."""
         agents = jax.tree.map(jnp.copy, Agents.of(state))  # the state's own are donated
-        return cls(agents, jnp.full(state.step.shape, -jnp.inf, jnp.float32))
+        # of NumPy: `jax_debug_infs` raises where a program of JAX gives infinity
+        unscored: Any = np.full(state.step.shape, -np.inf, np.float32)
+        return cls(agents, unscored)
 
 
 @jax.jit
@@ -146,8 +152,7 @@ def load_components(
     Raises:
         ConfigError: the folder holds no such agents, or those of another network.
     """
-    if weights not in FILES:
-        raise ConfigError(f"weights={weights!r} must be one of {', '.join(FILES)}: use final")
+    check_choice("weights", weights, FILES)
     config, run = read_run(run_dir)
     path = given_path(run_dir) / FILES[weights]
     passed = {"env": env, "policy": policy}
@@ -258,7 +263,7 @@ def agent_of(agents: Agents, agent: int) -> Agents:
     Raises:
         ConfigError: there is no such one.
     """
-    seeds = len(jax.tree.leaves(agents)[0])
+    agent, seeds = coerce("agent", int, agent, 0), len(jax.tree.leaves(agents)[0])
     if not 0 <= agent < seeds:
-        raise ConfigError(f"agent={agent} must be one of the run's 0 .. {seeds - 1}: use 0")
+        raise ConfigError(f"agent={shown(agent)} must be one of the run's 0 .. {seeds - 1}: use 0")
     return jax.tree.map(lambda x: x[agent], agents)

@@ -11,6 +11,7 @@ from flax import struct
 
 from purejaxppo.act import actor_of
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
+from purejaxppo.config.rules import as_count
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.parallel import spread_seeds
 from purejaxppo.runs.agents import Agents
@@ -54,7 +55,7 @@ def make_evaluate(
         environments that run on the host (None without).
 
     Raises:
-        ConfigError: see `components.make_components`.
+        ConfigError: see `components.make_components`; or there is no such number of episodes.
     """
     components = make_components(config, env=env, env_params=env_params, policy=policy)
     return evaluate_of(components, episodes, sampled)
@@ -72,7 +73,11 @@ def evaluate_of(
 
     Returns:
         `evaluate(agents of one seed, key) -> Evaluation`, and what closes environments, or None.
+
+    Raises:
+        ConfigError: there is no such number of episodes.
     """
+    episodes = as_count("episodes", episodes, 16)
     vec_env, params = components.vectorize(episodes), components.env_params
 
     def evaluate(agents: Agents, key: Array) -> Evaluation:

@@ -34,9 +34,10 @@ from purejaxppo.runs.evaluate import Evaluation, compile_evaluate
 from purejaxppo.runs.identity import describe_custom, to_plain
 from purejaxppo.runs.metric_rows import evaluation_rows, metrics_rows, numeric_problems
 from purejaxppo.runs.options import FitOptions, fit_options
-from purejaxppo.runs.signals import stop_requests
+from purejaxppo.runs.signals import StopRequests
 from purejaxppo.runs.writer import CheckpointInfo, RunWriter
 from purejaxppo.train import learner_of
+from purejaxppo.tuning import check_compiles
 from purejaxppo.types import (
     Array,
     EnvParams,
@@ -106,7 +107,8 @@ def fit(
 
     They are spread over all devices among which they can be shared out equally. Seed i has the key
     `jax.random.split(jax.random.key(seed), seeds)[i]`. Ctrl-C or SIGTERM ends the run after the
-    chunk in hand, saved; a second one ends it at once.
+    chunk in hand, saved; a second one ends it at once, and so does the first one while programs are
+    compiled (Python hears of it once the compilation in hand is done).
 
     Args:
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
@@ -151,9 +153,10 @@ def fit(
     Raises:
         ConfigError: see `PPOConfig`, `components.make_components`, `FitOptions`; several seeds of
             environments that run on the host; a folder in use, or with resume=True the folder of
-            another run.
+            another run; JAX_DISABLE_JIT is set.
         HostError: such an environment failed; its own message.
     """
+    check_compiles()
     options = fit_options(
         dict(
             seeds=seeds, seed=seed, run_dir=run_dir, resume=resume,
@@ -200,8 +203,9 @@ def fit_of(
     if jax.tree.leaves(extra):
         custom["extra"] = extra
     with contextlib.ExitStack() as stack:
-        # from here on a signal is heard, and environments are closed however it ends
-        stop = stack.enter_context(stop_requests())
+        # environments and files are closed however it ends, and signals are left alone again
+        stop = StopRequests()
+        stack.callback(stop.end)
         if learner.close is not None:
             stack.callback(learner.close)
         check_seeds(learner, options.seeds)
@@ -215,9 +219,11 @@ def fit_of(
         programs = compile_run(learner, options.seeds, config, hyper)
         with compile_evaluate(components, options, programs) as evaluate:
             compiled = time.perf_counter()
+            # from here on a signal ends the run saved: before, there was nothing to save
+            stop.begin()
             run = Run(config, options, programs, evaluate, writer)
             run.begin(learner)
-            state = run.train(stop)
+            state = run.train(stop.received)
     finished = time.perf_counter()
     metrics = run.metrics()
     for problem in numeric_problems(metrics):
@@ -229,7 +235,7 @@ def fit_of(
         compiled - started,
         finished - compiled,
         run.begun,
-        stop[0] if stop and run.going_on else None,
+        stop.received[0] if stop.received and run.going_on else None,
         writer.problems,
     )
 

@@ -175,7 +175,8 @@ def newest_run(env: str) -> Path:
 
 
 def _stem(env: str) -> str:
-    return env.replace("/", "-")
+    # neither can be in the name of a folder, ":" on Windows
+    return env.replace("/", "-").replace(":", "-")
 
 
 # -- what a run is begun with ---------------------------------------------------------------------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, Literal
 
-from purejaxppo.config.rules import coerce_fields
+from purejaxppo.bounds import Bound
+from purejaxppo.config.rules import AT_LEAST_ONE, COUNT, INDEX, SEED, STEPS, check_fields, option
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.paths import given_path
 
@@ -19,26 +21,44 @@ Weights = Literal["final", "best"]
 Format = Literal["stablehlo", "onnx", "npz"]
 """What an exported policy is for: any JAX, ONNX, or NumPy alone."""
 
+# viewers slow down what has delays below 20 ms
+FPS = Bound(lambda v: 1 <= v <= 50, "within 1 .. 50")
+
+
+class Options:
+    """A dataclass whose fields are declared by `option`, and checked when it is made."""
+
+    def __post_init__(self) -> None:
+        """Brings values to their declared types, then checks every rule.
+
+        Raises:
+            ConfigError: a value of another type, or one that is out of its bounds.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, PurePath):
+                object.__setattr__(self, name, str(value))
+        check_fields(self, type(self))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitOptions:
+class FitOptions(Options):
     """Seeds, where results go, and what happens between updates."""
 
-    seeds: int = 1
+    seeds: int = option(1, AT_LEAST_ONE, Bound(lambda v: v <= MOST_SEEDS, f"at most {MOST_SEEDS}"))
     """Agents trained side by side."""
-    seed: int = 0
+    seed: int = option(0, *SEED)
     """Of the random key that every agent's is split from."""
     run_dir: str | None = None
     """Folder for the results; on the command line None is runs/<env>-<date>-<n>."""
     resume: bool = False
     """Go on with the run in run_dir (None: the newest) from its last checkpoint."""
-    checkpoint_every: int | None = None
+    checkpoint_every: int | None = option(None, *STEPS)
     """Steps of each agent between checkpoints, rounded up to whole updates; None: once a minute."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = option(3, *COUNT)
     """How many of the last checkpoints stay."""
-    eval_every: int | None = None
+    eval_every: int | None = option(None, *STEPS)
     """Steps of each agent between evaluations, rounded up to whole updates; None: never."""
-    eval_episodes: int = 16
+    eval_episodes: int = option(16, *COUNT)
     """Episodes of an evaluation, which begin alike every time and for every agent."""
     eval_sampled: bool = False
     """Evaluate sampled actions rather than the most probable ones."""
@@ -46,28 +66,15 @@ class FitOptions:
     """Stop once the evaluations of all agents reach this mean return."""
 
     def __post_init__(self) -> None:
-        """Brings values to their declared types, then checks every rule.
+        """Checks each option by itself, then what they have to do with each other.
 
         Raises:
-            ConfigError: a value of another type, a number that is too small, or an option that has
-                no effect without another.
+            ConfigError: a value of another type, one that is out of its bounds, or an option that
+                has no effect without another.
         """
-        # types: numbers may come from NumPy, the folder as a path
-        if self.run_dir is not None:
+        if isinstance(self.run_dir, str | PurePath):
             object.__setattr__(self, "run_dir", str(given_path(self.run_dir)))
-        coerce_fields(self, FitOptions)
-
-        # bounds: a key takes 63 bits
-        if self.seed >= 2**63:
-            raise ConfigError(f"seed={self.seed} is too large: use a number below 2**63")
-        if self.seeds > MOST_SEEDS:
-            raise ConfigError(f"seeds={self.seeds} is too large: use at most {MOST_SEEDS}")
-        least = {"seeds": 1, "seed": 0, "keep_checkpoints": 1, "eval_episodes": 1}
-        for name, bound in {**least, "checkpoint_every": 1, "eval_every": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ConfigError(f"{name}={value} is too small: use {max(1, bound)}")
-
+        super().__post_init__()
         # an option that does nothing is a mistake of whoever has set it
         self._check_idle("eval_every", "eval_episodes", "eval_sampled", "target_return")
 
@@ -89,10 +96,36 @@ def fit_options(values: Mapping[str, Any]) -> FitOptions:
         The options, checked.
 
     Raises:
-        ConfigError: a value of another type, a number that is too small, or an option that has no
-            effect without another.
+        ConfigError: a value of another type, one that is out of its bounds, or an option that has
+            no effect without another.
     """
     options = FitOptions(**values)
     # the command line finds a folder by itself, Python does not
     options._check_idle("run_dir", "resume", "checkpoint_every", "keep_checkpoints")
     return options
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentOptions(Options):
+    """What is made of one trained agent."""
+
+    agent: int = option(0, *INDEX)
+    """Which of the run's seeds, counted from 0."""
+    weights: Weights = "final"
+    """Parameters at the end of the run, or the best by evaluation."""
+    overwrite: bool = False
+    """Write over a file that exists."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FilmOptions(AgentOptions):
+    """Film a trained policy."""
+
+    out: str | None = None
+    """The file; default: policy.gif (policy.html for brax) in the run folder."""
+    seed: int = option(0, *SEED)
+    """Of the random key that the episode is drawn from."""
+    max_steps: int = option(500, *COUNT)
+    """Steps at most."""
+    fps: int = option(30, FPS)
+    """Frames per second."""

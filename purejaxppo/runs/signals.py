@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collects the first SIGINT or SIGTERM within the block in place of what it does by default.
+class StopRequests:
+    """The handler of SIGINT and SIGTERM that notes the first one, and passes the second one on.
 
     A second one does what it did before: it raises KeyboardInterrupt (ctrl-C), or ends the process
-    (SIGTERM).
+    (SIGTERM). A signal that the process ignores stays ignored.
 
-    Yields:
-        A list, empty until the number of the first signal is put into it; it stays empty outside
-        of the main thread, where Python lets nobody handle signals.
+    Attributes:
+        received: empty until the number of the first one is put into it.
     """
-    requests: list[int] = []
-    before = {}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __init__(self):
+        self.received: list[int] = []
+        self._before: dict[int, Any] = {}
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        requests.append(number)
-        restore()
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal.
 
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, on_signal)
-    except ValueError:  # raised outside of the main thread
-        yield requests
-        return
-    try:
-        yield requests
-    finally:
-        restore()
+        Args:
+            number: its number.
+            frame: where the program was.
+        """
+        if not self.received:
+            self.received.append(number)
+            return
+        self.end()
+        signal.raise_signal(number)
+
+    def begin(self) -> None:
+        """Takes the place of the handlers that are there.
+
+        Outside of the main thread nothing happens: Python lets nobody handle signals there.
+        """
+        with contextlib.suppress(ValueError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self)
+
+    def end(self) -> None:
+        """Puts the handlers back that were there."""
+        while self._before:
+            signal.signal(*self._before.popitem())

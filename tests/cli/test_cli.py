@@ -97,7 +97,7 @@ def test_json_is_valid_when_no_episode_ends(purejaxppo):
         ),
         ("envs nosuch", "envs takes one suite or none, not 'nosuch'"),
         ("check-env CartPole-v2", "did you mean CartPole-v1"),
-        ("check-env nowhere:Env", "cannot be made: No module named 'nowhere'"),
+        ("check-env nowhere:Env", "module 'nowhere' cannot be imported"),
         ("train", "env"),
         ("trian CartPole-v1", "use train or eval"),
         ("train CartPole-v1 --num-envs 7 --preset none", "must divide"),
@@ -377,7 +377,7 @@ def test_eval_plays_what_was_trained(purejaxppo, tmp_path):
     for argv, words in [
         ("eval nowhere", "holds no run"),
         ("eval r --weights best", "train with --eval-every"),
-        ("eval r --episodes 0", "episodes=0 is too small"),
+        ("eval r --episodes 0", "episodes=0 must be at least 1"),
     ]:
         code, _, err = purejaxppo(argv)
         assert (code, len(err.splitlines())) == (2, 1)

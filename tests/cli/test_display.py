@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import select
 import subprocess
@@ -75,6 +74,7 @@ COMMAND = [
 @pytest.mark.slow
 def test_bars_on_a_terminal(tmp_path):
     """A pseudo-terminal: a bar for each seed, which goes away; the table stays."""
+    pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX's")
     master, slave = pty.openpty()
     command = [*COMMAND, "--total-timesteps", "1920000", "--run-dir", "run"]
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}

@@ -480,7 +480,7 @@ def test_a_policy_drives_a_dictionary_of_actions():
         ("action_space", spaces.Box(np.float32([-1, 0]), np.float32([1, np.inf])), "finite"),
         ("action_space", spaces.Text(5), "not supported"),
         ("action_space", spaces.Discrete(3, start=1), "must start at 0"),
-        ("action_space", spaces.Dict(a=spaces.Discrete(2), b=spaces.Text(5)), "action b"),
+        ("action_space", spaces.Dict(a=spaces.Discrete(2), b=spaces.Text(5)), r"action\['b'\]"),
         ("action_space", spaces.OneOf((spaces.Discrete(2), spaces.Discrete(3))), "not supported"),
         ("observation_space", spaces.Text(5), "not supported"),
         ("observation_space", spaces.Discrete(3, start=1), "must start at 0"),

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from support.probes import Dials, Endless, Params, Seen
 
 from purejaxppo import ConfigError, PPOConfig, make_env, make_train
+from purejaxppo.envs.declared import observation_spaces
 from purejaxppo.envs.vec_env import make_vec_env
 from purejaxppo.envs.wrappers import (
     ActionRepeat,
@@ -27,7 +28,6 @@ from purejaxppo.envs.wrappers import (
     StickyActions,
     TimeLimit,
 )
-from purejaxppo.spaces import observation_spaces
 
 wrappers = gymnasium.wrappers
 STEPS = 8

@@ -157,7 +157,7 @@ def test_annealed(variant):
         got = variant(linear_schedule)(hyper, progress)
         assert (float(got.learning_rate), float(got.clip_eps), float(got.entropy_coef)) == expected
         rest = {"learning_rate": 0, "clip_eps": 0, "entropy_coef": 0, "extra": 0}
-        for a, b in zip(got.replace(**rest), hyper.replace(**rest), strict=True):
+        for a, b in zip(got._replace(**rest), hyper._replace(**rest), strict=True):
             assert a is b is None or float(a) == pytest.approx(float(b), rel=1e-6)
 
 

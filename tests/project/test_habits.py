@@ -1,5 +1,6 @@
 """Habits in the open: the workflow, the hooks, the changelog and the tested versions agree."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -45,6 +46,26 @@ def test_the_workflow_tests_every_python():
     assert WORKFLOW["jobs"]["lint"]["steps"][1]["with"]["python-version"] == PYTHONS[0]
     for version in PYTHONS:
         assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(version)
+
+
+def test_the_workflow_tests_every_system():
+    """All of the tests on one, the quick ones on the others."""
+    job = WORKFLOW["jobs"]["test"]
+    assert job["runs-on"] == "${{ matrix.os }}"
+    assert job["strategy"]["matrix"]["os"] == ["ubuntu-latest", "windows-latest", "macos-latest"]
+    runs = {step["run"]: step.get("if") for step in job["steps"] if "pytest" in step.get("run", "")}
+    assert runs == {
+        "pytest": "runner.os == 'Linux'", 'pytest -m "not slow"': "runner.os != 'Linux'"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=lambda p: p.stem)
+def test_tests_are_collected_on_every_system(path):
+    """Those that need POSIX say so, by `pytest.importorskip` or a mark, where they run."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        modules = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+        modules |= {node.module} if isinstance(node, ast.ImportFrom) else set()
+        assert not modules & {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
 
 
 def test_the_workflow_tests_lints_and_tries_the_lowest_versions():

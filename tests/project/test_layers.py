@@ -21,7 +21,9 @@ TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
 
 # imports go from a later row to an earlier one; what stands in one row does not see each other
 LAYERS = [
-    ["errors", "hyperparams", "assertions"],
+    ["errors", "assertions"],
+    ["bounds"],
+    ["hyperparams"],
     ["spaces"],
     ["types"],
     ["tuning", "parallel"],
@@ -45,15 +47,16 @@ WIDE_FOLDERS = {
 }
 ONE_IMPORTER = {
     "cli.commands": "one function for each command; `main` knows what goes wrong with them",
+    "cli.devices": "how JAX is started, and what it has against that",
     "cli.display": "the progress on a terminal, a logger like others",
-    "cli.signals": "threads and file descriptors, which the command around them need not know",
+    "cli.streams": "file descriptors and encodings, which no command need know",
     "cli.train": "the one command that is more than a call of a public function",
     "config.purejaxrl": "the keys of another library",
+    "envs.given": "what may stand for an environment; names are another matter",
     "export.flatten_jaxpr": "programs without calls inside: of use to any export",
     "export.numpy_program": "jaxprs as NumPy calls, a table of primitives",
     "policies.cores": "a registry that users extend",
     "policies.distributions": "what custom policies return",
-    "policies.networks": "what the package is for; whoever builds components builds it",
     "ppo.metrics": "equations of what is reported, not of what is learned",
     "ppo.shuffle": "an algorithm with a paper of its own",
     "ppo.update": "the gradient steps",
@@ -62,7 +65,6 @@ ONE_IMPORTER = {
     "report.page": "the page; its command is elsewhere",
     "runs.loggers": "optional packages, imported when they are asked for",
     "runs.plan": "sizes, found without compiling",
-    "runs.signals": "what a run does at the first signal",
     "runs.writer": "what is written while a run goes on, which the loop need not know",
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.run_folders import write_run
 
 import purejaxppo.ppo
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, cli
@@ -162,8 +163,8 @@ def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("purejaxppo train")])
 def test_commands_are_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cartpole").mkdir()  # a run that has not begun, for those that go on with it
-    (tmp_path / "cartpole/run.json").write_text("{}")
+    if "--resume" in command:  # which needs a run
+        write_run(tmp_path / "cartpole", PPOConfig.preset("CartPole-v1"), [[1.0]])
     parse_train(shlex.split(command)[2:])
 
 

@@ -366,9 +366,9 @@ def test_a_file_is_not_written_over_unless_asked_to(cartpole, tmp_path):
     ("options", "message"),
     [
         ({"agent": 2}, r"agent=2 must be one of the run's 0 \.\. 1: use 0"),
-        ({"agent": -1}, "agent=-1 must be one"),
-        ({"max_steps": 0}, "max_steps=0 is too small: use 500"),
-        ({"seed": -1}, "seed=-1 must not be negative"),
+        ({"agent": -1}, "agent=-1 must be 0 or greater: use 0"),
+        ({"max_steps": 0}, "max_steps=0 must be at least 1: use 500"),
+        ({"seed": -1}, "seed=-1 must be 0 or greater: use 0"),
         ({"fps": 0}, r"fps=0 must be within 1 \.\. 50: use 30"),
         ({"fps": 60}, "fps=60 must be"),
         ({"out": "a.mp4"}, r"out='a\.mp4': CartPole-v1 is filmed as \.gif, use policy\.gif"),

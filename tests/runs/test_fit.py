@@ -1,6 +1,5 @@
 """The host side: chunks, run folders, curves."""
 
-import os
 import signal
 import threading
 
@@ -71,7 +70,7 @@ def test_a_signal_ends_after_the_chunks_in_flight(number):
 
     def interrupt(step, row):
         if step == 32:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     stopped = fit(CONFIG, callbacks=[interrupt])
     assert stopped.stopped == number
@@ -86,8 +85,8 @@ def test_second_ctrl_c_raises_at_once():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt(step, row):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         fit(CONFIG, callbacks=[interrupt])

@@ -7,7 +7,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.errors import ConfigError, did_you_mean, shown
 
 # what makes PPO another algorithm
 
@@ -48,8 +48,9 @@ def tables(name: str) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: no such preset; the nearest names are given.
     """
-    if name not in names():
-        raise ConfigError(f"unknown preset {name!r}: {did_you_mean(name, names())}")
+    if not isinstance(name, str) or name not in names():
+        hint = did_you_mean(name if isinstance(name, str) else "", names())
+        raise ConfigError(f"unknown preset {shown(name)}: {hint}")
     return tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text("utf-8"))
 
 

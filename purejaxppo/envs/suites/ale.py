@@ -13,6 +13,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.interface import making
 from purejaxppo.types import Action, EnvParams, Obs
 
 
@@ -103,7 +104,8 @@ def make_env(
     }
 
     def make(num_envs: int) -> VectorEnv:
-        return Atari(AtariVectorEnv(rom, num_envs, **options))
+        with making(f"ale/{name}", options):
+            return Atari(AtariVectorEnv(rom, num_envs, **options))
 
     env = HostEnvironment(make, f"ale/{name}", clip_rewards=reward_clipping)
     return env, env.default_params

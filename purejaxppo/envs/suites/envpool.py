@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.interface import making
 from purejaxppo.types import Action, EnvParams, Obs
 
 DRAWN = {"render_mode": "rgb_array"}  # options of environments that are to be filmed
@@ -102,7 +103,10 @@ def make_env(
         reward_clip: learn from rewards within -1 .. 1; returns are still those of the environment.
         **options: as in `envpool.make`, such as `num_threads=2` or `max_episode_steps=500`.
     """
-    env = HostEnvironment(
-        lambda num_envs: Pool(name, num_envs, options), f"envpool/{name}", clip_rewards=reward_clip
-    )
+
+    def make(num_envs: int) -> Pool:
+        with making(f"envpool/{name}", options):
+            return Pool(name, num_envs, options)
+
+    env = HostEnvironment(make, f"envpool/{name}", clip_rewards=reward_clip)
     return env, env.default_params

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.interface import current_folder, making
+from purejaxppo.errors import ConfigError
 from purejaxppo.types import EnvParams
 
 DRAWN = {"render_mode": "rgb_array"}  # options of environments that are to be filmed
@@ -37,7 +41,46 @@ def make_env(
 
     def make(num_envs: int) -> VectorEnv:
         mode = "async" if processes else "sync"
-        return gymnasium.make_vec(name, num_envs, mode, vector_kwargs=dict(settings), **options)
+        with making(f"gymnasium/{name}", options), current_folder():
+            return gymnasium.make_vec(name, num_envs, mode, vector_kwargs=dict(settings), **options)
 
     env = HostEnvironment(make, f"gymnasium/{name}")
     return env, env.default_params
+
+
+def hosted(
+    given: object, name: str, make: Callable[[], Any] | None = None
+) -> HostEnvironment | None:
+    """Returns an environment of Gymnasium's as one on the host; None of anything else.
+
+    Args:
+        given: an environment, or what it is registered as.
+        name: of it, for messages.
+        make: what has made it, and makes each copy; None: they are made as it was itself, from
+            its `spec`, which knows its wrappers and options.
+
+    Raises:
+        ConfigError: it does not say how it was made, or is several in one.
+    """
+    if isinstance(given, VectorEnv):
+        raise ConfigError(
+            f"{name} is one vector environment, and every run makes its own, of num_envs: pass "
+            "HostEnvironment(make), where make(num_envs) makes it with AutoresetMode.DISABLED"
+        )
+    if isinstance(given, gymnasium.Env) and make is not None:
+        given.close()  # it has shown what is made
+    elif isinstance(given, gymnasium.Env | EnvSpec):
+        spec = given if isinstance(given, EnvSpec) else given.spec
+        # a wrapper may not have kept what it was made with
+        if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
+            raise ConfigError(
+                f"{name} does not say how it was made, and num_envs of it are needed: pass its "
+                "class, or a function that makes it"
+            )
+        name, make = f"gymnasium/{spec.id}", lambda: gymnasium.make(spec)
+    else:
+        return None
+    makers = [make]
+    return HostEnvironment(
+        lambda n: SyncVectorEnv(makers * n, autoreset_mode=AutoresetMode.DISABLED), name
+    )

@@ -9,18 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from purejaxppo.envs.declared import spaces_of
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn, Wrapper
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import (
-    MASKS,
-    Box,
-    DeclaredSpace,
-    SpaceTree,
-    action_spaces,
-    fields,
-    mask_of,
-    zeros,
-)
+from purejaxppo.spaces import MASKS, Box, DeclaredSpace, SpaceTree, fields, mask_of, zeros
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs, PyTree
 
 
@@ -75,7 +67,7 @@ def mask_in_observation(env: Environment, env_params: EnvParams) -> Environment:
         ConfigError: `step_env` gives a mask and `reset_env` none.
     """
     with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
-        action = action_spaces(env.action_space(env_params))
+        action = spaces_of(env.action_space(env_params))
 
     def once(key: Array) -> tuple[PyTree, ...]:
         # protocols say that a reset returns no info; gymnasium's habit is that it does

@@ -9,8 +9,11 @@ import jax
 from flax import struct
 from jax import Array
 
+from purejaxppo.config.coerce import coerce
+from purejaxppo.envs.declared import parts_of, space_of
+from purejaxppo.envs.interface import check_overrides, without_statistics
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import Box, DeclaredSpace, parts_of, space_of
+from purejaxppo.spaces import Box, DeclaredSpace
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs, PyTree
 
 ResetReturn: TypeAlias = tuple[Any, ...]
@@ -27,7 +30,8 @@ class Wrapper:
         env: one environment, whose methods and attributes are those of the wrapper too.
 
     Raises:
-        ConfigError: the environment is not one that is written in JAX.
+        ConfigError: the environment is not one that is written in JAX, or is wrapped in something
+            that overrides what training never calls.
     """
 
     # what `__getattr__` passes on unless a subclass defines it, said to type checkers
@@ -39,13 +43,18 @@ class Wrapper:
     action_space: Callable[..., DeclaredSpace]
 
     def __init__(self, env: Environment):
+        if isinstance(env, type):
+            raise ConfigError(
+                f"{type(self).__name__} changes an environment, not its class: use {env.__name__}()"
+            )
         if not hasattr(env, "step_env"):
             raise ConfigError(
                 f"{type(self).__name__} changes environments that are written in JAX, not "
                 f"{getattr(env, 'name', env)}: one on the host is changed by gymnasium's wrappers, "
                 "in what makes it"
             )
-        self.env: Any = env  # which may have more than the interface
+        self.env: Any = without_statistics(env)  # which may have more than the interface
+        check_overrides(self.env)
 
     def __getattr__(self, name: str) -> Any:
         if name == "env" or name.startswith("__"):  # how it is copied or pickled is its own affair
@@ -128,8 +137,8 @@ class RewardWrapper(Wrapper):
         return obs, state, self.pay(reward), *rest
 
 
-def check_count(name: str, value: object, least: int, works: int) -> None:
-    """Checks that a number is whole, and large enough.
+def check_count(name: str, value: Any, least: int, works: int) -> int:
+    """Returns a number as Python's, if it is whole and large enough; it may be NumPy's or JAX's.
 
     Args:
         name: of the argument.
@@ -140,11 +149,10 @@ def check_count(name: str, value: object, least: int, works: int) -> None:
     Raises:
         ConfigError: it is not.
     """
-    # True is an int in Python
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(
-            f"{name}={value} must be a whole number, at least {least}, such as {works}"
-        )
+    count = coerce(name, int, value, works)
+    if count < least:
+        raise ConfigError(f"{name}={count} must be at least {least}, such as {works}")
+    return count
 
 
 def box_of(env: Environment, params: EnvParams, who: str) -> Box:

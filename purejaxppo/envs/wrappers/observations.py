@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from purejaxppo.envs.declared import observation_spaces
 from purejaxppo.envs.wrappers.base import (
     ObservationWrapper,
     Remembered,
@@ -27,7 +28,6 @@ from purejaxppo.spaces import (
     Space,
     SpaceTree,
     mask_of,
-    observation_spaces,
     one_hot,
     without_mask,
     zeros,
@@ -197,9 +197,8 @@ class FrameStack(RememberingWrapper):
 
     def __init__(self, env: Environment, num_frames: int):
         super().__init__(env)
-        check_count("num_frames", num_frames, 2, 4)
         box_of(env, env.default_params, "FrameStack")
-        self.num_frames = num_frames
+        self.num_frames = check_count("num_frames", num_frames, 2, 4)
 
     def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
         """Begins an episode: (obs, state), and an info if the environment gives one."""

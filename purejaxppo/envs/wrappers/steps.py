@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.config.coerce import coerce
+from purejaxppo.envs.declared import spaces_of
 from purejaxppo.envs.wrappers.base import (
     Remembered,
     RememberingWrapper,
@@ -18,7 +18,7 @@ from purejaxppo.envs.wrappers.base import (
     check_count,
 )
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import action_spaces, zeros
+from purejaxppo.spaces import zeros
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, PyTree
 
 
@@ -41,7 +41,7 @@ class StickyActions(RememberingWrapper):
             raise ConfigError(f"probability={probability} must be within 0 .. 1, such as 0.25")
         self.probability = probability
         with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
-            self._actions = action_spaces(env.action_space(env.default_params))
+            self._actions = spaces_of(env.action_space(env.default_params))
 
     def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
         """Begins an episode: (obs, state), and an info if the environment gives one."""
@@ -77,8 +77,7 @@ class ActionRepeat(Wrapper):
 
     def __init__(self, env: Environment, times: int):
         super().__init__(env)
-        check_count("times", times, 1, 4)
-        self.times = times
+        self.times = check_count("times", times, 1, 4)
 
     def step_env(
         self, key: Array, state: EnvState, action: Action, params: EnvParams
@@ -139,9 +138,7 @@ class ScaleReward(RewardWrapper):
 
     def __init__(self, env: Environment, scale: float):
         super().__init__(env)
-        if not math.isfinite(scale):
-            raise ConfigError(f"scale={scale} must be finite, such as 0.1")
-        self.scale = scale
+        self.scale = coerce("scale", float, scale, 0.1)
 
     def pay(self, reward: Array) -> Array:
         """Returns the reward times the constant, () float32."""
