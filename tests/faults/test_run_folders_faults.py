@@ -853,7 +853,8 @@ def wait_for_rows(process, path):
 
 @pytest.mark.slow
 def test_the_command_whose_folder_is_deleted_ends_with_exit_code_1(tmp_path):
-    argv = [*FLAGS.split()[:-2], "--run-dir", "run", "--quiet", "--total-timesteps", "200000"]
+    longer = FLAGS.replace("--total-timesteps 2000", "--total-timesteps 200000")
+    argv = [*longer.split()[:-2], "--run-dir", "run", "--quiet"]
     process = start(tmp_path, *argv)
     wait_for_rows(process, tmp_path / "run/metrics.jsonl")
     (tmp_path / "run").rename(tmp_path / "gone")  # at once: the run would add to it meanwhile

@@ -287,7 +287,6 @@ def size(path):
 
 REMEMBERS = [
     "--core", "gru", "--core-size", "4", "--sequence-length", "4", "--normalize-rewards",
-    "--eval-every", "640",
 ]  # fmt: skip
 
 
