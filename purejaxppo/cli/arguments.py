@@ -347,7 +347,7 @@ def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any
         ConfigError: there is no run in the folder that is named, nor in `runs/` if none is; or it
             was begun with options that are not known here.
     """
-    from purejaxppo.runs.folder import begun_in, is_run, newest_run, read_run
+    from purejaxppo.runs.folder import begun_in, is_run, newest_run, read_whole_run
     from purejaxppo.runs.paths import given_path
 
     run_dir = str(newest_run(first.env) if first.run_dir is None else given_path(first.run_dir))
@@ -358,7 +358,7 @@ def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any
         )
     own: dict[str, Any] = {"run_dir": run_dir}
     if is_run(run_dir):
-        saved, run = read_run(run_dir)
+        saved, run = read_whole_run(run_dir)
         own |= {name: x for name, x in run.items() if name in ("seeds", "seed", "algorithm")}
         own |= _kept_options(run_dir, run.get("options", {}))
         if first.preset is None and first.algorithm == TrainArgs.algorithm:

@@ -37,8 +37,9 @@ from purejaxppo.runs.files import (
 )
 from purejaxppo.runs.lock import LOCK
 from purejaxppo.runs.metric_rows import SCALARS, metrics_from_rows
+from purejaxppo.runs.options import MOST_SEEDS
 from purejaxppo.runs.paths import given_path
-from purejaxppo.runs.schemas import MOST_SEEDS, ActingFile, RunFile, SummaryFile, wrong_column
+from purejaxppo.runs.schemas import ActingFile, RunFile, SummaryFile, wrong_column
 from purejaxppo.types import Metrics, Row
 
 BEGINNING = re.compile(r"run\.json|config\.toml")

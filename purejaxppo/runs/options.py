@@ -8,9 +8,12 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from purejaxppo.bounds import Bound
-from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, check_fields, option
+from purejaxppo.config.rules import AT_LEAST_ONE, COUNT, INDEX, SEED, STEPS, check_fields, option
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.paths import given_path
+
+MOST_SEEDS = 2**16
+"""More than fit on any device; what is read from a folder is held against it as well."""
 
 Weights = Literal["final", "best"]
 """Parameters at the end of a run, or the best by evaluation."""
@@ -41,7 +44,7 @@ class Options:
 class FitOptions(Options):
     """Seeds, where results go, and what happens between updates."""
 
-    seeds: int = option(1, *COUNT)
+    seeds: int = option(1, AT_LEAST_ONE, Bound(lambda v: v <= MOST_SEEDS, f"at most {MOST_SEEDS}"))
     """Agents trained side by side."""
     seed: int = option(0, *SEED)
     """Of the random key that every agent's is split from."""

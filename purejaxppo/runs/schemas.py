@@ -24,7 +24,6 @@ from typing import (
 from purejaxppo.config.schema import Algorithm
 from purejaxppo.types import Row
 
-MOST_SEEDS = 2**16
 LARGEST = sys.float_info.max
 
 

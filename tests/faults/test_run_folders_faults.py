@@ -4,6 +4,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -348,22 +349,24 @@ class PaysNaNOnce(PaysNaN):
 SMALL = dict(num_envs=1, num_steps=10, num_minibatches=2, num_epochs=2, hidden_sizes=(4,))
 
 
+SOMETIMES = PaysNaNOnce(max_steps_in_episode=400)
+
+
 @pytest.mark.parametrize(
-    ("env", "share"), [(PaysNaN(), "16 of 16 of seed 0, 16 of 16 of seed 1"),
-                       (PaysNaNOnce(max_steps_in_episode=400), r"\d+ of 16 of seed 0, ")]
-)  # fmt: skip
+    ("env", "share"),
+    [
+        (PaysNaN(), "16 of 16 of seed 0, 16 of 16 of seed 1"),
+        pytest.param(SOMETIMES, r"\d+ of 16 of seed 0, ", marks=pytest.mark.slow),
+    ],
+)
 def test_an_environment_that_pays_nan_is_a_problem_of_the_run(env, share):
     """4 updates of 2 epochs of 2 minibatches: 16 steps of each seed."""
     config = PPOConfig(**SMALL, total_timesteps=40)
     with pytest.warns(RunWarning, match="gradient steps were left out"):
         result = fit(config, seeds=2, env=env)
     (problem,) = result.problems
-    assert pytest.importorskip("re").search(share, problem), problem
+    assert re.search(share, problem), problem
     assert "see skipped_steps in the metrics" in problem
-
-
-def test_finite_numbers_are_no_problem():
-    assert fit(PPOConfig(**SMALL, total_timesteps=20), env=Probe()).problems == []
 
 
 class Shut(Probe):
@@ -378,6 +381,7 @@ class Shut(Probe):
         return Dict({"x": Box(-10, 10, (1,), jnp.float32), "action_mask": Box(0, 1, (2,), bool)})
 
 
+@pytest.mark.slow
 def test_masks_that_allow_nothing_are_a_problem_of_the_run():
     with pytest.warns(RunWarning, match="mask allowed none"):
         result = fit(PPOConfig(**SMALL, total_timesteps=20), env=Shut())
@@ -495,6 +499,13 @@ def test_options_of_a_later_version_are_named(folder, purejaxppo_, options, word
     change(folder / "run.json", options=options)
     outcome = purejaxppo_("train", "CartPole-v1", "--resume", "--run-dir", str(folder))
     assert_one_line(outcome, "run.json", words)
+
+
+@pytest.mark.parametrize("seed", [None, [8, 8], "x", -1])
+def test_a_seed_that_cannot_be_is_named_on_the_command_line(folder, purejaxppo_, seed):
+    change(folder / "run.json", seed=seed)
+    outcome = purejaxppo_("train", "CartPole-v1", "--resume", "--run-dir", str(folder))
+    assert_one_line(outcome, "run.json", "seed is ")
 
 
 @pytest.mark.parametrize("name", ["config.toml", "run.json"])
@@ -842,7 +853,8 @@ def wait_for_rows(process, path):
 
 @pytest.mark.slow
 def test_the_command_whose_folder_is_deleted_ends_with_exit_code_1(tmp_path):
-    argv = [*FLAGS.split()[:-2], "--run-dir", "run", "--quiet", "--total-timesteps", "200000"]
+    longer = FLAGS.replace("--total-timesteps 2000", "--total-timesteps 200000")
+    argv = [*longer.split()[:-2], "--run-dir", "run", "--quiet"]
     process = start(tmp_path, *argv)
     wait_for_rows(process, tmp_path / "run/metrics.jsonl")
     (tmp_path / "run").rename(tmp_path / "gone")  # at once: the run would add to it meanwhile
