@@ -893,7 +893,7 @@ def test_env_options_without_values_are_none():
         ({"NORMALIZE_ENV": 1}, "NORMALIZE_ENV=1 must be of type bool"),
         ({"DEBUG": []}, "DEBUG=[] must be of type bool"),
         ({"LR": "x"}, "learning_rate='x' must be a number (float): use 0.00025"),
-        ({"LR": lambda count: 1e-3}, "learning_rate=<function"),
+        ({"LR": print}, "learning_rate=<built-in function print>"),
         ({"NUM_ENVS": [4]}, "num_envs=[4] must be a number (int): use 8"),
         ({"ACTIVATION": None}, "activation=None must be of type text: use 'tanh'"),
         ({"ENV_NAME": 5}, "env=5 must be of type str: use 'CartPole-v1'"),
