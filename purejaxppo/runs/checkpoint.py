@@ -72,33 +72,46 @@ def load(path: Path, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
     # a pipe or a device has no end
     if not stat.S_ISREG(path.stat().st_mode):
         raise Damaged(f"{str(path)!r} is no file")
-    try:
-        with open(path, "rb") as raw, zipfile.ZipFile(raw) as file:
-            manifest = _manifest(path, file)
-            found = {name: _outline(file, name, kind) for name, kind in manifest["kinds"].items()}
-            added = {n: x for n, x in expected.items() if n not in found and n.endswith(ADDED)}
-            found |= added
-            # leaves are compared by name, so that a message can say which part of the tree is
-            # another; and before they are read: a small file can be packed with gigabytes
-            for name in [*expected, *found]:
-                there, here = _describe(found.get(name)), _describe(expected.get(name))
-                if there != here:
-                    _check_bits(file, f"{name}.npy" if name in found else None)
-                    raise ConfigError(
-                        f"{str(path)!r} does not fit: it has {there} at {name}, and this run has "
-                        f"{here}"
-                    )
-            arrays = [
-                np.zeros(leaf.shape, leaf.dtype)
-                if name in added
-                else _from_numpy(manifest["kinds"][name], _array(file, name))
-                for name, leaf in expected.items()
-            ]
-    except (OSError, ConfigError, Damaged):
-        raise
-    except Exception as error:  # zip, zlib and JSON raise dozens of kinds on a damaged file
-        raise Damaged(f"{str(path)!r} is damaged ({type(error).__name__})") from error
+    with open(path, "rb") as raw:
+        try:
+            with zipfile.ZipFile(raw) as file:
+                manifest = _manifest(path, file)
+                arrays = _arrays(path, file, manifest["kinds"], expected)
+        except (ConfigError, Damaged):
+            raise
+        # zip, zlib and JSON raise dozens of kinds on a damaged file: OSError of places before it
+        except Exception as error:
+            raise Damaged(f"{str(path)!r} is damaged ({type(error).__name__})") from error
     return jax.tree_util.tree_unflatten(structure, arrays), manifest["about"]
+
+
+def _arrays(
+    path: Path, file: zipfile.ZipFile, kinds: Mapping[str, str], expected: Mapping[str, Any]
+) -> list[Any]:
+    """Reads the leaves that are expected, if the file has those and no others.
+
+    Raises:
+        Damaged: they are not whole.
+        ConfigError: it has another tree.
+    """
+    found: dict[str, Any] = {name: _outline(file, name, kind) for name, kind in kinds.items()}
+    added = {n: x for n, x in expected.items() if n not in found and n.endswith(ADDED)}
+    found |= added
+    # leaves are compared by name, so that a message can say which part of the tree is another; and
+    # before they are read: a small file can be packed with gigabytes
+    for name in [*expected, *found]:
+        there, here = _describe(found.get(name)), _describe(expected.get(name))
+        if there != here:
+            _check_bits(file, f"{name}.npy" if name in found else None)
+            raise ConfigError(
+                f"{str(path)!r} does not fit: it has {there} at {name}, and this run has {here}"
+            )
+    return [
+        np.zeros(leaf.shape, leaf.dtype)
+        if name in added
+        else _from_numpy(kinds[name], _array(file, name))
+        for name, leaf in expected.items()
+    ]
 
 
 def _manifest(path: Path, file: zipfile.ZipFile) -> dict[str, Any]:
