@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.config.rules import as_count
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
 from purejaxppo.envs.inspection import Checked, inspect_env
@@ -52,8 +53,10 @@ def check_env(env: Any, env_params: EnvParams = None, *, num_steps: int = 200) -
         Its spaces, as training sees them.
 
     Raises:
-        ConfigError: what is wrong and how to fix it, a line for each fault.
+        ConfigError: what is wrong and how to fix it, a line for each fault; or num_steps is no
+            count.
     """
+    num_steps = as_count("num_steps", num_steps, 200)
     env, default_params = find_env(env)
     env_params = default_params if env_params is None else env_params
     hosted = isinstance(env, HostEnvironment)

@@ -54,6 +54,12 @@ def test_probes(name):
     assert spec.observation.shape == (1,)
 
 
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, "many", 2**31])
+def test_steps_are_a_count(steps):
+    with pytest.raises(ConfigError, match=f"num_steps={steps!r} must be"):
+        check_env(Seen(), num_steps=steps)
+
+
 def test_dials():
     spec = check_env(Dials(), num_steps=STEPS)
     assert spec.observation.action_mask.shape == (5,)

@@ -132,7 +132,7 @@ class TrainArgs(Arguments, PPOConfig, RunOptions):
     """Train PPO and its relatives, all seeds in one compiled program."""
 
     env: EnvName = dataclasses.field()
-    """What to train on; `purejaxppo envs` lists the names."""
+    """A name that `purejaxppo envs` lists, or module:object, an environment or what makes one."""
     preset: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
     """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
 

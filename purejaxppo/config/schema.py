@@ -61,7 +61,7 @@ class PPOConfig:
     """
 
     env: str = option("CartPole-v1", TEXT)
-    """Name of the environment; `purejaxppo envs` lists them."""
+    """What `purejaxppo envs` lists, or module:object, an environment or what makes one."""
     env_options: tuple[str, ...] = ()
     """What its suite makes it with, as name=value; in Python a mapping: {"max_steps": 50}."""
     total_timesteps: int = option(500_000, *STEPS)
