@@ -28,7 +28,8 @@ RUNS = [  # arguments of `purejaxppo train`, score to reach as the mean of 2 see
 def test_preset_reaches_its_score(arguments, score, tmp_path):
     """In a process of its own, compiled with all optimizations."""
     command = [sys.executable, "-c", "from purejaxppo.cli.main import main; main()", "train"]
-    options = f"--seeds 2 {arguments} --seed 1 --run-dir run --json"
+    seeds = "" if "--seeds" in arguments else "--seeds 2"
+    options = f"{arguments} {seeds} --seed 1 --run-dir run --json"
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     printed = subprocess.run(
         [*command, *options.split()], check=True, cwd=tmp_path, env=env, stdout=subprocess.PIPE

@@ -147,7 +147,8 @@ def test_python_blocks_use_public_names(block):
 def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
     """All that are on the pages, but those of heavy suites; the environment is the README's."""
     own = next(b.code for b in PYTHON if "class Corridor" in b.code).split("train =")[0]
-    (tmp_path / "my_module.py").write_text(own + "\nMyEnv = Corridor\n")
+    made = "\n\ndef MyEnv(size=20):\n    return Corridor()\n"
+    (tmp_path / "my_module.py").write_text(own + made)
     monkeypatch.syspath_prepend(tmp_path)
     assert cli.COMMANDS["train"](["CartPole-v1", "--run-dir", "runs/other"]) == 0
     for command in COMMANDS:

@@ -951,7 +951,7 @@ def test_a_second_signal_ends_an_evaluation_at_once(tmp_path):
 @pytest.mark.slow
 def test_resumed_by_the_very_command_that_is_told(tmp_path):
     """Evaluations, checkpoints and retention go on as they were asked for."""
-    options = ["--keep-checkpoints", "9", "--num-epochs", "1"]
+    options = ["--keep-checkpoints", "9"]
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     first = train(tmp_path / "stopped", 1500, *options)
