@@ -152,7 +152,9 @@ class Host:
             self.masked = False  # whether a reset of some, not all, has been looked at
             self.returns = np.zeros(self.num_envs, np.float64)
             self.lengths = np.zeros(self.num_envs, np.int32)
-            return self._where(), self._copied(obs)
+            obs = self._copied(obs)
+            jax.tree.map_with_path(self._check_observation, self.env.spec.observation, obs)
+            return self._where(), obs
 
     def step(self, where: np.ndarray, action: Action) -> tuple[np.ndarray, EnvStep]:
         """Steps all environments, and resets those whose episode ends.
@@ -178,7 +180,13 @@ class Host:
             obs, *paid, _ = envs.step(action)
             # the last observations are copied before a reset, which may write over them
             final = self._copied(obs)
-            reward, terminated, truncated = map(self._one_each, paid, (float, bool, bool))
+            if self.clock == 0:  # later steps return what the first one does
+                for x in paid:
+                    self._check_numbers(x)
+            kinds = float, bool, bool
+            reward, terminated, truncated = (
+                np.array(x, kind) for x, kind in zip(paid, kinds, strict=True)
+            )
             done = terminated | truncated
             obs = final
             if done.any():
@@ -251,29 +259,27 @@ class Host:
     def _where(self) -> np.ndarray:
         return np.array([self.run, self.clock], np.int32)
 
-    def _one_each(self, x: Any, dtype: type) -> np.ndarray:
-        """Copies rewards or flags, a number for each environment."""
+    def _check_numbers(self, x: Any) -> None:
+        """Raises ValueError unless rewards or flags are a number for each environment."""
         numbers = np.array(x)
         if numbers.shape != (self.num_envs,) or numbers.dtype.kind not in "biuf":
             raise ValueError(
                 f"step returns {kind_of(x)} {list(numbers.shape)} among rewards, terminated and "
                 f"truncated: it must be {self.num_envs} numbers"
             )
-        return numbers.astype(dtype)
+
+    def _check_observation(self, path: tuple, space: Space, x: np.ndarray) -> None:
+        """Raises ValueError unless a part of the observations has the shape that is declared."""
+        shape = (self.num_envs, *space.shape)
+        if x.shape != shape:
+            raise ValueError(
+                f"observation{jax.tree_util.keystr(path)} of {self.num_envs} environments has "
+                f"shape {list(x.shape)}, its space says {list(shape)}"
+            )
 
     def _copied(self, obs: Obs) -> Obs:
         """Copies observations: the environments may write the next ones where these are."""
-
-        def copied(path: tuple, space: Space, x: Any) -> np.ndarray:
-            array, shape = np.array(x, space.dtype), (self.num_envs, *space.shape)
-            if array.shape != shape:
-                raise ValueError(
-                    f"observation{jax.tree_util.keystr(path)} of {self.num_envs} environments has "
-                    f"shape {list(array.shape)}, its space says {list(shape)}"
-                )
-            return array
-
-        return jax.tree.map_with_path(copied, self.env.spec.observation, obs)
+        return jax.tree.map(lambda s, x: np.array(x, s.dtype), self.env.spec.observation, obs)
 
 
 def _words(error: Exception, workers: Sequence[Any] = ()) -> str:
@@ -323,7 +329,8 @@ def make_host_vec_env(env: HostEnvironment, num_envs: int) -> VecEnv:
 
     # ordered: without it XLA may drop a call, or swap two
     def reset(key: Array, params: EnvParams) -> tuple[EnvState, Obs]:
-        seed = alone(jax.random.bits(key) >> 1)  # seeds are counted up from it, as int32
+        # seeds are counted up from it, as int32
+        seed = alone(jax.random.bits(key, dtype=jnp.uint32) >> 1)
         return io_callback(host.reset, (where, obs), seed, ordered=True)
 
     def step(
