@@ -1,4 +1,4 @@
-"""The one boundary through which every environment in JAX enters: it is told what is wrong with it.
+"""The one boundary through which every environment in JAX enters, and which says what is wrong.
 
 What it raises and returns is looked at while it is traced, which costs nothing when it is stepped.
 """

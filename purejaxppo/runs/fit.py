@@ -442,8 +442,8 @@ class Run:
         self._length = min(2 * chunk.length, wanted)
 
         # what is left out is said as soon as it is seen, and at the end with its share
-        words = numeric_problems(part)
-        if words and not self._warned:
+        words = [] if self._warned else numeric_problems(part)
+        if words:
             self._warned = True
             self._writer.problems.note(words[0])
 

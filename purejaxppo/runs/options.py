@@ -13,7 +13,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.runs.paths import given_path
 
 MOST_SEEDS = 2**16
-"""More than fit on any device; what is read from a folder is held against it as well."""
+"""Seeds of a run at most: more fit on no device. What is read from a folder is compared with it."""
 
 Weights = Literal["final", "best"]
 """Parameters at the end of a run, or the best by evaluation."""

@@ -22,6 +22,7 @@ from typing import (
 )
 
 from purejaxppo.config.schema import Algorithm
+from purejaxppo.errors import shown
 from purejaxppo.types import Row
 
 LARGEST = sys.float_info.max
@@ -151,19 +152,19 @@ def misfit(value: Any, declared: Any, at: str = "it", finite: bool = True) -> st
         return None if None in found else found[0]
     if kind is Literal:
         known = get_args(declared)
-        return None if value in known else f"{at} is {_shown(value)}, not one of {known}"
+        return None if value in known else f"{at} is {shown(value)}, not one of {known}"
 
     # the value itself, then what is in it
     record = declared if is_typeddict(declared) else None
     as_json: Any = dict if record else list if kind is tuple else kind or declared
     number = declared in (int, float)
     if not (_is_number(value, declared, finite) if number else isinstance(value, as_json)):
-        return f"{at} is {_shown(value)}, not {WORDS[as_json]}"
+        return f"{at} is {shown(value)}, not {WORDS[as_json]}"
     missing = set() if record is None else record.__required_keys__ - value.keys()
     if missing:
         return f"{min(missing)} is missing"
     if kind is tuple and len(value) != len(get_args(declared)):
-        return f"{at} is {_shown(value)}, not a list of {len(get_args(declared))}"
+        return f"{at} is {shown(value)}, not a list of {len(get_args(declared))}"
     inside = (misfit(x, part, name, finite) for name, x, part in _entries(value, declared, at))
     return next(filter(None, inside), None)
 
@@ -208,7 +209,7 @@ def parse_row(line: bytes) -> Row:
     """
     row = parse_json(line)
     if not isinstance(row, dict):
-        raise ValueError(f"it is {_shown(row)}, not a table")
+        raise ValueError(f"it is {shown(row)}, not a table")
     # files have millions of numbers, so that they are not looked at one by one where all is well
     values = row.values()
     if not ENTRIES.issuperset(map(type, values)) or not all(
@@ -241,9 +242,3 @@ def wrong_column(row: Mapping[str, Any], names: set[str], known: set[str]) -> st
         return f"{missing[0]} is missing"
     other = sorted((names ^ row.keys()) - known)
     return f"{other[0]} is not in every row" if other else None
-
-
-def _shown(value: Any) -> str:
-    """Writes a value down in a few words."""
-    text = repr(value) if not isinstance(value, int) or -LARGEST <= value <= LARGEST else "huge"
-    return text if len(text) <= 40 else f"{text[:37]}..."

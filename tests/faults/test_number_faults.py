@@ -213,7 +213,7 @@ def test_an_epsilon_of_nan_is_left_out_too(trained):
 
 
 def broken_at(count, value):
-    """An optimizer of one's own that gives `value` in a step, and small steps else."""
+    """A custom optimizer that gives `value` in a step, and small steps else."""
 
     def update(grad, state, params=None):
         step = jnp.where(state == count, value, -1e-3)
@@ -251,7 +251,7 @@ def test_an_optimizer_state_that_overflows_is_not_kept():
 
 
 class Low(nn.Module):
-    """A network of one's own for two actions, or a number with its deviation, in any dtype."""
+    """A custom network for two actions, or a number with its deviation, in any dtype."""
 
     dtype: jnp.dtype
     param_dtype: jnp.dtype = jnp.float32

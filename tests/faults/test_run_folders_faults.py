@@ -469,7 +469,7 @@ def test_edited_agents_are_named(folder, name, edit):
         ({"seeds": True}, "seeds is True, not a whole number"),
         ({"seeds": 2.0}, "seeds is 2.0, not a whole number"),
         ({"seed": -1}, "seed is -1, not a whole number"),
-        ({"seed": 10**400}, "seed is huge, not a whole number"),
+        ({"seed": 10**400}, "seed is .* or more, not a whole number"),
         ({"versions": [1]}, r"versions is \[1\], not a table"),
         ({"versions": {"jax": 1}}, "versions.jax is 1, not a text"),
         ({"device": {"platform": "cpu", "kind": "cpu"}}, "count is missing"),
@@ -529,7 +529,9 @@ LINE_EDITS = {
     "a text": (lambda x: flip(x, '"entropy": ', '"entropy": "x", "e": '), "entropy is 'x'"),
     "NaN": (lambda x: flip(x, '"entropy": ', '"entropy": NaN, "e": '), "NaN is no number"),
     "an infinity": (lambda x: flip(x, '"entropy": ', '"entropy": 1e999, "e": '), "entropy is inf"),
-    "a huge number": (lambda x: flip(x, '"episodes": ', f'"episodes": {10**400}, "e": '), "huge"),
+    "a huge number": (
+        lambda x: flip(x, '"episodes": ', f'"episodes": {10**400}, "e": '), "episodes is .* or more"
+    ),
     "too many digits": (lambda x: flip(x, '"kl_coef": ', '"kl_coef": ' + "1" * 5000), ""),
     "another seed": (lambda x: flip(x, '"seed": 1', '"seed": 0'), "seed is 0, not 1"),
     "another step": (lambda x: flip(x, '"step": 40', '"step": 42'), "step is 42, not 40"),

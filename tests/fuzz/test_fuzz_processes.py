@@ -38,7 +38,7 @@ def test_any_text_is_printed_in_any_encoding(text, encoding):
 
 
 class Fickle(io.StringIO):
-    """A stream that fails as it is told, call by call, and works after that."""
+    """A stream that fails in the calls that it is made to fail in, and works after that."""
 
     def __init__(self, failures):
         super().__init__()

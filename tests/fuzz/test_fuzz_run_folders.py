@@ -1,4 +1,4 @@
-"""Run folders with anything in them: results, an error in words, or a problem that is told."""
+"""Run folders with anything in them: results, an error in words, or a problem that is reported."""
 
 import json
 import os
@@ -182,7 +182,7 @@ def load(folder, again):
 def resume(folder, again):
     result = again(folder, resume=True)
     assert result.metrics.episodes.shape == (2, 12)
-    if not result.problems:  # what is told as well is whole
+    if not result.problems:  # without a problem, all of it is whole
         read_results(folder)
 
 
