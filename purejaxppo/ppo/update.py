@@ -191,8 +191,8 @@ def optimize(
     start = Progress(packed, opt_state, jnp.bool_(False))
     end, (parts, tallies) = jax.lax.scan(gradient_step, start, rows)
 
-    # what the steps have led to is looked at once: after each of them it would cost a twelfth of
-    # the time of small networks
+    # what the steps have led to is looked at once: after each of them, it would be one more pass
+    # over all parameters and averages, which is most of a step of small networks
     taken = _all_finite((end.params, end.opt_state))
     end = jax.tree.map(lambda a, b: jnp.where(taken, a, b), end, start)
     tallies["skipped_steps"] |= ~taken & tallies["gradient_steps"]
