@@ -192,7 +192,7 @@ def optimize(
     end, (parts, tallies) = jax.lax.scan(gradient_step, start, rows)
 
     # what the steps have led to is looked at once: after each of them, it would be one more pass
-    # over all parameters and averages, which is most of a step of small networks
+    # over all parameters and averages
     taken = _all_finite((end.params, end.opt_state))
     end = jax.tree.map(lambda a, b: jnp.where(taken, a, b), end, start)
     tallies["skipped_steps"] |= ~taken & tallies["gradient_steps"]
