@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from purejaxppo.runs.agents import load_agents, load_policy
     from purejaxppo.runs.evaluate import make_evaluate
     from purejaxppo.runs.fit import FitResult, fit
-    from purejaxppo.runs.metric_rows import final_returns
+    from purejaxppo.runs.folder.rows import final_returns
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.tuning import compiler_options
@@ -101,7 +101,7 @@ _MODULES = {
     "runs.agents": ["load_agents", "load_policy"],
     "runs.evaluate": ["make_evaluate"],
     "runs.fit": ["FitResult", "fit"],
-    "runs.metric_rows": ["final_returns"],
+    "runs.folder.rows": ["final_returns"],
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
     "tuning": ["compiler_options"],

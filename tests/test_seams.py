@@ -25,8 +25,8 @@ from purejaxppo import (
 )
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.ppo.optimizer import adam, clip_gradients, linear_schedule
+from purejaxppo.runs.folder.rows import DERIVED
 from purejaxppo.runs.identity import describe_custom
-from purejaxppo.runs.metric_rows import DERIVED
 
 TINY = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, hidden_sizes=(8,),

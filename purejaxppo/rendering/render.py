@@ -22,10 +22,10 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.rendering.gif import write_gif
 from purejaxppo.rendering.playback import Episode, play, play_on_host
 from purejaxppo.runs.agents import agent_of, env_params_of, load_components
-from purejaxppo.runs.files import write_new
-from purejaxppo.runs.folder import read_run
+from purejaxppo.runs.folder.files import write_new
+from purejaxppo.runs.folder.paths import given_path, new_file
+from purejaxppo.runs.folder.read import read_run
 from purejaxppo.runs.options import FilmOptions, Weights
-from purejaxppo.runs.paths import given_path, new_file
 from purejaxppo.types import EnvParams, EnvState
 
 HEADLESS = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MUJOCO_GL": "egl"}

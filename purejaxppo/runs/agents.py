@@ -18,13 +18,13 @@ from purejaxppo.config.coerce import coerce
 from purejaxppo.config.rules import check_choice
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
-from purejaxppo.runs import checkpoint
-from purejaxppo.runs.env_params import with_params
-from purejaxppo.runs.files import damaged
-from purejaxppo.runs.folder import read_run
+from purejaxppo.runs.folder import checkpoint
+from purejaxppo.runs.folder.env_params import with_params
+from purejaxppo.runs.folder.files import damaged
+from purejaxppo.runs.folder.paths import given_path
+from purejaxppo.runs.folder.read import read_run
+from purejaxppo.runs.folder.schemas import ActingFile
 from purejaxppo.runs.options import Weights
-from purejaxppo.runs.paths import given_path
-from purejaxppo.runs.schemas import ActingFile
 from purejaxppo.train import learner_of
 from purejaxppo.types import (
     Action,

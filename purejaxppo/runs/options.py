@@ -10,7 +10,7 @@ from typing import Any, Literal
 from purejaxppo.bounds import Bound
 from purejaxppo.config.rules import AT_LEAST_ONE, COUNT, INDEX, SEED, STEPS, check_fields, option
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.paths import given_path
+from purejaxppo.runs.folder.paths import given_path
 
 MOST_SEEDS = 2**16
 """Seeds of a run at most: more fit on no device. What is read from a folder is compared with it."""

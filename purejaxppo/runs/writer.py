@@ -14,26 +14,24 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs import checkpoint
 from purejaxppo.runs.agents import FILES, Agents, save_agents
-from purejaxppo.runs.env_params import numbers_of
-from purejaxppo.runs.files import JsonLinesFile, damaged, remove_left_overs
-from purejaxppo.runs.folder import (
+from purejaxppo.runs.folder import checkpoint
+from purejaxppo.runs.folder.begin import (
     CHECKPOINT,
     WHOLE,
     check_free,
     create_run_dir,
     is_run,
-    read_evaluations,
-    read_metrics,
-    read_whole_run,
     write_run,
 )
+from purejaxppo.runs.folder.env_params import numbers_of
+from purejaxppo.runs.folder.files import JsonLinesFile, damaged, remove_left_overs
+from purejaxppo.runs.folder.lock import FolderLock
+from purejaxppo.runs.folder.read import read_evaluations, read_metrics, read_whole_run
+from purejaxppo.runs.folder.schemas import CheckpointAbout, RunFile, misfit
 from purejaxppo.runs.identity import describe_device, to_plain, versions
-from purejaxppo.runs.lock import FolderLock
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.problems import Problems
-from purejaxppo.runs.schemas import CheckpointAbout, RunFile, misfit
 from purejaxppo.types import Logger, Metrics, PyTree, Row
 
 

@@ -39,12 +39,9 @@ LAYERS = [
 RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 
 LONG_FILES = {
-    "runs/fit.py": "a public function with all its arguments documented, and the loop it runs",
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
-WIDE_FOLDERS = {
-    "runs": "the loop that a run goes through, and a module for each kind of thing it keeps",
-}
+WIDE_FOLDERS = {}
 ONE_IMPORTER = {
     "cli.commands": "one function for each command; `main` knows what goes wrong with them",
     "cli.devices": "how JAX is started, and what it has against that",
@@ -64,8 +61,8 @@ ONE_IMPORTER = {
     "rendering.playback": "an episode without a picture",
     "report.page": "the page; its command is elsewhere",
     "runs.loggers": "optional packages, imported when they are asked for",
+    "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
     "runs.plan": "sizes, found without compiling",
-    "runs.writer": "what is written while a run goes on, which the loop need not know",
 }
 
 

@@ -18,7 +18,7 @@ from purejaxppo.components import make_components
 from purejaxppo.report.aggregate import binned_returns
 from purejaxppo.report.plots import plot_curve
 from purejaxppo.runs.compiled import compile_run
-from purejaxppo.runs.metric_rows import final_returns
+from purejaxppo.runs.folder.rows import final_returns
 from purejaxppo.runs.plan import plan_of
 from purejaxppo.types import Metrics
 

@@ -17,10 +17,11 @@ from support.fuzzing import LONG
 
 from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
 from purejaxppo.errors import RunWarning
-from purejaxppo.runs import checkpoint, files
 from purejaxppo.runs.agents import Agents
-from purejaxppo.runs.files import JsonLinesFile, write_whole
-from purejaxppo.runs.folder import create_run_dir, read_metrics, read_rows
+from purejaxppo.runs.folder import checkpoint, files
+from purejaxppo.runs.folder.begin import create_run_dir
+from purejaxppo.runs.folder.files import JsonLinesFile, write_whole
+from purejaxppo.runs.folder.read import read_metrics, read_rows
 from purejaxppo.runs.identity import describe_custom
 
 CONFIG = PPOConfig(

@@ -1,21 +1,8 @@
-"""The run folder: what is in it, how it is begun, and how it is read.
-
-config.toml        every field of the configuration
-run.json           seeds, versions and device it was begun with
-metrics.jsonl      a row for each update and seed
-evaluations.jsonl  a row for each evaluation and seed
-checkpoints/       the last whole states, one file each, named by the updates done
-agents.npz         parameters and statistics at the end; best.npz: the best by evaluation
-curve.png          return against steps
-summary.json       the results
-.lock              empty; who trains here holds it, and it stays
-"""
+"""What the files of a run folder say, each read in one place and compared with its schema."""
 
 from __future__ import annotations
 
-import datetime
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,134 +12,19 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.files import (
+from purejaxppo.runs.folder.begin import folder_stem, is_run
+from purejaxppo.runs.folder.files import (
     damaged,
     damaged_line,
-    left_over,
     read_bytes,
     read_json,
     read_lines,
-    write_json,
-    write_whole,
 )
-from purejaxppo.runs.lock import LOCK
-from purejaxppo.runs.metric_rows import SCALARS, metrics_from_rows
+from purejaxppo.runs.folder.paths import given_path
+from purejaxppo.runs.folder.rows import SCALARS, metrics_from_rows
+from purejaxppo.runs.folder.schemas import ActingFile, RunFile, SummaryFile, wrong_column
 from purejaxppo.runs.options import MOST_SEEDS
-from purejaxppo.runs.paths import given_path
-from purejaxppo.runs.schemas import ActingFile, RunFile, SummaryFile, wrong_column
 from purejaxppo.types import Metrics, Row
-
-BEGINNING = re.compile(r"run\.json|config\.toml")
-"""Files that are written before all others, `config.toml` last."""
-
-WHOLE = re.compile(BEGINNING.pattern + r"|(agents|best)\.npz|curve\.png|summary\.json|wandb\.json")
-"""Files that are written whole; a killed process may leave a part of one."""
-
-CHECKPOINT = re.compile(r"[0-9]{10,}\.npz")
-"""Files of the folder `checkpoints`, by the updates done."""
-
-# -- beginning a run ------------------------------------------------------------------------------
-
-
-def is_run(run_dir: str | Path | None) -> bool:
-    """Says whether a folder holds a run that has begun.
-
-    Args:
-        run_dir: the folder, which need not exist; None is no run.
-    """
-    return run_dir is not None and os.path.lexists(Path(run_dir) / "config.toml")
-
-
-def begun_in(run_dir: str | Path) -> bool:
-    """Says whether a folder holds a run, or what is left of one that was killed before it began.
-
-    Args:
-        run_dir: the folder, which need not exist.
-
-    Raises:
-        ConfigError: it cannot be looked into.
-    """
-    return is_run(run_dir) or bool(_names_in(Path(run_dir)))
-
-
-def check_free(run_dir: str | Path, resume: bool = False) -> None:
-    """Refuses a folder that holds anything, or that cannot be a folder.
-
-    Args:
-        run_dir: the folder, which need not exist.
-        resume: it may hold what is left of a run that was killed before it had begun.
-
-    Raises:
-        ConfigError: it is a file, or not empty.
-    """
-    path = given_path(run_dir)
-    others = [
-        name for name in _names_in(path)
-        if name != LOCK and not (resume and _is_beginning(path / name))
-    ]  # fmt: skip
-    if os.path.lexists(path) and (not os.path.isdir(path) or others):
-        what = "holds no run to go on with" if resume else "exists"
-        raise ConfigError(
-            f"run folder {str(path)!r} {what} and is not empty: name another with --run-dir"
-            + ("" if resume else ", or go on with what it holds with --resume")
-        )
-
-
-def _is_beginning(path: Path) -> bool:
-    """Says whether a file is written before `config.toml` is, which says that a run has begun."""
-    return path.name == "run.json" or left_over(path, BEGINNING)
-
-
-def _names_in(path: Path) -> list[str]:
-    """Returns the names in a folder; none if there is no folder."""
-    try:
-        return os.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise ConfigError(
-            f"run folder {str(path)!r} cannot be read ({error.strerror}): name another"
-        ) from error
-
-
-def create_run_dir(run_dir: str | Path | None, env: str, resume: bool = False) -> Path:
-    """Makes a run's folder: the one named, else the next free `runs/<env>-<date>-<n>`.
-
-    Args:
-        run_dir: the folder; None: a new one below `runs/`.
-        env: name of the environment, of which the name of a new folder is made.
-        resume: the folder may hold what is left of a run that was killed before it had begun.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: the folder that is named is not empty, or cannot be made.
-    """
-    if run_dir is not None:
-        check_free(run_dir, resume)
-        path = given_path(run_dir)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"run folder {str(path)!r} cannot be made: {error}") from error
-        return path
-
-    # making the folder is what claims its name: two runs that begin together get two numbers
-    stem = f"{_stem(env)}-{datetime.date.today().isoformat()}"
-    n = 1
-    while True:
-        path = Path("runs") / f"{stem}-{n}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            n += 1
-        except OSError as error:
-            raise ConfigError(
-                f"run folder {str(path)!r} cannot be made ({error}): name another with --run-dir"
-            ) from error
-        else:
-            return path
 
 
 def newest_run(env: str) -> Path:
@@ -167,38 +39,11 @@ def newest_run(env: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    found = [path.parent for path in Path("runs").glob(f"{_stem(env)}-*/run.json")]
+    found = [path.parent for path in Path("runs").glob(f"{folder_stem(env)}-*/run.json")]
     found = [path for path in found if is_run(path) and read_run(path)[0].env == env]
     if not found:
         raise ConfigError(f"no run of {env} in runs/ to go on with: name its folder with --run-dir")
     return max(found, key=lambda path: (path / "run.json").stat().st_mtime)
-
-
-def _stem(env: str) -> str:
-    # neither can be in the name of a folder, ":" on Windows
-    return env.replace("/", "-").replace(":", "-")
-
-
-# -- what a run is begun with ---------------------------------------------------------------------
-
-
-def write_run(run_dir: Path, config: PPOConfig, about: Mapping[str, Any]) -> None:
-    """Writes `run.json` and, last, `config.toml`, which says that the run has begun.
-
-    Args:
-        run_dir: the folder.
-        config: what is trained.
-        about: its seeds, versions and device; a value named "config" is left out.
-
-    Raises:
-        OSError: one of them cannot be written.
-    """
-    write_json(run_dir / "run.json", {k: value for k, value in about.items() if k != "config"})
-    text = config.as_toml()
-    write_whole(run_dir / "config.toml", lambda file: file.write(text.encode()))
-
-
-# -- reading --------------------------------------------------------------------------------------
 
 
 def read_run(run_dir: str | Path) -> tuple[PPOConfig, ActingFile]:
