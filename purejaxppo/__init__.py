@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from purejaxppo.ppo.objectives import OBJECTIVES, Objective
     from purejaxppo.ppo.optimizer import Optimizer
     from purejaxppo.rendering.render import render
+    from purejaxppo.run_folder.rows import final_returns
     from purejaxppo.runs.agents import load_agents, load_policy
     from purejaxppo.runs.evaluate import make_evaluate
     from purejaxppo.runs.fit import FitResult, fit
-    from purejaxppo.runs.folder.rows import final_returns
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.tuning import compiler_options
@@ -101,7 +101,7 @@ _MODULES = {
     "runs.agents": ["load_agents", "load_policy"],
     "runs.evaluate": ["make_evaluate"],
     "runs.fit": ["FitResult", "fit"],
-    "runs.folder.rows": ["final_returns"],
+    "run_folder.rows": ["final_returns"],
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
     "tuning": ["compiler_options"],

@@ -29,6 +29,9 @@ POSITIVE = Bound(lambda v: v > 0, "greater than 0")
 NOT_NEGATIVE = Bound(lambda v: v >= 0, "0 or greater")
 FRACTION = Bound(lambda v: 0 <= v <= 1, "between 0 and 1")
 
+MOST_SEEDS = 2**16
+"""Seeds of a run at most: more fit on no device. What is read from a folder is compared with it."""
+
 # what the compiled program computes with is float32: numbers closer to 0 count as 0 there
 SMALLEST = 2.0**-126
 LARGEST = (2 - 2.0**-23) * 2.0**127

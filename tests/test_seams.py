@@ -25,7 +25,7 @@ from purejaxppo import (
 )
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.ppo.optimizer import adam, clip_gradients, linear_schedule
-from purejaxppo.runs.folder.rows import DERIVED
+from purejaxppo.run_folder.rows import DERIVED
 from purejaxppo.runs.identity import describe_custom
 
 TINY = PPOConfig(

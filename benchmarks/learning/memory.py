@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig, fit, make_env, use_cores
 from purejaxppo.envs.wrappers import HideIndices
-from purejaxppo.runs.folder.rows import final_returns
+from purejaxppo.run_folder.rows import final_returns
 
 CORES = ("none", "gru", "lstm", "linear")
 

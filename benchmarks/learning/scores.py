@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.config.schema import Algorithm
-from purejaxppo.runs.folder.rows import final_returns
+from purejaxppo.run_folder.rows import final_returns
 
 RUNS: dict[str, tuple[str, Algorithm, dict[str, Any]]] = {
     "CartPole-v1, ppo": ("CartPole-v1", "ppo", {}),

@@ -20,7 +20,7 @@ from benchmarks.common.timing import interleaved_seconds, quartiles, report
 from purejaxppo import PPOConfig, compiler_options, fit, use_cores
 from purejaxppo.ppo import update
 from purejaxppo.ppo.shuffle import minibatch_indices
-from purejaxppo.runs.folder.rows import final_returns
+from purejaxppo.run_folder.rows import final_returns
 
 ROWS = [512, 8192, 262_144]
 

@@ -19,7 +19,7 @@ from purejaxppo import PPOConfig, fit
 from purejaxppo.components import make_components
 from purejaxppo.config import presets
 from purejaxppo.envs import registry
-from purejaxppo.runs.folder.rows import final_returns
+from purejaxppo.run_folder.rows import final_returns
 
 # environment: (package, where the time limit comes from)
 SHOWN = {

@@ -347,9 +347,9 @@ def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any
         ConfigError: there is no run in the folder that is named, nor in `runs/` if none is; or it
             was begun with options that are not known here.
     """
-    from purejaxppo.runs.folder.begin import begun_in, is_run
-    from purejaxppo.runs.folder.paths import given_path
-    from purejaxppo.runs.folder.read import newest_run, read_whole_run
+    from purejaxppo.run_folder.begin import begun_in, is_run
+    from purejaxppo.run_folder.paths import given_path
+    from purejaxppo.run_folder.read import newest_run, read_whole_run
 
     run_dir = str(newest_run(first.env) if first.run_dir is None else given_path(first.run_dir))
     if not begun_in(run_dir):

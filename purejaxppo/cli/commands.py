@@ -66,9 +66,9 @@ def evaluate(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from purejaxppo.parallel import spread_seeds
+    from purejaxppo.run_folder.rows import evaluation_rows
     from purejaxppo.runs.agents import load_components
     from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
-    from purejaxppo.runs.folder.rows import evaluation_rows
 
     # all agents of the run play the same first states, side by side
     components, agents = load_components(options.run, options.weights)
@@ -117,7 +117,7 @@ def plot(argv: Sequence[str]) -> int:
     options = parse(PlotOptions, argv, "plot")
     from purejaxppo.report.plots import METADATA, plot_runs
     from purejaxppo.report.results import read_all
-    from purejaxppo.runs.folder.paths import new_file
+    from purejaxppo.run_folder.paths import new_file
 
     if Path(options.out).suffix not in METADATA:
         raise ConfigError(f"out={options.out!r} must end in {', '.join(METADATA)}: use curves.png")
@@ -169,8 +169,8 @@ def report(argv: Sequence[str]) -> int:
     options = parse(ReportOptions, argv, "report")
     from purejaxppo.report.page import make_page
     from purejaxppo.report.results import read_all
-    from purejaxppo.runs.folder.files import write_new
-    from purejaxppo.runs.folder.paths import new_file
+    from purejaxppo.run_folder.files import write_new
+    from purejaxppo.run_folder.paths import new_file
 
     runs, path = read_all(options.runs), new_file(options.out, options.overwrite)
     text = make_page(runs, path.parent)
@@ -197,7 +197,7 @@ def export(argv: Sequence[str]) -> int:
     start_jax()
     from purejaxppo.export.export_policy import export_policy
     from purejaxppo.export.formats import USES
-    from purejaxppo.runs.folder.read import read_run
+    from purejaxppo.run_folder.read import read_run
 
     path = export_policy(
         options.run, options.format, out=options.out, agent=options.agent,

@@ -21,11 +21,11 @@ from purejaxppo.cli.signals import saying
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
+from purejaxppo.run_folder.files import write_json
+from purejaxppo.run_folder.read import read_summary
+from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.runs.fit import FitResult, fit_of
-from purejaxppo.runs.folder.begin import check_free, create_run_dir, is_run
-from purejaxppo.runs.folder.files import write_json
-from purejaxppo.runs.folder.read import read_summary
-from purejaxppo.runs.folder.rows import final_returns
 from purejaxppo.runs.identity import versions
 from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
 from purejaxppo.runs.options import FitOptions

@@ -13,10 +13,10 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.export import numpy_policy
 from purejaxppo.export.formats import WRITERS
 from purejaxppo.export.inference import make_acting
+from purejaxppo.run_folder.files import write_new
+from purejaxppo.run_folder.paths import given_path, new_file
+from purejaxppo.run_folder.read import read_run
 from purejaxppo.runs.agents import agent_of, load_components
-from purejaxppo.runs.folder.files import write_new
-from purejaxppo.runs.folder.paths import given_path, new_file
-from purejaxppo.runs.folder.read import read_run
 from purejaxppo.runs.options import Format, Weights
 from purejaxppo.types import EnvParams
 

@@ -21,10 +21,10 @@ from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.errors import ConfigError
 from purejaxppo.rendering.gif import write_gif
 from purejaxppo.rendering.playback import Episode, play, play_on_host
+from purejaxppo.run_folder.files import write_new
+from purejaxppo.run_folder.paths import given_path, new_file
+from purejaxppo.run_folder.read import read_run
 from purejaxppo.runs.agents import agent_of, env_params_of, load_components
-from purejaxppo.runs.folder.files import write_new
-from purejaxppo.runs.folder.paths import given_path, new_file
-from purejaxppo.runs.folder.read import read_run
 from purejaxppo.runs.options import FilmOptions, Weights
 from purejaxppo.types import EnvParams, EnvState
 

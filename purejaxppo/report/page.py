@@ -31,7 +31,7 @@ from purejaxppo.report.results import (
     labels,
     train_command,
 )
-from purejaxppo.runs.folder.files import read_bytes
+from purejaxppo.run_folder.files import read_bytes
 
 ENVS_IN_A_TITLE = 3
 ROWS_SHOWN = 12  # longer tables are folded

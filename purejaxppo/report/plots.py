@@ -30,7 +30,7 @@ from purejaxppo.report.aggregate import (
     steps_to_reach,
 )
 from purejaxppo.report.results import Results, by_env, labels
-from purejaxppo.runs.folder.files import write_new, write_whole
+from purejaxppo.run_folder.files import write_new, write_whole
 from purejaxppo.types import Metrics
 
 # Okabe and Ito's, distinct for the colour-blind; without those lost on white or on black

@@ -14,10 +14,10 @@ from purejaxppo.config import presets
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder.paths import given_path
-from purejaxppo.runs.folder.read import read_evaluations, read_metrics, read_summary, read_whole_run
-from purejaxppo.runs.folder.rows import final_returns
-from purejaxppo.runs.folder.schemas import RunFile, SummaryFile
+from purejaxppo.run_folder.paths import given_path
+from purejaxppo.run_folder.read import read_evaluations, read_metrics, read_summary, read_whole_run
+from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.run_folder.schemas import RunFile, SummaryFile
 from purejaxppo.types import Metrics
 
 FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]

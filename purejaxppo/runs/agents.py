@@ -18,12 +18,12 @@ from purejaxppo.config.coerce import coerce
 from purejaxppo.config.rules import check_choice
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
-from purejaxppo.runs.folder import checkpoint
-from purejaxppo.runs.folder.env_params import with_params
-from purejaxppo.runs.folder.files import damaged
-from purejaxppo.runs.folder.paths import given_path
-from purejaxppo.runs.folder.read import read_run
-from purejaxppo.runs.folder.schemas import ActingFile
+from purejaxppo.run_folder import checkpoint
+from purejaxppo.run_folder.env_params import with_params
+from purejaxppo.run_folder.files import damaged
+from purejaxppo.run_folder.paths import given_path
+from purejaxppo.run_folder.read import read_run
+from purejaxppo.run_folder.schemas import ActingFile
 from purejaxppo.runs.options import Weights
 from purejaxppo.train import learner_of
 from purejaxppo.types import (

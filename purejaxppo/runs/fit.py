@@ -25,11 +25,11 @@ from purejaxppo.components import (
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
+from purejaxppo.run_folder.env_params import plain_params
+from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Best
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate
-from purejaxppo.runs.folder.env_params import plain_params
-from purejaxppo.runs.folder.rows import numeric_problems
 from purejaxppo.runs.identity import describe_custom, to_plain
 from purejaxppo.runs.loop import Run
 from purejaxppo.runs.options import FitOptions, fit_options

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder.files import read_json, write_json
-from purejaxppo.runs.folder.schemas import WandBFile
+from purejaxppo.run_folder.files import read_json, write_json
+from purejaxppo.run_folder.schemas import WandBFile
 from purejaxppo.types import Row
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}

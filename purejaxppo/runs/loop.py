@@ -12,10 +12,10 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.run_folder.rows import evaluation_rows, metrics_rows, numeric_problems
 from purejaxppo.runs.agents import Agents, Best, better
 from purejaxppo.runs.compiled import UPDATES_PER_CHUNK, Programs
 from purejaxppo.runs.evaluate import Evaluation
-from purejaxppo.runs.folder.rows import evaluation_rows, metrics_rows, numeric_problems
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.writer import CheckpointInfo, RunWriter
 from purejaxppo.types import Array, Learner, LearnerState, Metrics, PyTree

@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Literal
 
-from purejaxppo.bounds import Bound
+from purejaxppo.bounds import MOST_SEEDS, Bound
 from purejaxppo.config.rules import AT_LEAST_ONE, COUNT, INDEX, SEED, STEPS, check_fields, option
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder.paths import given_path
-
-MOST_SEEDS = 2**16
-"""Seeds of a run at most: more fit on no device. What is read from a folder is compared with it."""
+from purejaxppo.run_folder.paths import given_path
 
 Weights = Literal["final", "best"]
 """Parameters at the end of a run, or the best by evaluation."""

@@ -14,9 +14,8 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.agents import FILES, Agents, save_agents
-from purejaxppo.runs.folder import checkpoint
-from purejaxppo.runs.folder.begin import (
+from purejaxppo.run_folder import checkpoint
+from purejaxppo.run_folder.begin import (
     CHECKPOINT,
     WHOLE,
     check_free,
@@ -24,11 +23,12 @@ from purejaxppo.runs.folder.begin import (
     is_run,
     write_run,
 )
-from purejaxppo.runs.folder.env_params import numbers_of
-from purejaxppo.runs.folder.files import JsonLinesFile, damaged, remove_left_overs
-from purejaxppo.runs.folder.lock import FolderLock
-from purejaxppo.runs.folder.read import read_evaluations, read_metrics, read_whole_run
-from purejaxppo.runs.folder.schemas import CheckpointAbout, RunFile, misfit
+from purejaxppo.run_folder.env_params import numbers_of
+from purejaxppo.run_folder.files import JsonLinesFile, damaged, remove_left_overs
+from purejaxppo.run_folder.lock import FolderLock
+from purejaxppo.run_folder.read import read_evaluations, read_metrics, read_whole_run
+from purejaxppo.run_folder.schemas import CheckpointAbout, RunFile, misfit
+from purejaxppo.runs.agents import FILES, Agents, save_agents
 from purejaxppo.runs.identity import describe_device, to_plain, versions
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.problems import Problems

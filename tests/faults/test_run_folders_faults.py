@@ -39,14 +39,14 @@ from purejaxppo import (
 from purejaxppo.errors import RunWarning
 from purejaxppo.export.export_policy import _files
 from purejaxppo.report.results import read_results
+from purejaxppo.run_folder import checkpoint
+from purejaxppo.run_folder.env_params import plain_params, with_params
+from purejaxppo.run_folder.files import write_whole
+from purejaxppo.run_folder.lock import LOCK, FolderLock
+from purejaxppo.run_folder.read import read_metrics, read_run
+from purejaxppo.run_folder.rows import SCALARS, metrics_from_rows
+from purejaxppo.run_folder.schemas import RunFile, misfit, parse_json, parse_row
 from purejaxppo.runs.agents import Best, load_components
-from purejaxppo.runs.folder import checkpoint
-from purejaxppo.runs.folder.env_params import plain_params, with_params
-from purejaxppo.runs.folder.files import write_whole
-from purejaxppo.runs.folder.lock import LOCK, FolderLock
-from purejaxppo.runs.folder.read import read_metrics, read_run
-from purejaxppo.runs.folder.rows import SCALARS, metrics_from_rows
-from purejaxppo.runs.folder.schemas import RunFile, misfit, parse_json, parse_row
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=10, num_minibatches=1, num_epochs=1, total_timesteps=20 * 100,
@@ -978,7 +978,7 @@ def test_nothing_of_unix_alone_is_imported():
 
 
 def test_a_folder_cannot_be_opened_to_be_synced_on_windows(tmp_path, monkeypatch):
-    from purejaxppo.runs.folder import files
+    from purejaxppo.run_folder import files
 
     monkeypatch.setattr(files, "OPENS_FOLDERS", False)
     files.sync_folder(tmp_path / "missing")
@@ -1009,7 +1009,7 @@ def test_one_thread_to_a_folder(tmp_path, again):
 def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; "
-        "from purejaxppo.runs.folder.lock import FolderLock; "
+        "from purejaxppo.run_folder.lock import FolderLock; "
         "lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -1026,7 +1026,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
                                    OSError(30, "Read-only file system"),
                                    NotImplementedError("no locks here")])  # fmt: skip
 def test_a_folder_that_cannot_be_locked_gets_one_line(tmp_path, monkeypatch, error):
-    from purejaxppo.runs.folder import lock
+    from purejaxppo.run_folder import lock
 
     def refuse(self):
         raise error

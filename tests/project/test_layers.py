@@ -32,8 +32,10 @@ LAYERS = [
     ["components", "check"],
     ["train"],
     ["act"],
+    ["run_folder"],
+    ["report"],
     ["runs"],
-    ["report", "export", "rendering"],
+    ["export", "rendering"],
     ["cli"],
 ]
 RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}

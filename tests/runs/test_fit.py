@@ -17,8 +17,8 @@ from purejaxppo import (
 from purejaxppo.components import make_components
 from purejaxppo.report.aggregate import binned_returns
 from purejaxppo.report.plots import plot_curve
+from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.runs.compiled import compile_run
-from purejaxppo.runs.folder.rows import final_returns
 from purejaxppo.runs.plan import plan_of
 from purejaxppo.types import Metrics
 

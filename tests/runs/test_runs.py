@@ -17,11 +17,11 @@ from support.fuzzing import LONG
 
 from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
 from purejaxppo.errors import RunWarning
+from purejaxppo.run_folder import checkpoint, files
+from purejaxppo.run_folder.begin import create_run_dir
+from purejaxppo.run_folder.files import JsonLinesFile, write_whole
+from purejaxppo.run_folder.read import read_metrics, read_rows
 from purejaxppo.runs.agents import Agents
-from purejaxppo.runs.folder import checkpoint, files
-from purejaxppo.runs.folder.begin import create_run_dir
-from purejaxppo.runs.folder.files import JsonLinesFile, write_whole
-from purejaxppo.runs.folder.read import read_metrics, read_rows
 from purejaxppo.runs.identity import describe_custom
 
 CONFIG = PPOConfig(

@@ -8,7 +8,7 @@ import numpy as np
 
 import purejaxppo.runs.fit as fit_module
 from purejaxppo import PPOConfig, fit
-from purejaxppo.runs.folder.rows import SCALARS, final_returns
+from purejaxppo.run_folder.rows import SCALARS, final_returns
 from purejaxppo.types import Metrics
 
 VERSIONS = {"python": "3.11.2", "purejaxppo": "0.1.0", "jax": "0.10.2"}

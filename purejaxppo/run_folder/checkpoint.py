@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder.files import write_whole
-from purejaxppo.runs.folder.schemas import Manifest, misfit, parse_json
+from purejaxppo.run_folder.files import write_whole
+from purejaxppo.run_folder.schemas import Manifest, misfit, parse_json
 from purejaxppo.types import PyTree
 
 FORMAT = 1

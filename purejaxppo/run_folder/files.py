@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder.paths import cannot_write, new_file
-from purejaxppo.runs.folder.schemas import misfit, parse_json, parse_row
+from purejaxppo.run_folder.paths import cannot_write, new_file
+from purejaxppo.run_folder.schemas import misfit, parse_json, parse_row
 from purejaxppo.types import Row
 
 OPENS_FOLDERS = os.name != "nt"

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from purejaxppo.bounds import MOST_SEEDS
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder.begin import folder_stem, is_run
-from purejaxppo.runs.folder.files import (
+from purejaxppo.run_folder.begin import folder_stem, is_run
+from purejaxppo.run_folder.files import (
     damaged,
     damaged_line,
     read_bytes,
     read_json,
     read_lines,
 )
-from purejaxppo.runs.folder.paths import given_path
-from purejaxppo.runs.folder.rows import SCALARS, metrics_from_rows
-from purejaxppo.runs.folder.schemas import ActingFile, RunFile, SummaryFile, wrong_column
-from purejaxppo.runs.options import MOST_SEEDS
+from purejaxppo.run_folder.paths import given_path
+from purejaxppo.run_folder.rows import SCALARS, metrics_from_rows
+from purejaxppo.run_folder.schemas import ActingFile, RunFile, SummaryFile, wrong_column
 from purejaxppo.types import Metrics, Row
 
 

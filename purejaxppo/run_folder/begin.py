@@ -11,9 +11,9 @@ from typing import Any
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.folder.files import left_over, write_json, write_whole
-from purejaxppo.runs.folder.lock import LOCK
-from purejaxppo.runs.folder.paths import given_path
+from purejaxppo.run_folder.files import left_over, write_json, write_whole
+from purejaxppo.run_folder.lock import LOCK
+from purejaxppo.run_folder.paths import given_path
 
 BEGINNING = re.compile(r"run\.json|config\.toml")
 """Files that are written before all others, `config.toml` last."""
