@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,8 +10,15 @@ from filelock import FileLock, Timeout
 
 from purejaxppo.errors import ConfigError
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
 LOCK = ".lock"
 """An empty file in the folder. It stays there: who removes it could take it from another."""
+
+PATIENCE = 0.2  # seconds: who only looks whether the folder is taken has it for a moment
 
 
 class FolderLock:
@@ -26,9 +34,9 @@ class FolderLock:
     def __init__(self, folder: Path):
         self._path = folder / LOCK
         # a lock of its own, also within this process, whichever thread lets go of it
-        self._lock = FileLock(self._path, timeout=0, thread_local=False)
+        self._lock = FileLock(self._path, timeout=PATIENCE, thread_local=False)
         try:
-            self._lock.acquire()
+            self._lock.acquire(poll_interval=PATIENCE / 10)
             self._place = self._path.stat()
         except Timeout as error:
             raise ConfigError(
@@ -51,3 +59,42 @@ class FolderLock:
     def release(self) -> None:
         """Lets others have the folder."""
         self._lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Says whether somebody trains in a folder, on this machine.
+
+    Args:
+        folder: the run folder; nothing in it is changed.
+    """
+    path = folder / LOCK
+    if not path.is_file():
+        return False
+    if fcntl is None:
+        return _cannot_be_taken(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # it is gone, or not for us to read
+        return False
+    try:
+        # shared, so that two who look do not take each other for a run
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # of a disk without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _cannot_be_taken(path: Path) -> bool:
+    """Says whether a lock is held, where there are no shared ones."""
+    lock = FileLock(path, timeout=0, thread_local=False)
+    with contextlib.suppress(OSError, NotImplementedError):
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        lock.release()
+    return False
