@@ -31,7 +31,7 @@ RunFolders = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="RUN...", help_behavior_hint="(one or more)"),
 ]
-Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")]
 EnvName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
 
 

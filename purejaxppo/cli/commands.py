@@ -125,10 +125,11 @@ def plot(argv: Sequence[str]) -> int:
     from purejaxppo.report.plots import METADATA, plot_runs
     from purejaxppo.report.results import read_all, with_labels
 
-    path = _file_to_write(options.out, "curves.png", options.overwrite)
-    if path.suffix not in METADATA:
-        raise ConfigError(f"out={options.out!r} must end in {', '.join(METADATA)}: use curves.png")
+    out = options.out
+    if out is not None and Path(out).suffix not in METADATA:
+        raise ConfigError(f"out={out!r} must end in {', '.join(METADATA)}: use curves.png")
     runs = with_labels(read_all(options.runs), options.labels)
+    path = _file_to_write(out, "curves.png", options.overwrite)
     drawn = Drawn(named_metric(options.metric, runs), options.x)
 
     # what the picture cannot show, or should not be taken for
@@ -137,7 +138,8 @@ def plot(argv: Sequence[str]) -> int:
     for run in without:
         print(f"purejaxppo: {run.folder} is left out: it has no {drawn.metric}", file=sys.stderr)
     if few := few_seeds(runs):
-        print(f"purejaxppo: {CAUTION} ({few[0].folder} has {few[0].seeds})", file=sys.stderr)
+        where = f"{few[0].folder} has {few[0].seeds} seeds"
+        print(f"purejaxppo: {where}: {CAUTION}", file=sys.stderr)
 
     plot_runs(
         path, runs, overwrite=options.overwrite, drawn=drawn, single=options.single,
@@ -227,13 +229,14 @@ def report(argv: Sequence[str]) -> int:
     from purejaxppo.report.page import make_page, write_page
     from purejaxppo.report.results import read_all
 
+    found = read_all(options.runs)
     path = _file_to_write(options.out, "report.html", options.overwrite)
-    if options.watch is not None:
+    if options.watch is None:
+        write_page(path, make_page(found, path.parent), options.overwrite)
+    else:
         from purejaxppo.cli.watch import watch
 
         watch(options.runs, path, options.watch, options.overwrite)
-    else:
-        write_page(path, make_page(read_all(options.runs), path.parent), options.overwrite)
     print(f"saved in {path}")
     return 0
 

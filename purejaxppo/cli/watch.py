@@ -9,7 +9,7 @@ from pathlib import Path
 
 from purejaxppo.cli.signals import saying
 from purejaxppo.errors import ConfigError
-from purejaxppo.report.page import make_page, write_page
+from purejaxppo.report.page import make_page, reloaded, write_page
 from purejaxppo.report.results import read_all
 
 
@@ -41,7 +41,7 @@ def watch(runs: Sequence[str], path: Path, seconds: float, overwrite: bool) -> N
         last = make_page(found, path.parent)
         if all(run.state != "running" for run in found):
             break
-        write_page(path, make_page(found, path.parent, seconds), overwrite)
+        write_page(path, reloaded(last, seconds), overwrite)
         if not announced:
             print(f"{path} is written anew every {seconds:g} s until all runs have ended")
         announced = overwrite = True

@@ -32,13 +32,12 @@ ROWS_SHOWN = 12  # longer tables are folded
 SHARES = np.array([0.25, 0.5, 0.75, 0.9, 1.0])  # of the way from the lowest to the highest return
 
 
-def make_page(runs: Sequence[Results], folder: Path, renewed: float | None = None) -> str:
+def make_page(runs: Sequence[Results], folder: Path) -> str:
     """Returns the page: an overview, comparisons on each environment, and all about each run.
 
     Args:
         runs: one or many, of one environment or many.
         folder: where the page will be, for its links.
-        renewed: seconds until it will be written anew, when a browser reloads it; None: never.
     """
     # runs are compared within an environment; each has an anchor that the overview links to
     groups = by_env(runs)
@@ -60,9 +59,18 @@ def make_page(runs: Sequence[Results], folder: Path, renewed: float | None = Non
     agents = sum(run.seeds for run in runs)
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}, {agents} agent{'s' * (agents > 1)}"
     body = joined(tag("h1", title), tag("p", count, class_="soft"), *parts)
-    reload = tag("meta", http_equiv="refresh", content=f"{renewed:g}") if renewed else ""
-    filled = {"title": html.escape(title), "reload": reload, "body": body}
-    return string.Template(template).substitute(filled)
+    return string.Template(template).substitute(title=html.escape(title), body=body)
+
+
+def reloaded(text: str, seconds: float) -> str:
+    """Returns a page that browsers reload.
+
+    Args:
+        text: see `make_page`.
+        seconds: after which they do.
+    """
+    meta = tag("meta", http_equiv="refresh", content=f"{seconds:g}")
+    return text.replace("<title>", f"{meta}\n<title>", 1)
 
 
 def write_page(path: Path, text: str, overwrite: bool) -> None:
