@@ -55,7 +55,7 @@ def curve(
     """Medians against sizes on doubly logarithmic axes, with whiskers from quartile to quartile."""
     heights, whiskers = medians(by_size.values())
     sizes = [int(size) for size in by_size]
-    look = dict(marker="o", markersize=4, capsize=2, label=label, color=color)
+    look: dict[str, Any] = dict(marker="o", markersize=4, capsize=2, label=label, color=color)
     axes.errorbar(sizes, heights, whiskers, **look)
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, fontsize=8)

@@ -121,7 +121,7 @@ def plot(argv: Sequence[str]) -> int:
             written.
     """
     options = parse(PlotOptions, argv, "plot")
-    from purejaxppo.report.curves import CAUTION, Drawn, few_seeds, left_out, named_metric
+    from purejaxppo.report.curves import CAUTION, Drawn, few_seeds, named_metric, with_metric
     from purejaxppo.report.plots import METADATA, plot_runs
     from purejaxppo.report.results import read_all, with_labels
 
@@ -133,8 +133,7 @@ def plot(argv: Sequence[str]) -> int:
     drawn = Drawn(named_metric(options.metric, runs), options.x)
 
     # what the picture cannot show, or should not be taken for
-    without = left_out(runs, drawn.metric)
-    runs = [run for run in runs if run not in without]
+    runs, without = with_metric(runs, drawn.metric)
     for run in without:
         print(f"purejaxppo: {run.folder} is left out: it has no {drawn.metric}", file=sys.stderr)
     if few := few_seeds(runs):

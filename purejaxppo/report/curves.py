@@ -64,14 +64,17 @@ def named_metric(metric: str, runs: Sequence[Results]) -> str:
     raise ConfigError(f"unknown metric {metric!r}: {did_you_mean(name, known)}")
 
 
-def left_out(runs: Sequence[Results], metric: str) -> list[Results]:
-    """Returns the runs whose rows lack a metric that others have.
+def with_metric(
+    runs: Sequence[Results], metric: str
+) -> tuple[Sequence[Results], Sequence[Results]]:
+    """Returns the runs whose rows have a metric, and those whose rows have not.
 
     Args:
         runs: one or more.
         metric: a column.
     """
-    return [run for run in runs if metric not in _columns(run)]
+    have = [run for run in runs if metric in _columns(run)]
+    return have, [run for run in runs if metric not in _columns(run)]
 
 
 def few_seeds(runs: Sequence[Results]) -> list[Results]:

@@ -30,9 +30,9 @@ def state_of(*, held: bool, steps: int, total: int, ended: bool) -> State:
     """
     if held:
         return "running"
-    if not ended:
-        return "killed"
-    return "finished" if steps >= total else "stopped"
+    if steps >= total:
+        return "finished"
+    return "stopped" if ended else "killed"
 
 
 def last_returns(folder: Path, seeds: int, batch_size: int) -> tuple[int, list[float]]:

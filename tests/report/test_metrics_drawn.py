@@ -126,8 +126,9 @@ def test_evaluations_of_runs_without_any_are_refused(runs, plot):
 
 
 def test_a_run_without_the_metric_is_left_out_and_named(runs, plot, capsys):
-    drawn = plot(runs["run-10"], runs["run-2"], "--metric", "my_value")
-    assert len(drawn["lines"]) == 1
+    ten, two = runs["run-10"], runs["run-2"]
+    drawn = plot(ten, two, two, ten, "--metric", "my_value")
+    assert len(drawn["lines"]) == 2
     assert f"{runs['run-10']} is left out: it has no my_value" in capsys.readouterr().err
 
 

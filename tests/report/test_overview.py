@@ -18,7 +18,7 @@ from purejaxppo.cli.listing import compact, shortened
 from purejaxppo.report.overview import UNKNOWN, list_runs, number
 from purejaxppo.run_folder.files import lines_from_end
 from purejaxppo.run_folder.lock import FolderLock, is_held
-from purejaxppo.run_folder.progress import last_returns
+from purejaxppo.run_folder.progress import last_returns, state_of
 from purejaxppo.run_folder.read import read_metrics
 
 NAN = np.nan
@@ -73,6 +73,18 @@ def test_runs_are_listed_with_their_states(lines):
         "a": "finished", "b": "finished", "cut": "killed", "stopped": "stopped", LONG: "finished",
         "new": "killed", "damaged-1": "damaged", "damaged-2": "damaged", "damaged-3": "damaged",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("held", "steps", "ended", "state"),
+    [
+        (True, 5, False, "running"), (True, 9, True, "running"), (False, 9, True, "finished"),
+        (False, 9, False, "finished"),  # as `fit` may leave it, which writes no summary
+        (False, 5, True, "stopped"), (False, 5, False, "killed"), (False, 0, False, "killed"),
+    ],
+)  # fmt: skip
+def test_states(held, steps, ended, state):
+    assert state_of(held=held, steps=steps, total=9, ended=ended) == state
 
 
 def test_runs_are_sorted_by_time(root):
