@@ -9,11 +9,12 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from purejaxppo.report.overview import UNKNOWN, RunLine, number
+from purejaxppo.report.overview import RunLine, number
 
 HEAD = ("run", "seeds", "steps", "return", "state", "begun")
 RIGHT = {"seeds", "steps", "return"}  # numbers stand to the right
 GAP = "  "
+UNKNOWN = "-"
 NARROWEST = 12  # letters of a name
 
 

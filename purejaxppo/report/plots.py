@@ -33,6 +33,7 @@ from purejaxppo.report.aggregate import (
 from purejaxppo.report.axes import AXES
 from purejaxppo.report.curves import (
     CAUTION,
+    FEW,
     LEARNING,
     RETURNS,
     Drawn,
@@ -90,6 +91,7 @@ def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
         _draw_curve(axes, curve, color=COLORS[0])
         axes.set(xlabel=AXES["steps"], ylabel=_words("episode_return"))
         axes.set_title(f"{config.env} ({_seeds(len(curve.returns))})")
+        _caution(axes, len(curve.returns) in FEW)
         _finish(axes, axes.xaxis, NO_EPISODE if np.isnan(curve.mean).all() else "")
         write_whole(path, lambda file: _save(figure, file, path.suffix))
 
@@ -189,11 +191,7 @@ def _draw_env(
     name = "Learning curve" if drawn.metric in RETURNS else what.capitalize()
     left.set_title(name + ": interquartile mean, 95% interval" * many)
     left.set(xlabel=against, ylabel=what)
-    if few_seeds(runs):
-        left.annotate(
-            CAUTION, (1, 0), xycoords="axes fraction", xytext=(-3, 3), textcoords="offset points",
-            ha="right", va="bottom", fontsize=7, alpha=0.7,
-        )  # fmt: skip
+    _caution(left, bool(few_seeds(runs)))
     nothing = NO_EPISODE if drawn.metric in EPISODES else "nothing to draw yet"
     nothing = "" if levels.size else nothing
     _finish(left, left.xaxis, nothing)
@@ -236,6 +234,15 @@ def _finish(axes: Axes, steps: Axis, nothing: str) -> None:
     if nothing:
         axes.set(xticks=[], yticks=[])
         axes.annotate(nothing, (0.5, 0.5), xycoords="axes fraction", ha="center")
+
+
+def _caution(axes: Axes, few: bool) -> None:
+    """Says in a corner what intervals of few seeds are worth."""
+    if few:
+        axes.annotate(
+            CAUTION, (1, 0), xycoords="axes fraction", xytext=(-3, 3), textcoords="offset points",
+            ha="right", va="bottom", fontsize=7, alpha=0.7,
+        )  # fmt: skip
 
 
 def _seeds(count: int) -> str:

@@ -58,10 +58,11 @@ def named_runs(paths: Sequence[str]) -> list[Path]:
         raise ConfigError("no run is named: give one or more run folders, or a folder of runs/")
     found: list[Path] = []
     for path in map(given_path, paths):
-        if is_run(path) or not path.is_dir():  # who reads it says what is wrong with it
+        below = [] if is_run(path) else find_runs(path)
+        if not path.is_dir() or is_run(path) or path in below:  # who reads it says what is wrong
             found.append(path)
             continue
-        below = [run for run in find_runs(path) if is_run(run)]
+        below = [run for run in below if is_run(run)]
         if not below:
             raise ConfigError(
                 f"{str(path)!r} holds no run, and there is none below it: name a folder that "

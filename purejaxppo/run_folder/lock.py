@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from purejaxppo.errors import ConfigError
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None
 
 LOCK = ".lock"
 """An empty file in the folder. It stays there: who removes it could take it from another."""
@@ -36,7 +30,7 @@ class FolderLock:
         # a lock of its own, also within this process, whichever thread lets go of it
         self._lock = FileLock(self._path, timeout=PATIENCE, thread_local=False)
         try:
-            self._lock.acquire(poll_interval=PATIENCE / 10)
+            self._lock.acquire()
             self._place = self._path.stat()
         except Timeout as error:
             raise ConfigError(
@@ -65,36 +59,18 @@ def is_held(folder: Path) -> bool:
     """Says whether somebody trains in a folder, on this machine.
 
     Args:
-        folder: the run folder; nothing in it is changed.
+        folder: the run folder. A lock that nobody has is taken for a moment, which who begins to
+            train there waits for.
     """
     path = folder / LOCK
     if not path.is_file():
         return False
-    if fcntl is None:
-        return _cannot_be_taken(path)
+    lock = FileLock(path, timeout=PATIENCE, thread_local=False)
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # it is gone, or not for us to read
-        return False
-    try:
-        # shared, so that two who look do not take each other for a run
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire()
+    except Timeout:
         return True
-    except OSError:  # of a disk without locks
+    except (OSError, NotImplementedError):  # it is not ours to write, or the disk has no locks
         return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _cannot_be_taken(path: Path) -> bool:
-    """Says whether a lock is held, where there are no shared ones."""
-    lock = FileLock(path, timeout=0, thread_local=False)
-    with contextlib.suppress(OSError, NotImplementedError):
-        try:
-            lock.acquire()
-        except Timeout:
-            return True
-        lock.release()
+    lock.release()
     return False

@@ -8,12 +8,13 @@ import pytest
 import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from support.run_folders import tiny_config, write_run
+from support.run_folders import metrics_of, tiny_config, write_run
 
 from purejaxppo import ConfigError
 from purejaxppo.cli import commands
 from purejaxppo.report.aggregate import bootstrap_interval
 from purejaxppo.report.curves import CAUTION, FEW
+from purejaxppo.report.plots import plot_curve
 from purejaxppo.report.results import read_results
 from purejaxppo.run_folder.find import find_runs, named_runs
 
@@ -248,6 +249,23 @@ def test_an_interval_of_few_seeds_gets_a_caution(seeds, tmp_path, plot, capsys):
     assert any("intervals of 2, 3 or 4 seeds" in t for t in texts) == few
     assert err.count("\n") == few
     assert (f"{folder} has {seeds} seeds: intervals of 2, 3 or 4" in err) == few
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_the_page_and_the_picture_of_training_have_the_caution_too(seeds, tmp_path, monkeypatch):
+    said, original = [], Axes.annotate
+
+    def annotate(self, text, *args, **more):
+        said.append(text)
+        return original(self, text, *args, **more)
+
+    monkeypatch.setattr(Axes, "annotate", annotate)
+    config = tiny_config(5)
+    plot_curve(tmp_path / "curve.png", metrics_of(RETURNS[:seeds, :5]), config)
+    folder = write_run(tmp_path / "run", config, RETURNS[:seeds, :5])
+    commands.report([folder, "--out", str(tmp_path / "page.html")])
+    assert said.count(CAUTION) == 2 * (seeds == 3)
+    assert (CAUTION in (tmp_path / "page.html").read_text(encoding="utf-8")) == (seeds == 3)
 
 
 def test_intervals_of_few_seeds_are_from_the_lowest_to_the_highest():

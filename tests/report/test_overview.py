@@ -15,7 +15,7 @@ from support.run_folders import tiny_config, write_run
 from purejaxppo import ConfigError, final_returns
 from purejaxppo.cli import commands
 from purejaxppo.cli.listing import compact, shortened
-from purejaxppo.report.overview import UNKNOWN, list_runs, number
+from purejaxppo.report.overview import list_runs, number
 from purejaxppo.run_folder.files import lines_from_end
 from purejaxppo.run_folder.lock import FolderLock, is_held
 from purejaxppo.run_folder.progress import last_returns, state_of
@@ -207,7 +207,7 @@ def test_the_table_says_it_in_words(root, monkeypatch, capsys):
     assert found["a"].endswith("CartPole-v1 ppo, gamma=0.99")
     assert "250/600" in found["cut"]
     assert "±" not in found["b"]  # one seed
-    assert " 2  " in found["new"] and f" {UNKNOWN} " in found["new"]
+    assert " 2  " in found["new"] and " - " in found["new"]
     assert "damaged" in found["damaged-1"]
     assert f"deep/{LONG}" in found
 
