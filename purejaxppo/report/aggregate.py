@@ -9,8 +9,14 @@ import numpy as np
 
 from purejaxppo.types import Array, Metrics
 
-EPISODES = {"episode_return": "return_sum", "episode_length": "length_sum"}
-"""Means over episodes, and the metrics that hold their sums."""
+
+def episode_sums(metrics: Metrics) -> dict[str, Array]:
+    """Returns what is averaged over episodes, by its name in the rows: sums over those that ended.
+
+    Args:
+        metrics: any.
+    """
+    return {"episode_return": metrics.return_sum, "episode_length": metrics.length_sum}
 
 
 def binned_returns(
@@ -28,10 +34,12 @@ def binned_returns(
         a seed ended no episode. Updates whose number is not finite are left out.
     """
     # of what each update gives: how much, and how many
-    column = EPISODES.get(name, name)
-    extra = metrics.extra
-    total = np.asarray(extra[column] if column in extra else getattr(metrics, column))
-    counts = metrics.episodes if name in EPISODES else np.ones(total.shape, int)
+    by_episode, extra = episode_sums(metrics), metrics.extra
+    if name in by_episode:
+        total, counts = np.asarray(by_episode[name]), metrics.episodes
+    else:
+        total = np.asarray(extra[name] if name in extra else getattr(metrics, name))
+        counts = np.ones(total.shape, int)
 
     # stretches are as equal as whole updates allow
     finite = np.isfinite(total)

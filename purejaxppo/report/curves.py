@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from purejaxppo.errors import ConfigError, did_you_mean
-from purejaxppo.report.aggregate import EPISODES, Curve, iqm, learning_curves
+from purejaxppo.report.aggregate import Curve, episode_sums, iqm, learning_curves
 from purejaxppo.report.axes import Axis
 from purejaxppo.report.results import Results
 from purejaxppo.run_folder.rows import SCALARS
@@ -147,4 +147,4 @@ def along(run: Results, steps: np.ndarray, x: Axis) -> np.ndarray:
 def _columns(run: Results) -> list[str]:
     """Returns the names of what can be drawn of a run."""
     evaluations = [f"eval_{name}" for name in run.evaluations] if run.eval_steps.size else []
-    return [*EPISODES, *SCALARS, *run.metrics.extra, *evaluations]
+    return [*episode_sums(run.metrics), *SCALARS, *run.metrics.extra, *evaluations]

@@ -21,7 +21,6 @@ from matplotlib.ticker import EngFormatter
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.report.aggregate import (
-    EPISODES,
     Curve,
     bootstrap_interval,
     common_levels,
@@ -192,7 +191,7 @@ def _draw_env(
     left.set_title(name + ": interquartile mean, 95% interval" * many)
     left.set(xlabel=against, ylabel=what)
     _caution(left, bool(few_seeds(runs)))
-    nothing = NO_EPISODE if drawn.metric in EPISODES else "nothing to draw yet"
+    nothing = NO_EPISODE if drawn.metric in RETURNS else "nothing to draw yet"
     nothing = "" if levels.size else nothing
     _finish(left, left.xaxis, nothing)
     for axes in right:
