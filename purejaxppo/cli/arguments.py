@@ -268,28 +268,6 @@ def read(kind: type[A], argv: Sequence[str], command: str, default: A | None = N
     raise ConfigError(without_box(report.getvalue()))
 
 
-def with_value(argv: Sequence[str], option: str, value: str) -> list[str]:
-    """Puts a number behind an option that stands without one.
-
-    Args:
-        argv: the arguments after the command.
-        option: its name.
-        value: what is put behind it.
-
-    Returns:
-        The arguments.
-    """
-    found: list[str] = []
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        found.append(word)
-        if word == option:
-            try:
-                float(following)
-            except ValueError:
-                found.append(value)
-    return found
-
-
 def check_words(argv: Sequence[str], command: str) -> None:
     """Checks arguments before tyro reads them.
 
@@ -430,3 +408,25 @@ def _kept_options(run_dir: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 "go on with the version that has written it"
             ) from error
     return kept
+
+
+def with_value(argv: Sequence[str], option: str, value: str) -> list[str]:
+    """Puts a number behind an option that stands without one.
+
+    Args:
+        argv: the arguments after the command.
+        option: its name.
+        value: what is put behind it.
+
+    Returns:
+        The arguments.
+    """
+    found: list[str] = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        found.append(word)
+        if word == option:
+            try:
+                float(following)
+            except ValueError:
+                found.append(value)
+    return found
