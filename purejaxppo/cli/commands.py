@@ -101,8 +101,7 @@ def evaluate(argv: Sequence[str]) -> int:
         numbers = row["return_mean"], row["return_std"], row["length_mean"]
         table.add_row(str(i), *(f"{x:.1f}" for x in numbers), str(row["episodes"]))
     Console().print(table)
-    seeds = f"{len(rows)} seed" + "s" * (len(rows) > 1)
-    print(f"{components.config.env}: mean return {np.mean(means):.1f} over {seeds}")
+    print(f"{components.config.env}: mean return {np.mean(means):.1f} over {len(rows)} seeds")
     if unfinished:
         print(f"{unfinished} episodes did not end within {LONGEST:,} steps: counted as they stood")
     return 0
