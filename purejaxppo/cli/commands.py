@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that help and mistakes are answered 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,7 +172,7 @@ def runs(argv: Sequence[str]) -> int:
         ConfigError: bad input, or there is no such folder.
     """
     options = parse(ListOptions, argv, "runs")
-    from purejaxppo.cli.listing import table_of
+    from purejaxppo.report.listing import table_of
     from purejaxppo.report.overview import list_runs
     from purejaxppo.run_folder.paths import given_path
 
@@ -179,7 +180,8 @@ def runs(argv: Sequence[str]) -> int:
     if options.json:
         print(json.dumps([line.as_json() for line in lines]))
     elif lines:
-        print(table_of(lines, given_path(options.folder)))
+        width = shutil.get_terminal_size().columns
+        print(table_of(lines, given_path(options.folder), width))
     else:
         print(f"there are no runs in {options.folder}")
     return 0

@@ -14,7 +14,7 @@ from support.run_folders import tiny_config, write_run
 
 from purejaxppo import ConfigError, final_returns
 from purejaxppo.cli import commands
-from purejaxppo.cli.listing import compact, shortened
+from purejaxppo.report.listing import compact, shortened
 from purejaxppo.report.overview import list_runs, number
 from purejaxppo.run_folder.files import lines_from_end
 from purejaxppo.run_folder.lock import FolderLock, is_held

@@ -1,10 +1,9 @@
-"""The table of runs, in as many columns as the terminal has."""
+"""The list of runs as a table of text, in as many columns as there are."""
 
 from __future__ import annotations
 
 import datetime
 import os
-import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +17,17 @@ UNKNOWN = "-"
 NARROWEST = 12  # letters of a name
 
 
-def table_of(lines: Sequence[RunLine], folder: Path) -> str:
-    """Returns a table of runs: a line for each, or two where the terminal is narrow.
+def table_of(lines: Sequence[RunLine], folder: Path, width: int) -> str:
+    """Returns a table of runs: a line for each, or two where one has no room.
 
     Args:
         lines: one or more.
         folder: their names are given from here.
+        width: columns of the terminal.
 
     Returns:
         The table, and below it what is damaged.
     """
-    width = shutil.get_terminal_size().columns
     rows = [_cells(line, folder) for line in lines]
     what = [_what(line) for line in lines]
     widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
