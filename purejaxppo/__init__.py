@@ -1,4 +1,32 @@
-"""Proximal Policy Optimization in JAX: a whole training run as one compiled program."""
+"""Proximal Policy Optimization in JAX: a whole training run as one compiled program.
+
+What is here, in an order to read it in:
+
+- *What is trained*: `PPOConfig` holds every choice and size, `Hyperparams` the numbers that may
+  vary without a new compilation.
+- *Training*: `make_train` makes the whole run a function of a key, which gives a `TrainOutput`;
+  `make_learner` its two parts, a `Learner`, over a `LearnerState`; `Metrics` are what an update
+  says of itself, and `final_returns` what is left of them.
+- *Training from the host*: `fit` adds folders, checkpoints, evaluations and callbacks, and gives a
+  `FitResult`. What goes wrong around it is a `RunWarning`.
+- *Acting*: `make_act`, and `make_actor` with a memory, an `Actor`; `make_evaluate` plays whole
+  episodes.
+- *Loading*: `load_policy` and `load_agents` read a run folder; `export_policy` and `render` write a
+  file that acts elsewhere, and a film.
+- *Environments*: `make_env` by name; `Environment` is what yours has, `HostEnvironment` one that
+  runs in Python; `check_env` tells what is wrong with it. `EnvSpec` is what it shows and takes,
+  `EnvStep` what a step of many gives. All of them: `purejaxppo.envs`, with
+  `purejaxppo.envs.wrappers`.
+- *Policies*: a `Policy` of yours, and the `Distribution` that it returns. Networks, memories and
+  distributions: `purejaxppo.policies`.
+- *The method*: `OBJECTIVES` and `ADVANTAGES` are the choices there are; an `Objective`, a function
+  from a `Rollout` to an `Estimate`, and an `Optimizer` may be yours; a `Batch` is what a gradient
+  step reads. Its equations: `purejaxppo.ppo`.
+- *Devices*: `use_cores`, `vmap_over_devices`, `compiler_options`.
+- *Errors*: `ConfigError` for what cannot be trained, `HostError` for an environment that failed.
+
+How `fit` works inside: `purejaxppo.runs`.
+"""
 
 from __future__ import annotations
 

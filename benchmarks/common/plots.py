@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 RESULTS = Path(__file__).parents[1] / "results"
+MOST_ROWS = 2**15
+WIDE_OBSERVATIONS = ("Breakout-MinAtar",)
 SIZE_NAMES = {"seeds": "seeds in one program", "width": "width", "widths": "width"}
 
 
@@ -47,18 +49,32 @@ def medians(rows: Iterable[dict[str, float]]) -> tuple[list[float], list[list[fl
     return [r["median"] for r in rows], [below, above]
 
 
-def curve(axes: Axes, by_size: dict[str, dict[str, float]], label: str | None = None) -> None:
+def curve(
+    axes: Axes, by_size: dict[str, dict[str, float]], label: str | None = None, color: str = "C0"
+) -> None:
     """Medians against sizes on doubly logarithmic axes, with whiskers from quartile to quartile."""
     heights, whiskers = medians(by_size.values())
     sizes = [int(size) for size in by_size]
-    axes.errorbar(sizes, heights, whiskers, marker="o", markersize=4, capsize=2, label=label)
+    look: dict[str, Any] = dict(marker="o", markersize=4, capsize=2, label=label, color=color)
+    axes.errorbar(sizes, heights, whiskers, **look)
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, fontsize=8)
     axes.set_xticks([], minor=True)
 
 
+def is_bound(config: dict[str, Any]) -> bool:
+    """Whether the products that were timed bound the speed of a configuration.
+
+    They have the rows of a minibatch, and are square. Minibatches of very many rows go through the
+    network in chunks, which multiply faster; and the first layer of a wide observation is no
+    square.
+    """
+    rows = config["num_envs"] * config["num_steps"] // config["num_minibatches"]
+    return rows <= MOST_ROWS and config["env"] not in WIDE_OBSERVATIONS
+
+
 def throughput(results: dict[str, Any]) -> Figure | None:
-    """Steps per second: bars for the shapes, with their roofline, and a curve for each sweep."""
+    """The fraction of the roofline for the shapes, steps per second for each sweep."""
     sweeps = {
         sweep: {size: p for size, p in points.items() if "steps_per_second" in p}
         for sweep, points in results.items()
@@ -71,22 +87,26 @@ def throughput(results: dict[str, Any]) -> Figure | None:
         if sweep == "shapes":
             shape_bars(axes, points)
             continue
+        # those without a roofline are drawn too: theirs are the sizes along the axis
+        bounds = {n: p for n, p in points.items() if is_bound(p["config"])}
+        roofline = {n: p["roofline_steps_per_second"] for n, p in bounds.items()}
+        curve(axes, roofline, "matrix products alone", "C1")
         curve(axes, {n: p["steps_per_second"] for n, p in points.items()}, "training")
-        roofline = {n: p["roofline_steps_per_second"] for n, p in points.items()}
-        curve(axes, roofline, "matrix products alone")
         axes.set(xlabel=SIZE_NAMES.get(sweep, sweep), ylabel="steps/s")
         axes.legend(fontsize=8)
     return figure
 
 
 def shape_bars(axes: Axes, points: dict[str, Any]) -> None:
-    """Steps per second of the shapes; above each bar the fraction of its roofline."""
-    heights, whiskers = medians(p["steps_per_second"] for p in points.values())
-    bars = axes.bar(list(points), heights, yerr=whiskers, capsize=2, color="C0")
-    fractions = [f"{p['fraction_of_roofline']['median']:.0%}" for p in points.values()]
-    axes.bar_label(bars, fractions, fontsize=8, padding=2)
-    axes.set(xlabel="shape", ylabel="steps/s", title="with the fraction of the roofline")
-    axes.title.set_fontsize(9)
+    """The fraction of the roofline, for the shapes that have one.
+
+    Their steps per second are in `peers.json`, side by side with those of others.
+    """
+    bounds = {name: p for name, p in points.items() if is_bound(p["config"])}
+    heights, whiskers = medians(p["fraction_of_roofline"] for p in bounds.values())
+    bars = axes.bar(list(bounds), heights, yerr=whiskers, capsize=2, color="C0")
+    axes.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=8, padding=2)
+    axes.set(xlabel="shape", ylabel="fraction of the roofline", ylim=(0, 1))
 
 
 def scaling(results: dict[str, Any]) -> Figure | None:
@@ -181,21 +201,29 @@ def drawn(record: dict[str, float | None]) -> dict[str, float]:
 def breakdown(results: dict[str, Any]) -> Figure | None:
     """Where an update's time goes: parts of each shape, stacked, as shares of their sum.
 
-    A part below zero (compiled together, parts can take less than alone) is left out, and the
-    others then reach beyond 1.
+    Each is timed alone. Where the compiler runs some side by side, they take longer so than the
+    whole update does, nothing is left over as rest, and the bar says how much longer.
     """
-    shapes = {name: r["microseconds"] for name, r in results.items() if r.get("microseconds")}
+    shapes = {
+        name: {part: max(x, 0.0) for part, x in r["microseconds"].items()}
+        for name, r in results.items() if r.get("microseconds")
+    }  # fmt: skip
     if not shapes:
         return None
     parts = list(dict.fromkeys(part for r in shapes.values() for part in r))
     figure, (axes,) = wide_figure(len(shapes) + 4)
-    left = dict.fromkeys(shapes, 0.0)
+    left, bars = dict.fromkeys(shapes, 0.0), []
     for part in parts:
-        shares = {n: max(r.get(part, 0.0), 0.0) / sum(r.values()) for n, r in shapes.items()}
-        axes.barh(list(shapes), list(shares.values()), left=list(left.values()), label=part)
+        shares = {n: r.get(part, 0.0) / sum(r.values()) for n, r in shapes.items()}
+        widths, starts = list(shares.values()), list(left.values())
+        bars.append(axes.barh(list(shapes), widths, left=starts, label=part))
         left = {name: left[name] + shares[name] for name in shapes}
+    over = [sum(r.values()) / results[name]["update_microseconds"] for name, r in shapes.items()]
+    longer = [f"{x:.2f} x the update" if x > 1.005 else "" for x in over]
+    axes.bar_label(bars[-1], longer, fontsize=8, padding=4)
     axes.invert_yaxis()
-    axes.set(xlabel="share of the time", ylabel="shape", xlim=(0, None))
+    axes.set(xlabel="share of the time of all parts, each alone", ylabel="shape", xlim=(0, 1.2))
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
@@ -223,9 +251,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the JSON files are")
     parser.add_argument("--out", type=Path, help="folder for the PNG files; else beside the JSON")
     args = parser.parse_args()
-    out = args.out or args.folder
+    draw_all(args.folder, args.out or args.folder)
+
+
+def draw_all(folder: Path, out: Path) -> None:
+    """Draws what there is in a folder, into another one."""
     for name, plot in PLOTS.items():
-        path = args.folder / f"{name}.json"
+        path = folder / f"{name}.json"
         if not path.exists():
             print(f"{path}: not there, passed over", file=sys.stderr)
             continue

@@ -12,13 +12,17 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from purejaxppo.bounds import Bound
 from purejaxppo.config.coerce import coerce, parse_options
 from purejaxppo.config.rules import COUNT, SEED, option, types_of
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError, shown
+from purejaxppo.report.axes import Axis
 from purejaxppo.runs.options import AgentOptions, FilmOptions, FitOptions, Format, Options, Weights
 
 A = TypeVar("A", bound="Arguments")
+
+SECONDS = Bound(lambda v: 0.1 <= v <= 86_400, "within 0.1 .. 86400 (a day)")
 
 # annotated types: how an argument is shown in a help
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -27,6 +31,7 @@ RunFolders = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="RUN...", help_behavior_hint="(one or more)"),
 ]
+Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")]
 EnvName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
 
 
@@ -106,7 +111,7 @@ class RunsOptions(Arguments):
     """What is made of one or many runs."""
 
     runs: RunFolders = dataclasses.field()
-    """Run folders."""
+    """Run folders, or folders with runs below them."""
     overwrite: bool = False
     """Write over a file that exists."""
 
@@ -115,16 +120,38 @@ class RunsOptions(Arguments):
 class PlotOptions(RunsOptions):
     """Draw the learning curves of one or many runs."""
 
-    out: str = "curves.png"
-    """The picture: .png, .svg or .pdf."""
+    out: str | None = None
+    """The picture: .png, .svg or .pdf; default: curves.png, or curves-2.png where that exists."""
+    metric: str = "episode_return"
+    """A column of the rows, those of evaluations as eval_return_mean; evaluations: that one."""
+    x: Axis = "steps"
+    """What it is drawn against; seconds: at the run's mean speed, without compilation."""
+    title: str | None = None
+    """What stands above; default: the environment."""
+    labels: str | None = None
+    """What the runs are called, one for each, separated by commas."""
+    single: bool = False
+    """The curves alone, without the panel of sample efficiency."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions(RunsOptions):
     """Put one or many runs on one page that opens offline."""
 
-    out: str = "report.html"
-    """The page."""
+    out: str | None = None
+    """The page; default: report.html, or report-2.html where that exists."""
+    watch: float | None = option(None, SECONDS)
+    """Write the page anew every so many seconds (10 where no number is given) while runs go on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListOptions(Arguments):
+    """List the runs in a folder and below it, the newest last."""
+
+    folder: Folder = "runs"
+    """Where to look."""
+    json: bool = False
+    """Print one JSON array instead of the table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -381,3 +408,25 @@ def _kept_options(run_dir: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 "go on with the version that has written it"
             ) from error
     return kept
+
+
+def with_value(argv: Sequence[str], option: str, value: str) -> list[str]:
+    """Puts a number behind an option that stands without one.
+
+    Args:
+        argv: the arguments after the command.
+        option: its name.
+        value: what is put behind it.
+
+    Returns:
+        The arguments.
+    """
+    found: list[str] = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        found.append(word)
+        if word == option:
+            try:
+                float(following)
+            except ValueError:
+                found.append(value)
+    return found

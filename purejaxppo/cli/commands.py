@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that help and mistakes are answered 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +15,20 @@ from purejaxppo.cli.arguments import (
     CheckArgs,
     EvalOptions,
     ExportOptions,
+    ListOptions,
     PlotOptions,
     RenderOptions,
     ReportOptions,
     parse,
     parse_train,
+    with_value,
 )
 from purejaxppo.cli.devices import start_jax
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import ConfigError
+from purejaxppo.run_folder.paths import free_file, new_file
+
+RENEWED = "10"  # seconds, where --watch says none
 
 
 def train(argv: Sequence[str]) -> int:
@@ -112,18 +118,72 @@ def plot(argv: Sequence[str]) -> int:
         The exit code, 0.
 
     Raises:
-        ConfigError: bad input, a folder holds no run, or the file cannot be written.
+        ConfigError: bad input, a folder holds no run, no run has the metric, or the file cannot be
+            written.
     """
     options = parse(PlotOptions, argv, "plot")
+    from purejaxppo.report.curves import CAUTION, Drawn, few_seeds, named_metric, with_metric
     from purejaxppo.report.plots import METADATA, plot_runs
-    from purejaxppo.report.results import read_all
-    from purejaxppo.run_folder.paths import new_file
+    from purejaxppo.report.results import read_all, with_labels
 
-    if Path(options.out).suffix not in METADATA:
-        raise ConfigError(f"out={options.out!r} must end in {', '.join(METADATA)}: use curves.png")
-    runs, path = read_all(options.runs), new_file(options.out, options.overwrite)
-    plot_runs(path, runs, overwrite=options.overwrite)
+    out = options.out
+    if out is not None and Path(out).suffix not in METADATA:
+        raise ConfigError(f"out={out!r} must end in {', '.join(METADATA)}: use curves.png")
+    runs = with_labels(read_all(options.runs), options.labels)
+    path = _file_to_write(out, "curves.png", options.overwrite)
+    drawn = Drawn(named_metric(options.metric, runs), options.x)
+
+    # what the picture cannot show, or should not be taken for
+    runs, without = with_metric(runs, drawn.metric)
+    for run in without:
+        print(f"purejaxppo: {run.folder} is left out: it has no {drawn.metric}", file=sys.stderr)
+    if few := few_seeds(runs):
+        where = f"{few[0].folder} has {few[0].seeds} seeds"
+        print(f"purejaxppo: {where}: {CAUTION}", file=sys.stderr)
+
+    plot_runs(
+        path, runs, overwrite=options.overwrite, drawn=drawn, single=options.single,
+        title=options.title,
+    )  # fmt: skip
     print(f"saved in {path}")
+    return 0
+
+
+def _file_to_write(out: str | None, name: str, overwrite: bool) -> Path:
+    """Returns the file that a command is to write: the one named, else the next one that is free.
+
+    Raises:
+        ConfigError: it exists and may not, or cannot be written.
+    """
+    free = name if overwrite else free_file(name)
+    return new_file(free if out is None else out, overwrite)
+
+
+def runs(argv: Sequence[str]) -> int:
+    """Lists the runs below a folder: `purejaxppo runs [FOLDER]`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: bad input, or there is no such folder.
+    """
+    options = parse(ListOptions, argv, "runs")
+    from purejaxppo.report.listing import table_of
+    from purejaxppo.report.overview import list_runs
+    from purejaxppo.run_folder.paths import given_path
+
+    lines = list_runs(options.folder)
+    if options.json:
+        print(json.dumps([line.as_json() for line in lines]))
+    elif lines:
+        width = shutil.get_terminal_size().columns
+        print(table_of(lines, given_path(options.folder), width))
+    else:
+        print(f"there are no runs in {options.folder}")
     return 0
 
 
@@ -166,16 +226,18 @@ def report(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: bad input, a folder holds no run, or the file cannot be written.
     """
-    options = parse(ReportOptions, argv, "report")
-    from purejaxppo.report.page import make_page
+    options = parse(ReportOptions, with_value(argv, "--watch", RENEWED), "report")
+    from purejaxppo.report.page import make_page, write_page
     from purejaxppo.report.results import read_all
-    from purejaxppo.run_folder.files import write_new
-    from purejaxppo.run_folder.paths import new_file
 
-    runs, path = read_all(options.runs), new_file(options.out, options.overwrite)
-    text = make_page(runs, path.parent)
-    # names of files may hold bytes that are no text
-    write_new(path, options.overwrite, lambda file: file.write(text.encode("utf-8", "replace")))
+    found = read_all(options.runs)
+    path = _file_to_write(options.out, "report.html", options.overwrite)
+    if options.watch is None:
+        write_page(path, make_page(found, path.parent), options.overwrite)
+    else:
+        from purejaxppo.cli.watch import watch
+
+        watch(options.runs, path, options.watch, options.overwrite)
     print(f"saved in {path}")
     return 0
 

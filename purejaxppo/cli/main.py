@@ -15,6 +15,7 @@ USAGE = """usage: purejaxppo COMMAND ...
 
   train ENV           train agents on an environment; --resume goes on where a run stopped
   eval RUN            play whole episodes with what a run has trained
+  runs [FOLDER]       list the runs in a folder, and what each of them does
   plot RUN...         draw the learning curves of one run or compare many
   render RUN          film a trained policy
   report RUN...       put runs on one page that opens offline
@@ -40,6 +41,7 @@ def _command(function: str) -> Callable[[Sequence[str]], int]:
 COMMANDS = {
     "train": _command("train"),
     "eval": _command("evaluate"),
+    "runs": _command("runs"),
     "plot": _command("plot"),
     "render": _command("render"),
     "report": _command("report"),

@@ -10,29 +10,49 @@ import numpy as np
 from purejaxppo.types import Array, Metrics
 
 
-def binned_returns(metrics: Metrics, bins: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean episode return in up to `bins` equal stretches of a run.
+def episode_sums(metrics: Metrics) -> dict[str, Array]:
+    """Returns what is averaged over episodes, by its name in the rows: sums over those that ended.
+
+    Args:
+        metrics: any.
+    """
+    return {"episode_return": metrics.return_sum, "episode_length": metrics.length_sum}
+
+
+def binned_returns(
+    metrics: Metrics, bins: int = 100, name: str = "episode_return"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean episode return in up to `bins` equal stretches of a run, or another mean.
 
     Args:
         metrics: every field [seeds, updates].
         bins: how many.
+        name: what is averaged: a metric, over updates; or return or length, over episodes.
 
     Returns:
-        The last update of each stretch (counted from 1), and returns [seeds, stretches]: NaN where
-        a seed ended no episode. Updates whose sum of returns is not finite are left out.
+        The last update of each stretch (counted from 1), and means [seeds, stretches]: NaN where
+        a seed ended no episode. Updates whose number is not finite are left out.
     """
+    # of what each update gives: how much, and how many
+    by_episode, extra = episode_sums(metrics), metrics.extra
+    if name in by_episode:
+        total, counts = np.asarray(by_episode[name]), metrics.episodes
+    else:
+        total = np.asarray(extra[name] if name in extra else getattr(metrics, name))
+        counts = np.ones(total.shape, int)
+
     # stretches are as equal as whole updates allow
-    finite = np.isfinite(metrics.return_sum)
+    finite = np.isfinite(total)
     updates = finite.shape[1]
     ends = np.unique(np.linspace(0, updates, min(bins, updates) + 1).astype(int)[1:])
     starts = np.append(0, ends)[:-1]
 
-    def sums(x: Array) -> np.ndarray:
+    def sums(x: np.ndarray | Array) -> np.ndarray:
         return np.add.reduceat(np.where(finite, x, 0).astype(np.float64), starts, axis=1)
 
     # episodes weigh alike, whatever update they ended in
-    episodes, returns = sums(metrics.episodes), sums(metrics.return_sum)
-    return ends, np.where(episodes > 0, returns / np.maximum(episodes, 1), np.nan)
+    count, summed = sums(counts), sums(total)
+    return ends, np.where(count > 0, summed / np.maximum(count, 1), np.nan)
 
 
 def carried_forward(returns: np.ndarray) -> np.ndarray:
@@ -131,10 +151,10 @@ def share_has_reached(times: np.ndarray, share: float) -> np.ndarray:
 
 
 class Curve(NamedTuple):
-    """The returns of a run as it went on.
+    """The returns of a run as it went on, or another metric.
 
     Attributes:
-        steps: [stretches], of each agent, at their ends.
+        steps: [stretches], of each agent, at their ends; or what stands for them on another axis.
         returns: [seeds, stretches], NaN before the first episode of a seed has ended.
         mean: [stretches], interquartile.
     """
@@ -144,7 +164,9 @@ class Curve(NamedTuple):
     mean: np.ndarray
 
 
-def learning_curves(runs: Sequence[tuple[Metrics, int]], bins: int = 100) -> list[Curve]:
+def learning_curves(
+    runs: Sequence[tuple[Metrics, int]], bins: int = 100, name: str = "episode_return"
+) -> list[Curve]:
     """Averages runs over stretches of about the same number of steps, `bins` in the longest run.
 
     Otherwise the finer curve would be the noisier one, and so the first to touch a return.
@@ -152,6 +174,7 @@ def learning_curves(runs: Sequence[tuple[Metrics, int]], bins: int = 100) -> lis
     Args:
         runs: metrics, every field [seeds, updates], and the steps of an update.
         bins: how many.
+        name: what is averaged, see `binned_returns`.
 
     Returns:
         A curve for each.
@@ -160,7 +183,7 @@ def learning_curves(runs: Sequence[tuple[Metrics, int]], bins: int = 100) -> lis
     longest = max([1, *steps])
     curves = []
     for (metrics, batch_size), length in zip(runs, steps, strict=True):
-        ends, returns = binned_returns(metrics, max(1, round(bins * length / longest)))
+        ends, returns = binned_returns(metrics, max(1, round(bins * length / longest)), name)
         returns = carried_forward(returns)
         curves.append(Curve(ends * batch_size, returns, iqm(returns)))
     return curves

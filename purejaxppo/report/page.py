@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import math
 import os
 import string
 import urllib.parse
@@ -21,22 +20,16 @@ from purejaxppo.report.aggregate import (
     share_has_reached,
     steps_to_reach,
 )
+from purejaxppo.report.curves import CAUTION, few_seeds
+from purejaxppo.report.differences import FIELDS, changes, defaults_of
+from purejaxppo.report.overview import UNKNOWN, number
 from purejaxppo.report.plots import inline_svg
-from purejaxppo.report.results import (
-    FIELDS,
-    Results,
-    by_env,
-    changes,
-    defaults_of,
-    labels,
-    train_command,
-)
-from purejaxppo.run_folder.files import read_bytes
+from purejaxppo.report.results import Results, by_env, labels, train_command
+from purejaxppo.run_folder.files import read_bytes, write_new
 
 ENVS_IN_A_TITLE = 3
 ROWS_SHOWN = 12  # longer tables are folded
 SHARES = np.array([0.25, 0.5, 0.75, 0.9, 1.0])  # of the way from the lowest to the highest return
-UNKNOWN = "\N{EN DASH}"
 
 
 def make_page(runs: Sequence[Results], folder: Path) -> str:
@@ -69,6 +62,31 @@ def make_page(runs: Sequence[Results], folder: Path) -> str:
     return string.Template(template).substitute(title=html.escape(title), body=body)
 
 
+def reloaded(text: str, seconds: float) -> str:
+    """Returns a page that browsers reload.
+
+    Args:
+        text: see `make_page`.
+        seconds: after which they do.
+    """
+    meta = tag("meta", http_equiv="refresh", content=f"{seconds:g}")
+    return text.replace("<title>", f"{meta}\n<title>", 1)
+
+
+def write_page(path: Path, text: str, overwrite: bool) -> None:
+    """Writes a page, whole or not at all.
+
+    Args:
+        path: the file.
+        text: see `make_page`; names of files in it may hold bytes that are no text.
+        overwrite: whether it may exist.
+
+    Raises:
+        ConfigError: it exists and may not, or it cannot be written.
+    """
+    write_new(path, overwrite, lambda file: file.write(text.encode("utf-8", "replace")))
+
+
 def _overview(named: Sequence[tuple[Results, str, str]]) -> Html:
     """Returns a table with a line for each run."""
     rows = []
@@ -78,7 +96,9 @@ def _overview(named: Sequence[tuple[Results, str, str]]) -> Html:
         scores = [number(float(iqm(final))), _interval(final), _mean_and_std(final)]
         rows.append([link, run.config.env, run.seeds, f"{run.steps:,}", *scores, _speed(run)])
     head = ["run", "environment", "seeds", "steps", "final return, IQM", "95% interval"]
-    return tag("section", tag("h2", "Runs"), table([*head, "mean ± std", "steps/s"], rows))
+    caution = tag("p", CAUTION, class_="soft") if few_seeds([run for run, _, _ in named]) else ""
+    whole = table([*head, "mean ± std", "steps/s"], rows)
+    return tag("section", tag("h2", "Runs"), whole, caution)
 
 
 def _comparison(env: str, runs: Sequence[Results]) -> Html:
@@ -107,11 +127,10 @@ def _run(run: Results, label: str, anchor: str, *, alone: bool, page: Path) -> H
 
 def _progress(run: Results) -> str:
     """Says whether a run is finished."""
-    total = run.config.total_timesteps
-    if run.summary is not None and run.steps == total:
+    if run.state == "finished":
         return "Finished."
-    state = "still under way, or cut off" if run.summary is None else "stopped"
-    return f"{run.steps:,} of {total:,} steps: {state}."
+    words = {"killed": "killed, or under way on another machine"}.get(run.state, run.state)
+    return f"{run.steps:,} of {run.total_steps:,} steps: {words}."
 
 
 def _cards(run: Results) -> Html:
@@ -124,9 +143,15 @@ def _cards(run: Results) -> Html:
         UNKNOWN if seconds is None else number(seconds)
         for seconds in (summary["compile_seconds"], summary["run_seconds"])
     )
+    # a single seed has no interval, no deviation, and one mean
+    scores = [("final return", _mean_and_std(final), "")]
+    if run.seeds > 1:
+        scores = [
+            ("final return, interquartile mean", number(float(iqm(final))), _interval(final)),
+            ("final return, mean ± std over seeds", _mean_and_std(final), ""),
+        ]
     cards = [
-        ("final return, interquartile mean", number(float(iqm(final))), _interval(final)),
-        ("final return, mean ± std over seeds", _mean_and_std(final), ""),
+        *scores,
         ("steps of each seed", f"{run.steps:,}", seeds),
         ("steps/s, all seeds together", _speed(run), ""),
         ("compiled in", f"{compiled} s", f"then ran {ran} s"),
@@ -189,6 +214,8 @@ def _evaluations(run: Results) -> Html:
         [f"{step:,}", _mean_and_std(x), number(np.fmin.reduce(x)), number(np.fmax.reduce(x))]
         for step, x in zip(run.eval_steps, run.eval_returns.T, strict=True)
     ]
+    if run.seeds == 1:
+        return titled("Evaluations", ["steps", "return"], [row[:2] for row in rows])
     return titled("Evaluations", ["steps", "mean ± std over seeds", "lowest", "highest"], rows)
 
 
@@ -218,7 +245,9 @@ def _configuration(run: Results) -> Html:
 
 def _mean_and_std(returns: np.ndarray) -> str:
     known = returns[~np.isnan(returns)]
-    return f"{number(known.mean())} ± {number(known.std())}" if known.size else UNKNOWN
+    if known.size < 2:  # one number has no deviation
+        return number(float(known[0])) if known.size else UNKNOWN
+    return f"{number(known.mean())} ± {number(known.std())}"
 
 
 def _interval(returns: np.ndarray) -> str:
@@ -245,10 +274,11 @@ def tag(name: str, *children: object, **attributes: str) -> Html:
     Args:
         name: of the element.
         *children: in their order, side by side.
-        **attributes: `class_` stands for class.
+        **attributes: `class_` stands for class, `http_equiv` for http-equiv.
     """
-    given = "".join(f' {k.rstrip("_")}="{html.escape(v)}"' for k, v in attributes.items())
-    end = "" if name == "img" else f"</{name}>"
+    named = {name.rstrip("_").replace("_", "-"): x for name, x in attributes.items()}
+    given = "".join(f' {name}="{html.escape(x)}"' for name, x in named.items())
+    end = "" if name in ("img", "meta") else f"</{name}>"
     return Html(f"<{name}{given}>{joined(*children)}{end}")
 
 
@@ -270,10 +300,3 @@ def titled(title: str, head: Sequence[object], rows: Sequence[Sequence[object]])
     if len(rows) > ROWS_SHOWN:
         whole = tag("details", tag("summary", f"{len(rows)} rows"), whole)
     return tag("div", tag("h3", title), whole)
-
-
-def number(x: float) -> str:
-    """Returns a number to read, or a dash for what is not known."""
-    if not math.isfinite(x):
-        return UNKNOWN
-    return f"{x:,.1f}" if abs(x) >= 10 else f"{x:.3g}"

@@ -29,6 +29,17 @@ from purejaxppo.report.aggregate import (
     share_has_reached,
     steps_to_reach,
 )
+from purejaxppo.report.axes import AXES
+from purejaxppo.report.curves import (
+    CAUTION,
+    FEW,
+    LEARNING,
+    RETURNS,
+    Drawn,
+    along,
+    curves_of,
+    few_seeds,
+)
 from purejaxppo.report.results import Results, by_env, labels
 from purejaxppo.run_folder.files import write_new, write_whole
 from purejaxppo.types import Metrics
@@ -48,6 +59,7 @@ STYLE: dict[Any, Any] = {
 }
 # files are not dated, so that equal calls give equal ones
 METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+NO_EPISODE = "no episode has ended yet"
 INK = "#010203"  # stands for the colour of a page's text
 INKED = (
     "grid.color",
@@ -76,29 +88,46 @@ def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.subplots()
         _draw_curve(axes, curve, color=COLORS[0])
+        axes.set(xlabel=AXES["steps"], ylabel=_words("episode_return"))
         axes.set_title(f"{config.env} ({_seeds(len(curve.returns))})")
-        _finish(axes, axes.xaxis, empty=bool(np.isnan(curve.mean).all()))
+        _caution(axes, len(curve.returns) in FEW)
+        _finish(axes, axes.xaxis, NO_EPISODE if np.isnan(curve.mean).all() else "")
         write_whole(path, lambda file: _save(figure, file, path.suffix))
 
 
-def plot_runs(path: Path, runs: Sequence[Results], *, overwrite: bool = False) -> None:
+def plot_runs(
+    path: Path,
+    runs: Sequence[Results],
+    *,
+    overwrite: bool = False,
+    drawn: Drawn = LEARNING,
+    single: bool = False,
+    title: str | None = None,
+) -> None:
     """Draws a comparison of runs: for each environment, learning curves and sample efficiency.
 
     Args:
         path: the picture: .png, .svg or .pdf.
-        runs: one or many, of one environment or many.
+        runs: one or many, of one environment or many, whose rows have the metric.
         overwrite: write over a file that exists.
+        drawn: metric and axis. Sample efficiency is drawn of returns alone.
+        single: draw the curves alone.
+        title: what stands above them; None: the environment.
 
     Raises:
-        ConfigError: it exists, or it cannot be written.
+        ConfigError: it exists, it cannot be written, or a run does not know its seconds.
     """
     groups = by_env(runs)
+    single = single or drawn.metric not in RETURNS
     with _style():
-        figure = Figure(figsize=(10, 3.9 * len(groups)), layout="constrained")
+        size = (7 if single else 10, 3.9 * len(groups))
+        figure = Figure(figsize=size, layout="constrained")
         rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
         for row, (env, members) in zip(rows, groups.items(), strict=True):
-            _draw_env(row, members)
-            row.suptitle(env)
+            _draw_env(row, members, drawn, single)
+            row.suptitle(title if title and len(groups) == 1 else env)
+        if title and len(groups) > 1:
+            figure.suptitle(title, weight="bold")
         write_new(path, overwrite, lambda file: _save(figure, file, path.suffix))
 
 
@@ -130,11 +159,14 @@ def inline_svg(runs: Sequence[Results], title: str) -> str:
     return f'<svg role="img" aria-label="{html.escape(title)}" {box}>{rest}'
 
 
-def _draw_env(row: Figure | SubFigure, runs: Sequence[Results]) -> None:
+def _draw_env(
+    row: Figure | SubFigure, runs: Sequence[Results], drawn: Drawn = LEARNING, single: bool = False
+) -> None:
     """Draws learning curves to the left, sample efficiency to the right, their legend below."""
-    curves = learning_curves([(run.metrics, run.config.batch_size) for run in runs])
+    curves = curves_of(runs, drawn)
     levels = common_levels(curves, np.linspace(0, 1, 60))
-    left, right = row.subplots(1, 2)
+    left, *right = row.subplots(1, 1 if single else 2, squeeze=False)[0]
+    evaluated = drawn.metric == "episode_return" and any(run.eval_steps.size for run in runs)
 
     # a run looks the same on both sides
     handles = []
@@ -144,28 +176,36 @@ def _draw_env(row: Figure | SubFigure, runs: Sequence[Results]) -> None:
             label=f"{label} ({_seeds(run.seeds)})",
         )  # fmt: skip
         handles.append(_draw_curve(left, curve, **look))
-        if run.eval_steps.size:
+        if evaluated and run.eval_steps.size:
             dashes = {**look, "linestyle": "--", "linewidth": 1}
-            _line(left, run.eval_steps, iqm(run.eval_returns), **dashes)
-        _draw_efficiency(right, curve, levels, **look)
-    if any(run.eval_steps.size for run in runs):
+            _line(left, along(run, run.eval_steps, drawn.x), iqm(run.eval_returns), **dashes)
+        for axes in right:
+            _draw_efficiency(axes, curve, levels, **look)
+    if evaluated:
         handles.append(Line2D([], [], color="0.5", linestyle="--", label="evaluations"))
 
     # a single seed has no interval and no quartiles
     many = any(run.seeds > 1 for run in runs)
-    left.set_title("Learning curve" + ": interquartile mean, 95% interval" * many)
-    right.set_title("Sample efficiency" + ": median seed, quartiles" * many)
-    right.set(xlabel="episode return", ylabel="environment steps to reach it")
-    _finish(left, left.xaxis, empty=not levels.size)
-    _finish(right, right.yaxis, empty=not levels.size)
+    what, against = _words(drawn.metric), AXES[drawn.x]
+    name = "Learning curve" if drawn.metric in RETURNS else what.capitalize()
+    left.set_title(name + ": interquartile mean, 95% interval" * many)
+    left.set(xlabel=against, ylabel=what)
+    _caution(left, bool(few_seeds(runs)))
+    nothing = NO_EPISODE if drawn.metric in RETURNS else "nothing to draw yet"
+    nothing = "" if levels.size else nothing
+    _finish(left, left.xaxis, nothing)
+    for axes in right:
+        axes.set_title("Sample efficiency" + ": median seed, quartiles" * many)
+        axes.set(xlabel=what, ylabel=f"{against.partition(',')[0]} to reach it")
+        _finish(axes, axes.yaxis, nothing)
     row.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
 
 
 def _draw_curve(axes: Axes, curve: Curve, **look: Any) -> Line2D:
-    """Draws interquartile mean and interval, and returns the line."""
-    low, high = bootstrap_interval(curve.returns)
-    axes.fill_between(curve.steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
-    axes.set(xlabel="environment steps", ylabel="episode return")
+    """Draws interquartile mean and interval, which a single seed has not; returns the line."""
+    if len(curve.returns) > 1:
+        low, high = bootstrap_interval(curve.returns)
+        axes.fill_between(curve.steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
     return _line(axes, curve.steps, curve.mean, **look)
 
 
@@ -183,20 +223,35 @@ def _line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> Line2D:
     return axes.plot(x, y, **{"linewidth": 1.8, "marker": marker, **look})[0]
 
 
-def _finish(axes: Axes, steps: Axis, empty: bool) -> None:
-    """Labels steps in thousands and millions; removes the ticks where nothing was drawn."""
+def _finish(axes: Axes, steps: Axis, nothing: str) -> None:
+    """Labels steps in thousands and millions; where nothing was drawn, says so without ticks."""
     steps.set_major_formatter(EngFormatter(sep=""))
     if steps is axes.xaxis:  # only once all is drawn: a limit that is set stays
         axes.set_xlim(left=0)
     else:
         axes.set_ylim(bottom=0)
-    if empty:
+    if nothing:
         axes.set(xticks=[], yticks=[])
-        axes.annotate("no episode has ended yet", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        axes.annotate(nothing, (0.5, 0.5), xycoords="axes fraction", ha="center")
+
+
+def _caution(axes: Axes, few: bool) -> None:
+    """Says in a corner what intervals of few seeds are worth."""
+    if few:
+        axes.annotate(
+            CAUTION, (1, 0), xycoords="axes fraction", xytext=(-3, 3), textcoords="offset points",
+            ha="right", va="bottom", fontsize=7, alpha=0.7,
+        )  # fmt: skip
 
 
 def _seeds(count: int) -> str:
     return f"{count} seed" + "s" * (count > 1)
+
+
+def _words(metric: str) -> str:
+    """Returns a metric's name to read."""
+    words = metric.replace("_", " ")
+    return f"{words.removeprefix('eval ')} of evaluations" if metric[:5] == "eval_" else words
 
 
 def _save(figure: Figure, file: IO[bytes], suffix: str) -> None:

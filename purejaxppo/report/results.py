@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +13,21 @@ from purejaxppo.config import presets
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.report.differences import algorithm_of, changes, defaults_of, fields_apart
+from purejaxppo.run_folder.find import named_runs
+from purejaxppo.run_folder.lock import is_held
 from purejaxppo.run_folder.paths import given_path
-from purejaxppo.run_folder.read import read_evaluations, read_metrics, read_summary, read_whole_run
+from purejaxppo.run_folder.progress import State, state_of
+from purejaxppo.run_folder.read import (
+    read_evaluation_table,
+    read_metrics,
+    read_summary,
+    read_whole_run,
+)
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.run_folder.schemas import RunFile, SummaryFile
 from purejaxppo.types import Metrics
 
-FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]
 FIELDS_IN_A_LABEL = 3
 
 
@@ -33,8 +40,11 @@ class Results(NamedTuple):
         about: what it was begun with, `run.json`.
         metrics: every field [seeds, updates done].
         eval_steps: [evaluations], steps of each agent.
-        eval_returns: [seeds, evaluations], mean return of each, NaN where not finite.
+        evaluations: columns of the evaluations by name, [seeds, evaluations] each, NaN where not
+            finite.
         summary: `summary.json`; None before the end.
+        state: what it did when it was read.
+        label: what it is called in pictures; None: see `labels`.
     """
 
     folder: Path
@@ -42,8 +52,10 @@ class Results(NamedTuple):
     about: RunFile
     metrics: Metrics
     eval_steps: np.ndarray
-    eval_returns: np.ndarray
+    evaluations: Mapping[str, np.ndarray]
     summary: SummaryFile | None
+    state: State
+    label: str | None = None
 
     @property
     def name(self) -> str:
@@ -63,9 +75,17 @@ class Results(NamedTuple):
     @property
     def algorithm(self) -> Algorithm:
         """Returns the algorithm that it was begun as; else the one whose defaults are closest."""
-        known = get_args(Algorithm)
-        closest = min(known, key=lambda x: len(changes(self.config, defaults_of(self.config, x))))
-        return self.about.get("algorithm", closest)
+        return algorithm_of(self.config, self.about)
+
+    @property
+    def total_steps(self) -> int:
+        """Counts the environment steps that each agent is to do."""
+        return self.config.num_updates * self.config.batch_size
+
+    @property
+    def eval_returns(self) -> np.ndarray:
+        """Returns the mean return of each evaluation, [seeds, evaluations]."""
+        return self.evaluations["return_mean"]
 
     @property
     def final_returns(self) -> np.ndarray:
@@ -86,20 +106,25 @@ def read_results(run_dir: str | Path) -> Results:
         ConfigError: it holds no run, or a damaged one.
     """
     folder = given_path(run_dir)
+    held = is_held(folder)  # before its rows: those of a run that ends just now are not all there
     config, about = read_whole_run(folder)
-    evaluations = read_evaluations(folder, about["seeds"])
+    evaluations = read_evaluation_table(folder, about["seeds"])
     summary = read_summary(folder, about["seeds"])
-    run = Results(folder, config, about, read_metrics(folder), *evaluations, summary)
+    metrics = read_metrics(folder)
     # a run that was stopped and goes on has the summary of its first part
-    stale = summary is not None and summary["timesteps"] < run.steps
-    return run._replace(summary=None) if stale else run
+    steps = metrics.episodes.shape[1] * config.batch_size
+    if summary is not None and summary["timesteps"] < steps:
+        summary = None
+    total = config.num_updates * config.batch_size
+    state = state_of(held=held, steps=steps, total=total, ended=summary is not None)
+    return Results(folder, config, about, metrics, *evaluations, summary, state)
 
 
 def read_all(run_dirs: Sequence[str]) -> list[Results]:
     """Reads many run folders.
 
     Args:
-        run_dirs: one or more.
+        run_dirs: one or more; one that holds no run stands for all that are below it.
 
     Returns:
         Their results, in the same order.
@@ -107,9 +132,7 @@ def read_all(run_dirs: Sequence[str]) -> list[Results]:
     Raises:
         ConfigError: there are none, or one of them cannot be read.
     """
-    if not run_dirs:
-        raise ConfigError("no run is named: give one or more run folders, such as runs/*")
-    return [read_results(run_dir) for run_dir in run_dirs]
+    return [read_results(run_dir) for run_dir in named_runs(run_dirs)]
 
 
 def by_env(runs: Sequence[Results]) -> dict[str, list[Results]]:
@@ -136,14 +159,41 @@ def labels(runs: Sequence[Results]) -> list[str]:
     Returns:
         A label for each.
     """
-    return [_label(run, [r for r in runs if r.algorithm == run.algorithm]) for run in runs]
+    return [
+        run.label or _label(run, [r for r in runs if r.algorithm == run.algorithm]) for run in runs
+    ]
+
+
+def with_labels(runs: Sequence[Results], given: str | None) -> list[Results]:
+    """Gives runs the labels that a user has written.
+
+    Args:
+        runs: any.
+        given: a label for each, separated by commas; None: they keep their own.
+
+    Returns:
+        The runs.
+
+    Raises:
+        ConfigError: there are more labels than runs, or fewer, or an empty one.
+    """
+    if given is None:
+        return list(runs)
+    found = [label.strip() for label in given.split(",")]
+    if len(found) != len(runs) or not all(found):
+        names = ", ".join(run.name for run in runs[:4]) + ", ..." * (len(runs) > 4)
+        raise ConfigError(
+            f"labels={given!r} names {len(list(filter(None, found)))} of {len(runs)} runs: give "
+            f"one for each, separated by commas, in the order {names}"
+        )
+    return [run._replace(label=label) for run, label in zip(runs, found, strict=True)]
 
 
 def _label(run: Results, peers: Sequence[Results]) -> str:
     """Names a run among those of its algorithm."""
     if len(peers) == 1:
         return run.algorithm
-    apart = [name for name in FIELDS if len({getattr(r.config, name) for r in peers}) > 1]
+    apart = fields_apart([r.config for r in peers])
     apart = apart if len(apart) <= FIELDS_IN_A_LABEL else []
     values = [[getattr(r.config, name) for name in apart] for r in peers]
     own = [getattr(run.config, name) for name in apart]
@@ -153,27 +203,6 @@ def _label(run: Results, peers: Sequence[Results]) -> str:
         words.append(run.name if names.count(run.name) == 1 else str(run.folder))
     # names of files may hold bytes that are no text
     return ", ".join([run.algorithm, *words]).encode("utf-8", "replace").decode()
-
-
-def defaults_of(config: PPOConfig, algorithm: Algorithm) -> PPOConfig:
-    """Returns an algorithm's defaults, on the environment of a configuration.
-
-    Args:
-        config: names the environment.
-        algorithm: whose defaults.
-    """
-    return getattr(PPOConfig, algorithm)(env=config.env)
-
-
-def changes(config: PPOConfig, base: PPOConfig) -> dict[str, Any]:
-    """Returns the fields in which a configuration differs from another one, with its values.
-
-    Args:
-        config: whose values are returned.
-        base: what it is compared with.
-    """
-    ours, theirs = config.to_dict(), base.to_dict()
-    return {name: value for name, value in ours.items() if value != theirs[name]}
 
 
 def train_command(run: Results) -> str:

@@ -12,14 +12,17 @@ import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.paths import cannot_write, new_file
 from purejaxppo.run_folder.schemas import misfit, parse_json, parse_row
-from purejaxppo.types import Row
+
+if TYPE_CHECKING:  # records of JAX: a list of runs is printed without it
+    from purejaxppo.types import Row
 
 OPENS_FOLDERS = os.name != "nt"
+BLOCK = 2**16  # bytes that are read at a time from the end of a file
 
 PARTIAL = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.partial")
 """Temporary names, with the name that the file is to have; those of 0.1.0 have no number."""
@@ -233,6 +236,34 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, Row]]:
             except ValueError as error:
                 raise damaged_line(path, number, error) from error
             yield line, row
+
+
+def lines_from_end(path: Path) -> Iterator[bytes]:
+    """Yields the lines of a file that may be long, the last one first, and reads no more of it.
+
+    Args:
+        path: the file, which is there and may be growing.
+
+    Yields:
+        Each line that was whole when the file was opened, without its end.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    with opened(path) as file:
+        end, first = file.seek(0, os.SEEK_END), b""
+        torn = True  # what stands behind the last end of a line is no line yet
+        while end:
+            size = min(end, BLOCK)
+            end -= size
+            file.seek(end)
+            first, *lines = (file.read(size) + first).split(b"\n")
+            if lines and torn:
+                lines.pop()
+                torn = False
+            yield from reversed(lines)
+        if not torn:
+            yield first
 
 
 def damaged_line(path: Path, number: int, what: object) -> ConfigError:

@@ -12,6 +12,8 @@ from purejaxppo.errors import ConfigError
 LOCK = ".lock"
 """An empty file in the folder. It stays there: who removes it could take it from another."""
 
+PATIENCE = 0.2  # seconds: who only looks whether the folder is taken has it for a moment
+
 
 class FolderLock:
     """A run folder taken for this run, until it is released or the process dies, however it dies.
@@ -26,7 +28,7 @@ class FolderLock:
     def __init__(self, folder: Path):
         self._path = folder / LOCK
         # a lock of its own, also within this process, whichever thread lets go of it
-        self._lock = FileLock(self._path, timeout=0, thread_local=False)
+        self._lock = FileLock(self._path, timeout=PATIENCE, thread_local=False)
         try:
             self._lock.acquire()
             self._place = self._path.stat()
@@ -51,3 +53,24 @@ class FolderLock:
     def release(self) -> None:
         """Lets others have the folder."""
         self._lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Says whether somebody trains in a folder, on this machine.
+
+    Args:
+        folder: the run folder. A lock that nobody has is taken for a moment, which who begins to
+            train there waits for.
+    """
+    path = folder / LOCK
+    if not path.is_file():
+        return False
+    lock = FileLock(path, timeout=PATIENCE, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # it is not ours to write, or the disk has no locks
+        return False
+    lock.release()
+    return False

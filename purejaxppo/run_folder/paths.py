@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -74,6 +75,20 @@ def new_file(path: str | Path, overwrite: bool) -> Path:
     except OSError as error:
         raise cannot_write(file, error) from error
     return file
+
+
+def free_file(name: str) -> Path:
+    """Finds a name in the current folder that no file has.
+
+    Args:
+        name: the first to try; behind it come name-2, name-3 and so on.
+    """
+    first = Path(name)
+    numbers = itertools.count(2)
+    path = first
+    while os.path.lexists(path):
+        path = first.with_name(f"{first.stem}-{next(numbers)}{first.suffix}")
+    return path
 
 
 def cannot_write(file: Path, error: OSError) -> ConfigError:

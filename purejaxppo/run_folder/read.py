@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,9 +22,10 @@ from purejaxppo.run_folder.files import (
     read_lines,
 )
 from purejaxppo.run_folder.paths import given_path
-from purejaxppo.run_folder.rows import SCALARS, metrics_from_rows
 from purejaxppo.run_folder.schemas import ActingFile, RunFile, SummaryFile, wrong_column
-from purejaxppo.types import Metrics, Row
+
+if TYPE_CHECKING:
+    from purejaxppo.types import Metrics, Row
 
 
 def newest_run(env: str) -> Path:
@@ -136,6 +137,9 @@ def read_metrics(run_dir: str | Path, updates: int | None = None) -> Metrics:
     Raises:
         ConfigError: the folder holds no run, or a row is damaged, or not in its place.
     """
+    # arrays of metrics are JAX's records; all else in a folder is read without it
+    from purejaxppo.run_folder.rows import SCALARS, metrics_from_rows
+
     config, run = read_run(run_dir)
     path, seeds = given_path(run_dir) / "metrics.jsonl", run["seeds"]
     rows: list[Row] = []
@@ -162,7 +166,7 @@ def _wrong_place(row: Row, place: Mapping[str, int]) -> str | None:
 def read_evaluations(
     run_dir: str | Path, seeds: int, step: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads what evaluations gave.
+    """Reads the mean returns that evaluations gave.
 
     Args:
         run_dir: a run folder.
@@ -176,9 +180,30 @@ def read_evaluations(
     Raises:
         ConfigError: a row is damaged, or not in its place.
     """
+    steps, columns = read_evaluation_table(run_dir, seeds, step)
+    return steps, columns["return_mean"]
+
+
+def read_evaluation_table(
+    run_dir: str | Path, seeds: int, step: int | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Reads all that evaluations gave.
+
+    Args:
+        run_dir: a run folder.
+        seeds: agents of the run.
+        step: the last one to read; None: all.
+
+    Returns:
+        Steps [evaluations], and columns by name [seeds, evaluations], `return_mean` at least: NaN
+        where a number is missing or was not finite.
+
+    Raises:
+        ConfigError: a row is damaged, or not in its place.
+    """
     path = given_path(run_dir) / "evaluations.jsonl"
     steps: list[int] = []
-    means: list[float | None] = []
+    rows: list[Row] = []
     for at, row in enumerate(read_rows(path)):
         if step is not None and row["step"] > step:
             break
@@ -193,12 +218,17 @@ def read_evaluations(
             raise damaged_line(path, at + 1, words)
         if at % seeds == 0:
             steps.append(row["step"])
-        means.append(row["return_mean"])
-    missing = [None] * (len(steps) * seeds - len(means))
+        rows.append(row)
+    missing = len(steps) * seeds - len(rows)
     if step is not None and missing:
         raise damaged(path, f"it has not {seeds} rows of step {steps[-1]}")
-    table = np.array([*means, *missing], np.float64).reshape(len(steps), seeds)
-    return np.array(steps, int), table.T
+
+    def column(name: str) -> np.ndarray:
+        values = [row.get(name) for row in rows] + [None] * missing
+        return np.array(values, np.float64).reshape(len(steps), seeds).T
+
+    names = dict.fromkeys(["return_mean", *(name for row in rows[:1] for name in row)])
+    return np.array(steps, int), {x: column(x) for x in names if x not in ("step", "seed")}
 
 
 def read_summary(run_dir: str | Path, seeds: int) -> SummaryFile | None:

@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import (
+    TYPE_CHECKING,
     Any,
     Literal,
     NotRequired,
@@ -23,7 +24,9 @@ from typing import (
 
 from purejaxppo.config.schema import Algorithm
 from purejaxppo.errors import shown
-from purejaxppo.types import Row
+
+if TYPE_CHECKING:  # records of JAX: a list of runs is printed without it
+    from purejaxppo.types import Row
 
 LARGEST = sys.float_info.max
 
@@ -195,7 +198,7 @@ def _entries(value: Any, declared: Any, at: str) -> Iterator[tuple[str, Any, Any
 ENTRIES = {int, float, types.NoneType}
 
 
-def parse_row(line: bytes) -> Row:
+def parse_row(line: bytes) -> "Row":
     """Reads a line of JSON Lines: numbers by name, null where one was not finite.
 
     Args:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import readme
+from benchmarks.common import plots
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = "--total-timesteps 512"
 SMOKE = {
@@ -72,3 +75,85 @@ def test_plots_are_those_in_the_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     run("common.plots", "--folder", tmp_path / "empty")
     assert not list((tmp_path / "empty").iterdir())
+
+
+# -- figures in the texts --------------------------------------------------------------------------
+
+
+def results(name):
+    return json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))["results"]
+
+
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_figures_are_those_of_the_results(page):
+    """`python -m benchmarks.readme` has nothing to change."""
+    text = (FOLDER.parent / page).read_text(encoding="utf-8")
+    assert readme.filled(text) == text
+    assert "<!-- figures: " in text
+
+
+def test_every_block_of_figures_is_on_a_page():
+    pages = [(FOLDER.parent / page).read_text(encoding="utf-8") for page in readme.PAGES]
+    used = [name for page in pages for _, name, _ in readme.MARKED.findall(page)]
+    assert sorted(used) == sorted(readme.FIGURES)
+    for page in pages:
+        assert page.count("<!-- figures: ") == page.count("<!-- end of figures -->")
+
+
+def test_a_figure_that_was_changed_by_hand_is_made_anew():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    changed = text.replace("| 500,000 | 500.0 ± 0.0 |", "| 500,000 | 499.0 ± 0.0 |", 1)
+    assert changed != text
+    assert readme.filled(changed) == text
+
+
+def test_tables_by_hand():
+    table = readme.table(["a", "b"], [(1, "x"), ("", 2.5)])
+    assert table.splitlines() == ["| a | b |", "|---|---|", "| 1 | x |", "|  | 2.5 |"]
+    assert readme.mean_and_std({"final_returns": [1, 3]}) == "2 ± 1"
+    seeds = {"final_returns": [1.0, 2.0], "final_return_mean": 1.5, "final_return_std": 0.5}
+    assert readme.mean_and_std(seeds) == "1.5 ± 0.5"
+    row = next(line for line in readme.speed().splitlines() if line.startswith("| b:"))
+    ours = results("peers")["b"]["ours"]["steps_per_second"]["median"]
+    assert row.split(" | ")[1] == f"{ours:,.0f}"
+
+
+def test_speeds_of_the_suites_are_those_of_the_results():
+    """In a table whose other columns are words."""
+    text = (FOLDER.parent / "purejaxppo/envs/README.md").read_text(encoding="utf-8")
+    for name, found in results("suites").items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        assert row.split(" | ")[-1].rstrip(" |") == f"{found['steps_per_second']:,.0f}"
+
+
+def test_the_roofline_is_left_out_in_text_and_picture_alike():
+    shapes = results("throughput")["shapes"]
+    without = {name for name, x in shapes.items() if not plots.is_bound(x["config"])}
+    assert without == {"c", "d"}
+    lines = {line[2:].partition(":")[0]: line for line in readme.speed().splitlines()[2:]}
+    assert {name for name, line in lines.items() if not line.split(" | ")[2].strip()} == without
+    axes = plots.throughput(results("throughput")).axes[0]
+    assert {label.get_text() for label in axes.get_xticklabels()} == set(shapes) - without
+    for sweep in results("throughput").values():
+        for point in sweep.values():
+            if "config" in point and plots.is_bound(point["config"]):
+                assert point["fraction_of_roofline"]["median"] <= 1
+
+
+def test_shares_of_an_update_add_up_to_the_whole():
+    axes = plots.breakdown(results("breakdown")).axes[0]
+    bars = [part.patches for part in axes.containers]
+    for at, name in enumerate(results("breakdown")):
+        assert sum(part[at].get_width() for part in bars) == pytest.approx(1), name
+        assert all(part[at].get_width() >= 0 for part in bars)
+    # what the parts take alone, over the whole: of c, by hand
+    parts = 62005.7315 + 35676.90625 + 209.24288709 + 1758.74458929 + 586121.45616079
+    said = {text.get_text() for text in axes.texts} - {""}
+    assert f"{parts / 654133.968:.2f} x the update" in said
+    assert len(said) == 2  # c and e
+
+
+def test_results_of_commands_have_the_commands():
+    for name, run in results("commands").items():
+        for command in run["commands"]:
+            assert command.startswith(f"purejaxppo train {name} --seed")

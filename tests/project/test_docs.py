@@ -2,8 +2,11 @@
 
 import dataclasses
 import inspect
+import os
 import re
-import warnings
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +26,6 @@ EQUATIONS = [
     f for room in (advantages, objectives, value_losses) for name, f in vars(room).items()
     if inspect.isfunction(f) and f.__module__ == room.__name__ and not name.startswith("_")
 ]  # fmt: skip
-ROOMS = ["purejaxppo", "purejaxppo.ppo", "purejaxppo.policies", "purejaxppo.envs.wrappers"]
 
 
 def sections(thing):
@@ -103,18 +105,58 @@ def test_every_equation_is_written_down_with_its_source(function):
     assert "Returns" in sections(function)
 
 
-@pytest.mark.slow
-def test_the_pages_are_built(tmp_path):
-    import pdoc
+def test_every_public_name_has_a_place_in_the_order_of_reading():
+    for name in PUBLIC:
+        assert f"`{name}`" in purejaxppo.__doc__, name
 
-    pdoc.render.configure(docformat="google", math=True)
-    with warnings.catch_warnings():
-        # named tuples forget which module their annotations were written in
-        warnings.filterwarnings("ignore", "Error parsing type annotation ForwardRef")
-        pdoc.pdoc(*ROOMS, output_directory=tmp_path)
-    page = (tmp_path / "purejaxppo.html").read_text()
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The folder of the pages, built as CONTRIBUTING says."""
+    root, out = Path(__file__).parents[2], tmp_path_factory.mktemp("api")
+    told = (root / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert "python -W ignore .github/api_pages.py api" in told
+    command = [sys.executable, "-W", "ignore", ".github/api_pages.py", str(out)]
+    subprocess.run(command, cwd=root, check=True, env=os.environ | {"PYTHONPATH": str(root)})
+    return out
+
+
+@pytest.mark.slow
+def test_the_pages_are_built(pages):
+    page = (pages / "purejaxppo.html").read_text()
     for name in PUBLIC:
         assert f'<section id="{name}">' in page
-    equations = (tmp_path / "purejaxppo/ppo/advantages.html").read_text()
+    for room in ("envs", "envs/wrappers", "policies", "ppo", "runs"):
+        assert (pages / f"purejaxppo/{room}.html").exists()
+        assert f'href="purejaxppo/{room}.html"' in page
+    equations = (pages / "purejaxppo/ppo/advantages.html").read_text()
     assert r"\delta_t + \gamma \lambda" in equations
     assert "mathjax" in equations.lower()
+
+
+@pytest.mark.slow
+def test_the_pages_stand_in_an_order_to_read_them_in(pages):
+    """What is trained, training, `fit`, acting, loading, environments, policies, the method."""
+    page = (pages / "purejaxppo.html").read_text()
+    names = [name for name in re.findall(r'<section id="(\w+)">', page) if name in PUBLIC]
+    order = [
+        "PPOConfig", "make_train", "fit", "make_act", "load_policy", "make_env", "Policy",
+        "OBJECTIVES", "use_cores", "ConfigError",
+    ]  # fmt: skip
+    assert [name for name in names if name in order] == order
+    assert len(names) == len(PUBLIC)
+
+
+@pytest.mark.slow
+def test_no_page_says_that_a_field_is_an_alias(pages):
+    found = {path.name: path.read_text() for path in pages.rglob("*.html")}
+    assert not [name for name, text in found.items() if "Alias for field" in text]
+    # what the class says of it stands there in its place
+    for field, words in {
+        "TrainOutput.state": "the learner after its last update.",
+        "FitResult.metrics": "every field",
+        "Policy.apply": "for sequences",  # in the second line of its text
+    }.items():
+        section = found["purejaxppo.html"].split(f'id="{field}" class="classattr"')[1]
+        section = section.split('class="classattr"')[0]
+        assert words in re.sub(r"<[^>]+>", "", section), field

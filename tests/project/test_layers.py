@@ -41,6 +41,7 @@ LAYERS = [
 RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 
 LONG_FILES = {
+    "cli/arguments.py": "what every command takes, side by side, and the one way it is read",
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
 WIDE_FOLDERS = {}
@@ -50,6 +51,7 @@ ONE_IMPORTER = {
     "cli.display": "the progress on a terminal, a logger like others",
     "cli.streams": "file descriptors and encodings, which no command need know",
     "cli.train": "the one command that is more than a call of a public function",
+    "cli.watch": "a command that goes on until a signal or the end of all runs",
     "config.purejaxrl": "the keys of another library",
     "envs.given": "what may stand for an environment; names are another matter",
     "export.flatten_jaxpr": "programs without calls inside: of use to any export",
@@ -61,7 +63,7 @@ ONE_IMPORTER = {
     "ppo.update": "the gradient steps",
     "rendering.gif": "a file format",
     "rendering.playback": "an episode without a picture",
-    "report.page": "the page; its command is elsewhere",
+    "report.listing": "a table of text; what stands in it is found elsewhere",
     "runs.loggers": "optional packages, imported when they are asked for",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
     "runs.plan": "sizes, found without compiling",

@@ -84,7 +84,7 @@ def links(text):
 
 def test_the_readers_find_what_is_there():
     assert len(PYTHON) >= 15
-    assert {"train", "eval", "plot", "render", "report", "export", "envs", "check-env"} == {
+    assert {"train", "eval", "runs", "plot", "render", "report", "export", "envs", "check-env"} == {
         command.split()[1] for command in COMMANDS
     }
     assert anchors("# One, two\n```bash\n# no\n```\n## It's `x`") == {"one-two", "its-x"}

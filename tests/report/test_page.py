@@ -210,7 +210,7 @@ def test_names_are_text_and_nothing_else(pages, runs):
     assert runs["nasty"] in texts
     assert f"ppo, {NASTY}" in texts
     assert f"ppo, {NASTY} (2 seeds)" in texts  # in the drawing
-    assert "100 of 300 steps: still under way, or cut off." in texts
+    assert "100 of 300 steps: killed, or under way on another machine." in texts
 
 
 def test_names_that_are_no_text_do_no_harm(tmp_path):

@@ -1,0 +1,268 @@
+"""Fills the figures of the READMEs from the results that are kept, and draws the pictures of them.
+
+Every table and sentence with figures stands between two comments, of which the first names it:
+
+    <!-- figures: scores -->
+    ...
+    <!-- end of figures -->
+
+What stands between them is made here, from the files in `results/` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.plots import RESULTS, draw_all, is_bound
+
+ROOT = Path(__file__).parents[1]
+PAGES = (
+    "README.md", "benchmarks/README.md", "purejaxppo/envs/README.md",
+    "purejaxppo/policies/README.md", "purejaxppo/runs/README.md",
+)  # fmt: skip
+MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+COLUMNS = 120
+
+SHAPES = {
+    "a": "CartPole-v1, 4 envs x 128 steps", "b": "CartPole-v1, 64 x 128",
+    "c": "CartPole-v1, 2048 x 128", "d": "Breakout-MinAtar, 64 x 128",
+    "e": "Pendulum-v1, 2048 x 10, 256 wide", "e64": "Pendulum-v1, 64 x 128", "f": "16 seeds of a",
+}  # fmt: skip
+PEERS = {
+    "purejaxrl": "PureJaxRL", "rejax": "rejax", "brax": "Brax PPO", "sbx": "SBX", "sb3": "SB3",
+}  # fmt: skip
+FIRST_PAGE = {
+    "CartPole-v1, ppo": "CartPole-v1", "CartPole-v1, a2c": "CartPole-v1, a2c",
+    "Pendulum-v1, ppo": "Pendulum-v1", "Acrobot-v1, ppo": "Acrobot-v1",
+    "MountainCarContinuous-v0, ppo": "MountainCarContinuous-v0",
+    "Breakout-MinAtar": "Breakout-MinAtar", "brax/hopper": "brax/hopper",
+    "gymnasium/Hopper-v5": "gymnasium/Hopper-v5",
+}  # fmt: skip
+MINATAR = ("Breakout-MinAtar", "SpaceInvaders-MinAtar")
+HOPPERS = ("brax/hopper", "gymnasium/Hopper-v5")
+
+
+def read(name: str) -> dict[str, Any]:
+    """The results in a file."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table of Markdown."""
+    lines = [" | ".join(map(str, line)) for line in (head, *rows)]
+    rule = "|".join(["---"] * len(head))
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
+
+
+def paragraph(text: str) -> str:
+    """Words in lines of the pages' width."""
+    wrap = textwrap.TextWrapper(COLUMNS, break_long_words=False, break_on_hyphens=False)
+    return wrap.fill(" ".join(text.split()))
+
+
+def mean_and_std(run: dict[str, Any]) -> str:
+    """Mean and deviation over seeds; returns that were kept as whole numbers have no decimals."""
+    returns = run.get("final_returns")
+    if returns and all(isinstance(x, int) for x in returns):
+        return f"{statistics.fmean(returns):.0f} ± {statistics.pstdev(returns):.0f}"
+    return f"{run['final_return_mean']:.1f} ± {run['final_return_std']:.1f}"
+
+
+def steps_of(run: dict[str, Any]) -> int:
+    """Steps of each seed."""
+    return run["config"]["total_timesteps"] if "config" in run else run["total_timesteps"]
+
+
+def first_page() -> str:
+    """Final returns and speed of some presets."""
+    runs = {**read("scores"), **read("commands")}
+    rows = [
+        (name, f"{steps_of(run):,}", mean_and_std(run), run["seeds"],
+         f"{run['steps_per_second']:,.0f}")
+        for name, run in ((name, runs[key]) for key, name in FIRST_PAGE.items())
+    ]  # fmt: skip
+    return table(["preset", "steps", "final return", "seeds", "steps/s"], rows)
+
+
+def scores() -> str:
+    """Final returns of all presets of classic control."""
+    rows = [
+        (name, f"{steps_of(run):,}", mean_and_std(run), f"{run['steps_per_second']:,.0f}",
+         f"{run['run_seconds']:.0f}")
+        for name, run in read("scores").items()
+    ]  # fmt: skip
+    head = ["preset, algorithm", "steps", "final return (8 seeds)", "steps/s", "seconds"]
+    return table(head, rows)
+
+
+def minatar() -> str:
+    """Final returns of MinAtar's presets."""
+    rows = []
+    for name, run in ((name, read("commands")[name]) for name in MINATAR):
+        steps, speed = steps_of(run), run["steps_per_second"]
+        minutes = steps * run["seeds"] / speed / 60
+        rows.append((name, f"{steps:,}", mean_and_std(run), f"{speed:,.0f}", f"{minutes:.0f}"))
+    return table(["preset", "steps", "final return (3 seeds)", "steps/s", "minutes"], rows)
+
+
+def hoppers() -> str:
+    """Final returns of the hoppers, seed by seed."""
+    rows = [
+        (name, f"{steps_of(run):,}", ", ".join(map(str, run["final_returns"])), mean_and_std(run),
+         f"{run['steps_per_second']:,.0f}")
+        for name, run in ((name, read("commands")[name]) for name in HOPPERS)
+    ]  # fmt: skip
+    head = ["preset", "steps", "final return of each seed", "mean and deviation", "steps/s"]
+    return table(head, rows)
+
+
+def speed() -> str:
+    """Steps per second and what they are over those of others; the share of the roofline."""
+    peers, shapes = read("peers"), read("throughput")["shapes"]
+    rows = []
+    for name, words in SHAPES.items():
+        ratios = [
+            peers[name].get(peer, {}).get("ours_over_peer", {}).get("median") for peer in PEERS
+        ]
+        over = ["" if r is None else f"{r:.0f}" if r >= 10 else f"{r:.2f}" for r in ratios]
+        share = f"{shapes[name]['fraction_of_roofline']['median']:.2f}"
+        share = share if is_bound(shapes[name]["config"]) else ""
+        ours = peers[name]["ours"]["steps_per_second"]["median"]
+        rows.append((f"{name}: {words}", f"{ours:,.0f}", share, *over))
+    return table(["shape", "steps/s", "of roofline", *(f"over {x}" for x in PEERS.values())], rows)
+
+
+def breakdown() -> str:
+    """How much longer the parts of an update take alone than together."""
+    over = {}
+    for name, shape in read("breakdown").items():
+        alone = sum(x for part, x in shape["microseconds"].items() if part != "rest")
+        over[name] = alone / shape["update_microseconds"] - 1
+    longer = [f"{100 * x:.0f}% on {name}" for name, x in over.items() if x > 0]
+    return paragraph(f"""
+        `speed.breakdown` takes an update apart, and times each part alone: on large shapes the
+        matrix products of the gradient steps are nearly all there is. Shares are those of the sum
+        of the parts, as the compiler runs some side by side: alone, they take longer than the
+        whole update, {" and ".join(longer)}. `peers.time_to_score` counts the seconds from the
+        start of a process to a mean return of 475 on CartPole-v1.
+    """)
+
+
+def shuffle() -> str:
+    """What is learned with the shuffle and with a permutation."""
+    learning = read("shuffle")["learning"]
+    cartpole, acrobot = learning["CartPole-v1"], learning["Acrobot-v1"]
+    return paragraph(f"""
+        Learning with the keyed permutation cannot be distinguished from learning with a true one
+        over {cartpole["seeds"]} seeds: p is {cartpole["mean_return"]["p"]:.2f} for the mean return
+        on CartPole-v1 and {acrobot["final_return"]["p"]:.2f} for the final return on Acrobot-v1
+        (`learning.shuffle`, [figures](results/shuffle.json)).
+    """)
+
+
+def time_limits() -> str:
+    """What right time limits cost."""
+    found = read("time_limits")
+    names = {
+        "preset": "with the preset", "4 x 128": "with 4 environments x 128 steps",
+        "64 x 128": "with 64 x 128",
+    }  # fmt: skip
+    costs = {name: found[name]["slowdown_percent"]["median"] for name in names}
+    *most, last = [f"{costs[name]:.1f}% {words}" for name, words in names.items()]
+    pairs = found["preset"]["pairs"]
+    return paragraph(f"""
+        Right time limits cost about {statistics.median(costs.values()):.0f}% of training speed on
+        CartPole-v1: medians of {pairs} timed pairs are {", ".join(most)} and {last}, on two CPU
+        cores with jax 0.10.2 (`python -m benchmarks.speed.time_limits --pairs {pairs}`,
+        [figures](results/time_limits.json)).
+    """)
+
+
+def memory() -> str:
+    """What a memory is worth."""
+    chain, hidden = read("memory").values()
+    rows = []
+    for core in chain:
+        least, most = (
+            f"{run['final_return_mean']:z.{digits}f} ± {run['final_return_std']:.{digits}f}"
+            for run, digits in ((chain[core], 2), (hidden[core], 1))
+        )
+        rows.append((f"`{core}`", least, most, f"{hidden[core]['steps_per_second']:,.0f}"))
+    heads = [
+        f"{name}, {steps_of(runs['none']) / 1000:.0f}k steps"
+        for name, runs in (
+            ("MemoryChain-bsuite", chain),
+            ("CartPole-v1, hidden velocities", hidden),
+        )
+    ]
+    return table(["`core=`", *heads, "steps/s"], rows)
+
+
+def resets() -> str:
+    """What few resets are worth where each is expensive."""
+    ((_, found),) = read("resets").items()
+    every, one = (found[name]["steps_per_second"]["median"] for name in ("none", "1"))
+    return paragraph(f"""
+        Craftax-Classic trains {found["1"]["over_none"]["median"]:.0f} times faster with K = 1 than
+        with a reset for each of 64 environments at every step: {one:,.0f} steps per second against
+        {every:,.0f} (medians of 5 rounds in turn; `python -m benchmarks.speed.resets --updates 8`,
+        [figures](../../benchmarks/results/resets.json); two cores, 2026-11-21).
+    """)
+
+
+def driver() -> str:
+    """What `fit` costs."""
+    found = read("driver")
+    low, middle, high = (
+        100 * (found["fit_over_single"][name] - 1)
+        for name in ("lower_quartile", "median", "upper_quartile")
+    )
+    saved = found["total_timesteps"] // found["checkpoint_every"]
+    return paragraph(f"""
+        All of it happens on the host while the device works on the next updates, and costs
+        {middle:.1f}% against the single compiled program (median of 5 pairs, quartiles {low:.1f}%
+        and {high:.1f}%; CartPole, {found["total_timesteps"] / 1e6:.1f} million steps in
+        {found["single_seconds"]["median"]:.0f} seconds, {saved} checkpoints, two cores; `python -m
+        benchmarks.speed.driver`, [figures](../../benchmarks/results/driver.json)).
+    """)
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    made.__name__: made
+    for made in (
+        first_page, scores, minatar, hoppers, speed, breakdown, shuffle, time_limits, memory,
+        resets, driver,
+    )
+}  # fmt: skip
+
+
+def filled(text: str) -> str:
+    """A page, with the figures between its comments made anew."""
+    return MARKED.sub(lambda found: f"{found[1]}{FIGURES[found[2]]()}\n{found[3]}", text)
+
+
+def main() -> None:
+    """Fills every page, and draws every picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--no-pictures", action="store_true", help="tables and sentences alone")
+    args = parser.parse_args()
+    for name in PAGES:
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(path)
+    if not args.no_pictures:
+        draw_all(RESULTS, RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Run folders below a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.run_folder.begin import is_run
+from purejaxppo.run_folder.lock import LOCK
+from purejaxppo.run_folder.paths import given_path
+
+MARKS = {
+    "config.toml", "run.json", "metrics.jsonl", "summary.json", "agents.npz", "checkpoints", LOCK,
+}  # fmt: skip
+"""Names in a run folder; each by itself may be that of something else."""
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Finds the run folders in a folder and below it, damaged ones and such that have not begun.
+
+    Args:
+        folder: where to look; hidden folders and links in it are passed over.
+
+    Returns:
+        Them, in the order of their names, in which run-10 comes after run-9.
+    """
+    found = []
+    for where, folders, files in os.walk(folder):
+        # two of the names: a config.toml alone may be anybody's
+        if len(MARKS.intersection(folders + files)) > 1:
+            found.append(Path(where))
+        folders[:] = [name for name in folders if name[0] != "." and name != "checkpoints"]
+    return sorted(found, key=_in_order)
+
+
+def _in_order(path: Path) -> list[tuple[int, str]]:
+    """Returns a key by which numbers within names count as numbers."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(int(part), "") if at % 2 else (-1, part) for at, part in enumerate(parts)]
+
+
+def named_runs(paths: Sequence[str]) -> list[Path]:
+    """Returns the runs that are named: run folders, and all below a folder that is none.
+
+    Args:
+        paths: one or more.
+
+    Returns:
+        Run folders in the order given; those that a folder adds only if they are not there yet.
+
+    Raises:
+        ConfigError: there are none, or a folder is no run and has none below it.
+    """
+    if not paths:
+        raise ConfigError("no run is named: give one or more run folders, or a folder of runs/")
+    found: list[Path] = []
+    for path in map(given_path, paths):
+        below = [] if is_run(path) else find_runs(path)
+        if not path.is_dir() or is_run(path) or path in below:  # who reads it says what is wrong
+            found.append(path)
+            continue
+        below = [run for run in below if is_run(run)]
+        if not below:
+            raise ConfigError(
+                f"{str(path)!r} holds no run, and there is none below it: name a folder that "
+                "purejaxppo train wrote, or one with such folders in it"
+            )
+        found += [run for run in below if run not in found]
+    return found
