@@ -107,7 +107,7 @@ def _run(run: Results, label: str, anchor: str, *, alone: bool, page: Path) -> H
 
 def _progress(run: Results) -> str:
     """Says whether a run is finished."""
-    total = run.config.total_timesteps
+    total = run.config.timesteps
     if run.summary is not None and run.steps == total:
         return "Finished."
     state = "still under way, or cut off" if run.summary is None else "stopped"
