@@ -870,7 +870,7 @@ def test_options_go_to_the_class_or_function(folder):
         ("own_envs:number", {}, "int has no reset_env"),
         ("own_envs:nothing", {}, "NoneType has no reset_env"),
         ("own_envs:Needs", {}, "own_envs:Needs cannot be made: TypeError"),
-        ("own_envs:MyEnv", {"size": 3}, "own_envs:MyEnv cannot be made with size=3: TypeError"),
+        ("own_envs:MyEnv", {"size": 3}, "own_envs:MyEnv has no option 'size': known: limit, scale"),
         ("own_envs:env", {"scale": 3}, "is made already"),
         ("CartPole-v1:x", {}, "did you mean CartPole-v1"),
     ],
