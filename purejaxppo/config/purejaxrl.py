@@ -64,8 +64,10 @@ CONVERTED: dict[str, Callable[[Any], dict[str, Any]]] = {
 }
 """Fields by key, where the key is not another word for one of them."""
 
-UPPER_CASE = [key for key, text in THEIRS.items() if field_of(text) or key in CONVERTED]
-"""The keys of PureJaxRL's configurations that are understood."""
+UPPER_CASE: dict[str, str | Callable[[Any], dict[str, Any]]] = {
+    key: field_of(text) for key, text in THEIRS.items() if field_of(text) and key not in OF_FIT
+} | CONVERTED
+"""The keys of PureJaxRL's configurations that are fields, and what each means here."""
 
 
 def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +91,10 @@ def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         if twice:
             raise ConfigError(f"{twice[0]} is given twice (once as {key!r}): keep one of them")
         result.update(new)
+    # a single gradient step clips nothing, there as here
+    single = _is(1, result.get("num_epochs")) and _is(1, result.get("num_minibatches"))
+    if "CLIP_EPS" in values and single:
+        del result["clip_eps"]
     return {**_implied(values, result), **result}
 
 
@@ -96,11 +102,12 @@ def _fields_of(key: Any, value: Any, names: list[str]) -> dict[str, Any]:
     """Returns the fields that a key stands for; none where it is a part of none."""
     if key in names:
         return {key: value}
-    if isinstance(key, str) and key in CONVERTED:
-        return CONVERTED[key](value)
-    if isinstance(key, str) and key in DERIVED:
+    meaning = UPPER_CASE.get(key)
+    if meaning is not None:
+        return {meaning: value} if isinstance(meaning, str) else meaning(value)
+    if key in DERIVED:
         return {}  # `check_derived` compares them
-    if isinstance(key, str) and key in OF_FIT:
+    if key in OF_FIT:
         argument = OF_FIT[key]
         warnings.warn(
             f"{key} is no part of a configuration: fit(config, {argument}=...) takes it, and "
@@ -108,12 +115,9 @@ def _fields_of(key: Any, value: Any, names: list[str]) -> dict[str, Any]:
             stacklevel=4,
         )
         return {}
-    text = key if isinstance(key, str) else ""
-    ours = field_of(THEIRS.get(text, ""))
-    if ours:
-        return {ours: value}
 
     # a name of another library, or one that was meant otherwise
+    text = key if isinstance(key, str) else ""
     hint = meaning_of(text, names, lambda n: n if n in names else f"fit's {n}")
     hint = hint or did_you_mean(text, UPPER_CASE if text.isupper() else names)
     raise ConfigError(f"unknown option {shown(key)}: {hint}")
@@ -131,10 +135,15 @@ def _implied(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         implied["torso"] = "mlp"
         if given["env"].startswith("brax/"):
             implied |= {"env_options": ("backend=positional",), "hidden_sizes": (256, 256)}
-    own = {"value_loss", "value_clip_eps"} & given.keys()
-    if "CLIP_EPS" in values and not own and given.get("value_coef") != 0:
+    loss = given.get("value_loss", "none" if _is(0, given.get("value_coef")) else "clipped")
+    if "CLIP_EPS" in values and "clip_eps" in given and loss == "clipped":
         implied |= {"value_loss": "clipped", "value_clip_eps": given["clip_eps"]}
     return implied
+
+
+def _is(number: int, value: Any) -> bool:
+    """Says whether a value, which nothing has checked so far, is a number."""
+    return isinstance(value, int | float) and value == number
 
 
 def check_derived(config: Any, values: Mapping[str, Any]) -> None:
@@ -174,9 +183,10 @@ def with_seeds(config: Any, **arguments: int) -> tuple[Any, dict[str, int]]:
     keys = OF_FIT.keys() & config.keys() if isinstance(config, Mapping) else set()
     for key in sorted(keys):
         name, default = OF_FIT[key], {"seed": 0, "seeds": 1}[OF_FIT[key]]
-        if arguments[name] not in (default, config[key]):
+        value = coerce(key, int, config[key], default)
+        if arguments[name] not in (default, value):
             raise ConfigError(f"{name} is given twice (once as {key!r}): keep one of them")
-        arguments[name] = config[key]
+        arguments[name] = value
     rest = {k: v for k, v in config.items() if k not in keys} if keys else config
     return rest, arguments
 

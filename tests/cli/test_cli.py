@@ -76,7 +76,7 @@ def test_train_writes_the_run_folder_and_one_json_object(purejaxppo, tmp_path):
 def test_total_timesteps_that_are_no_whole_updates_are_done_as_far_as_they_fit(purejaxppo):
     """Two updates of 32 steps in 70: the plan, the results and the page say so."""
     sizes = SMALL.replace("--total-timesteps 64", "--total-timesteps 70")
-    code, out, _ = purejaxppo(f"train CartPole-v1 {sizes} --run-dir r --json --eval-every 70")
+    code, out, _ = purejaxppo(f"train CartPole-v1 {sizes} --run-dir r --json")
     assert code == 0
     lines = out.strip().splitlines()
     assert "2 updates of 32 steps = 64 steps (70 were asked for) for each of 1 seed;" in lines[0]

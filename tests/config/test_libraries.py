@@ -216,6 +216,8 @@ def test_seeds_in_a_mapping_are_those_of_fit():
     assert "seed is given twice (once as 'SEED')" in refusal(fit, {**tiny, "SEED": 3}, seed=4)
     assert "seeds is given twice" in refusal(fit, {**tiny, "NUM_SEEDS": 3}, seeds=4)
     assert "seeds=0 must be at least 1" in refusal(fit, {**tiny, "NUM_SEEDS": 0})
+    assert "SEED='x' must be a number" in refusal(fit, {**tiny, "SEED": "x"})
+    assert "SEED=[1, 2] must be a number" in refusal(fit, {**tiny, "SEED": np.arange(1, 3)}, seed=4)
 
 
 @pytest.mark.parametrize(("key", "argument"), OF_FIT.items())
@@ -236,13 +238,36 @@ def test_seeds_that_a_configuration_cannot_hold_are_pointed_to_fit(key, argument
             {"CLIP_EPS": 0.1, "value_loss": "clipped", "value_clip_eps": 0.3},
             dict(clip_eps=0.1, value_loss="clipped", value_clip_eps=0.3),
         ),
+        (
+            {"CLIP_EPS": 0.1, "value_loss": "clipped"},
+            dict(clip_eps=0.1, value_loss="clipped", value_clip_eps=0.1),
+        ),
+        (
+            {"CLIP_EPS": 0.1, "value_clip_eps": 0.3},
+            dict(clip_eps=0.1, value_loss="clipped", value_clip_eps=0.3),
+        ),
         ({"CLIP_EPS": 0.1, "VF_COEF": 0}, dict(clip_eps=0.1, value_coef=0.0)),
+        # a single gradient step has a ratio of 1, which nothing clips
+        (
+            {"CLIP_EPS": 0.1, "UPDATE_EPOCHS": 1, "NUM_MINIBATCHES": 1},
+            dict(num_epochs=1, num_minibatches=1),
+        ),
         ({"clip_eps": 0.1}, dict(clip_eps=0.1)),
     ],
 )
 def test_its_value_is_clipped_as_far_as_its_policy(values, changes):
     assert PPOConfig.from_dict(values) == PPOConfig(**changes)
     assert PPOConfig().replace(**values) == PPOConfig(**changes)
+
+
+@pytest.mark.parametrize("key", ["VF_COEF", "UPDATE_EPOCHS", "NUM_MINIBATCHES", "CLIP_EPS"])
+@pytest.mark.parametrize("value", [np.ones(2), "x", None, [1]], ids=str)
+def test_values_of_keys_are_refused_before_anything_follows_from_them(key, value):
+    field = UPPER_CASE[key] if key != "CLIP_EPS" else "clip_eps"
+    text = refusal(PPOConfig.from_dict, {"CLIP_EPS": 0.1, **{key: value}})
+    assert text.startswith(f"{field}=") and "must be a number" in text
+    with pytest.raises(ConfigError, match=f"{field} is traced"):
+        jax.vmap(lambda x: PPOConfig(**{"CLIP_EPS": 0.1, **{key: x}}))(np.ones(2))
 
 
 @pytest.mark.parametrize(
