@@ -201,6 +201,7 @@ SUITES = {
     "playground": ("playground/CartpoleBalance", "episode_len", "episode_length"),
     "xminigrid": ("xminigrid/MiniGrid-Empty-5x5", "view_sizes", "view_size"),
     "ale": ("ale/Pong-v5", "frame_skip", "frameskip"),
+    "envpool": ("envpool/CartPole-v1", "num_thread", "num_threads"),
 }
 SOON = ("gymnax", "pgx", "navix", "gymnasium")
 

@@ -71,9 +71,7 @@ class Atari(VectorWrapper):
         return np.moveaxis(obs, 1, -1).reshape(len(obs), *shape)
 
 
-_OPTIONS = [
-    "max_steps", "reward_clipping", "repeat_action_probability", *arguments_of(AtariVectorEnv),
-]  # fmt: skip
+_OPTIONS = ["max_steps", *arguments_of(AtariVectorEnv)]
 
 
 def names() -> list[str]:

@@ -94,6 +94,11 @@ def names() -> list[str]:
     return envpool.list_all_envs()
 
 
+def _options_of(name: str) -> list[str]:
+    """Returns what a pool is made with, by `make_env` and by EnvPool."""
+    return ["max_steps", "reward_clip", *envpool.make_spec(name, seed=0).config._fields]
+
+
 def make_env(
     name: str, *, max_steps: int | None = None, reward_clip: bool = False, **options: Any
 ) -> tuple[HostEnvironment, EnvParams]:
@@ -108,7 +113,7 @@ def make_env(
     options = with_limit(options, max_steps, "max_episode_steps")
 
     def make(num_envs: int) -> Pool:
-        with making(f"envpool/{name}", options):
+        with making(f"envpool/{name}", options, lambda: _options_of(name)):
             return Pool(name, num_envs, options)
 
     env = HostEnvironment(make, f"envpool/{name}", clip_rewards=reward_clip)
