@@ -184,10 +184,29 @@ def test_max_steps_is_a_time_limit_on_the_host(suite):
     assert flags == [[False, False], [False, False], [True, True]]
 
 
-@pytest.mark.parametrize("name", ["gymnasium/CartPole-v1"])
-def test_a_limit_under_the_suites_own_name_is_not_given_twice(name):
-    text = refusal(name, max_steps=3, max_episode_steps=4)
-    assert text == "max_steps is given twice (once as 'max_episode_steps'): keep one of them"
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("gymnasium/CartPole-v1", "max_episode_steps"),
+        pytest.param("jumanji/Maze-v0", "time_limit", marks=pytest.mark.slow),
+        ("playground/CartpoleBalance", "episode_length"),
+        ("ale/Pong-v5", "max_num_frames_per_episode"),
+        ("envpool/CartPole-v1", "max_episode_steps"),
+    ],
+)
+def test_a_limit_under_the_suites_own_name_is_not_given_twice(name, theirs):
+    if registry.missing(name.partition("/")[0]):
+        pytest.skip("not installed")
+    text = refusal(name, **{"max_steps": 3, theirs: 4})
+    assert text == f"max_steps is given twice (once as {theirs!r}): keep one of them"
+
+
+def test_a_limit_under_playgrounds_own_name_is_the_one_that_counts():
+    if registry.missing("playground"):
+        pytest.skip("not installed")
+    with jax.numpy_rank_promotion("allow"):
+        env, _ = make_env("playground/CartpoleBalance", episode_length=7)
+    assert env.max_steps == 7
 
 
 SUITES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -86,11 +86,23 @@ def with_limit(
     Raises:
         ConfigError: the options have one already.
     """
-    if max_steps is None:
-        return options
-    if name in options:
+    check_limit(options, max_steps, name)
+    return options if max_steps is None else {**options, name: max_steps * per_step}
+
+
+def check_limit(options: Mapping[str, Any], max_steps: int | None, name: str) -> None:
+    """Checks that a time limit is given once.
+
+    Args:
+        options: of the suite.
+        max_steps: the time limit, or None.
+        name: that the suite has for it.
+
+    Raises:
+        ConfigError: it is among the options too.
+    """
+    if max_steps is not None and name in options:
         raise ConfigError(f"max_steps is given twice (once as {name!r}): keep one of them")
-    return {**options, name: max_steps * per_step}
 
 
 def limited(env: Environment, max_steps: int | None) -> tuple[Environment, EnvParams]:

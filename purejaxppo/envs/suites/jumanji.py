@@ -14,7 +14,15 @@ from jax import Array
 from jumanji import registration, specs
 
 from purejaxppo.envs.interface import arguments_of
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, downloading, limited
+from purejaxppo.envs.suites.adapter import (
+    Adapter,
+    RawEnv,
+    anything,
+    box,
+    check_limit,
+    downloading,
+    limited,
+)
 from purejaxppo.envs.wrappers.base import Remembered, ResetReturn, StepReturn, Wrapper
 from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import (
@@ -170,8 +178,10 @@ def make_env(
         **options: of its constructor.
 
     Raises:
-        ConfigError: its rewards are those of several agents, or its data cannot be downloaded.
+        ConfigError: a limit is given twice, its rewards are those of several agents, or its data
+            cannot be downloaded.
     """
+    check_limit(options, max_steps, "time_limit")
     with downloading(f"jumanji/{name}", name in _DOWNLOADS):
         raw = registration.make(name, **options)
     if raw.reward_spec.shape:

@@ -12,7 +12,7 @@ from jax import Array
 from mujoco_playground import dm_control_suite, registry
 
 from purejaxppo.envs.interface import no_option
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, limited
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, check_limit, limited
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
 from purejaxppo.errors import ConfigError
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs
@@ -74,13 +74,14 @@ def make_env(
         **options: in place of those of its configuration.
 
     Raises:
-        ConfigError: its configuration has no such entry.
+        ConfigError: its configuration has no such entry, or a limit is given twice.
     """
     config = registry.get_default_config(name)
     for option in options:
         if option.partition(".")[0] not in config:
             known = [*config, "impl", "max_steps"]
             raise ConfigError(no_option(f"playground/{name}", option, known))
-    limit = int(config.episode_length) if max_steps is None else max_steps
+    check_limit(options, max_steps, "episode_length")
+    limit = options.get("episode_length", config.episode_length) if max_steps is None else max_steps
     env = registry.load(name, config=config, config_overrides={"impl": impl, **options})
-    return limited(Playground(env), limit)
+    return limited(Playground(env), int(limit))
