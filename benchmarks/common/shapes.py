@@ -21,7 +21,7 @@ class Shape(NamedTuple):
     @property
     def timesteps(self) -> int:
         """Environment steps of one call, over all seeds."""
-        return self.config.total_timesteps * self.seeds
+        return self.config.timesteps * self.seeds
 
 
 _CLASSIC = PPOConfig(

@@ -53,9 +53,7 @@ def measure(task: str, core: str, seeds: int, total_timesteps: int | None) -> di
     if core != "none":
         config = config.replace(core=core, core_size=config.hidden_sizes[0])
     if total_timesteps:
-        config = config.replace(
-            total_timesteps=max(1, total_timesteps // config.batch_size) * config.batch_size
-        )
+        config = config.replace(total_timesteps=max(total_timesteps, config.batch_size))
     result = fit(config, seeds=seeds, env=env, env_params=env_params)
     returns = final_returns(result.metrics)
     return {
@@ -65,7 +63,7 @@ def measure(task: str, core: str, seeds: int, total_timesteps: int | None) -> di
         "seeds": seeds,
         "run_seconds": result.run_seconds,
         "compile_seconds": result.compile_seconds,
-        "steps_per_second": seeds * config.total_timesteps / result.run_seconds,
+        "steps_per_second": seeds * config.timesteps / result.run_seconds,
         "config": config.to_dict(),
     }
 

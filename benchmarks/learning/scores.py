@@ -33,9 +33,7 @@ def measure(name: str, seeds: int, seed: int, total_timesteps: int | None) -> di
     preset, algorithm, changes = RUNS[name]
     config = PPOConfig.preset(preset, algorithm, **changes)
     if total_timesteps:
-        config = config.replace(
-            total_timesteps=total_timesteps // config.batch_size * config.batch_size
-        )
+        config = config.replace(total_timesteps=total_timesteps)
     result = fit(config, seeds=seeds, seed=seed)
     returns = final_returns(result.metrics)
     return {
@@ -46,7 +44,7 @@ def measure(name: str, seeds: int, seed: int, total_timesteps: int | None) -> di
         "seed": seed,
         "run_seconds": result.run_seconds,
         "compile_seconds": result.compile_seconds,
-        "steps_per_second": seeds * config.total_timesteps / result.run_seconds,
+        "steps_per_second": seeds * config.timesteps / result.run_seconds,
         "config": config.to_dict(),
     }
 

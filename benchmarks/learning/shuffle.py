@@ -79,8 +79,7 @@ def main() -> None:
     for name in args.presets:
         config = PPOConfig.preset(name)
         if args.total_timesteps:
-            total = args.total_timesteps // config.batch_size * config.batch_size
-            config = config.replace(total_timesteps=total)
+            config = config.replace(total_timesteps=args.total_timesteps)
         results["learning"][name] = learning(config, args.seeds)
     report("shuffle", results, args.out)
 

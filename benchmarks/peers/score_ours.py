@@ -47,7 +47,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     config = PPOConfig.preset(job["env"])
     updates = max(1, round(job["eval_every"] / config.batch_size))
-    budget = min(job["max_steps"], config.total_timesteps)
+    budget = min(job["max_steps"], config.timesteps)
     init, chunk = make_programs(config, updates, job["episodes"])
     key, key_eval = jax.random.split(jax.random.key(job["seed"]))
     state, mean, steps = init(key), -float("inf"), 0

@@ -23,7 +23,7 @@ def measure(config: PPOConfig, checkpoints: int, rounds: int) -> dict:
     """Seconds of both, and of `fit` over those of the single program."""
     key = jax.random.split(jax.random.key(0), 1)[0]
     train = jax.jit(make_train(config), compiler_options=compiler_options()).lower(key).compile()
-    every = max(config.batch_size, config.total_timesteps // checkpoints)
+    every = max(config.batch_size, config.timesteps // checkpoints)
 
     def single() -> tuple[float, jax.Array]:
         started = time.perf_counter()
@@ -44,7 +44,7 @@ def measure(config: PPOConfig, checkpoints: int, rounds: int) -> dict:
         np.testing.assert_array_equal(one, other)
         seconds.append((a, b) if i % 2 == 0 else (b, a))
     return {
-        "total_timesteps": config.total_timesteps,
+        "total_timesteps": config.timesteps,
         "checkpoint_every": every,
         "single_seconds": quartiles([a for a, _ in seconds]),
         "fit_seconds": quartiles([b for _, b in seconds]),

@@ -22,7 +22,7 @@ def measure(config: PPOConfig, batches: list[int | None], rounds: int) -> dict:
         program, states = training.compile(config.num_updates), training.states()
         runs.append(lambda program=program, states=states: program(states))
     seconds = interleaved_seconds(runs, rounds)
-    speeds = [[config.total_timesteps / s for s in taken] for taken in seconds]
+    speeds = [[config.timesteps / s for s in taken] for taken in seconds]
     ratios = [[a / b for a, b in zip(taken, speeds[0], strict=True)] for taken in speeds]
     return {
         "none" if batch is None else str(batch): {

@@ -52,7 +52,7 @@ def measure(name: str, total_timesteps: int) -> dict[str, Any]:
         "observation": str(jax.tree.map(str, spec.observation)).replace("'", ""),
         "action": str(jax.tree.map(str, spec.action)).replace("'", ""),
         "time_limit": limit,
-        "steps_per_second": total_timesteps / result.run_seconds,
+        "steps_per_second": config.timesteps / result.run_seconds,
         "compile_seconds": result.compile_seconds,
         "final_return": final if final == final else None,
         "config": config.to_dict(),

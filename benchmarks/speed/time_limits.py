@@ -38,8 +38,8 @@ def measure(config: PPOConfig, pairs: int) -> dict:
         off = jax.jit(make_train(config)).lower(key).compile()
     seconds = paired_seconds(lambda: on(key), lambda: off(key), pairs)
     return {
-        "steps_per_second_with": quartiles([config.total_timesteps / a for a, _ in seconds]),
-        "steps_per_second_without": quartiles([config.total_timesteps / b for _, b in seconds]),
+        "steps_per_second_with": quartiles([config.timesteps / a for a, _ in seconds]),
+        "steps_per_second_without": quartiles([config.timesteps / b for _, b in seconds]),
         "slowdown_percent": quartiles([100 * (a / b - 1) for a, b in seconds]),
         "pairs": pairs,
     }

@@ -14,6 +14,7 @@ import tyro
 
 from purejaxppo.bounds import Bound
 from purejaxppo.config.coerce import coerce, parse_options
+from purejaxppo.config.libraries import meaning_of
 from purejaxppo.config.rules import COUNT, SEED, option, types_of
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError, shown
@@ -254,7 +255,8 @@ def read(kind: type[A], argv: Sequence[str], command: str, default: A | None = N
         ConfigError: they cannot be read; tyro's report, in one line.
         SystemExit: the help was asked for, and is printed.
     """
-    check_words(argv, command)
+    # an environment is given without a name before it
+    check_words(argv, command, [name for name in types_of(kind) if name != "env"])
     report = io.StringIO()
     prog = f"purejaxppo {command}"
     try:
@@ -268,16 +270,18 @@ def read(kind: type[A], argv: Sequence[str], command: str, default: A | None = N
     raise ConfigError(without_box(report.getvalue()))
 
 
-def check_words(argv: Sequence[str], command: str) -> None:
+def check_words(argv: Sequence[str], command: str, known: Sequence[str]) -> None:
     """Checks arguments before tyro reads them.
 
     Args:
         argv: the arguments after the command.
         command: name of the command, for the message.
+        known: names of its options.
 
     Raises:
         ConfigError: an option is given twice, of which tyro would take the last one; is one of
-            tyro's own, which are not for this program; or too long to be an option.
+            tyro's own, which are not for this program; too long to be an option; or called
+            something else here than in the library that it is of.
     """
     given = set()
     for word in argv:
@@ -291,6 +295,17 @@ def check_words(argv: Sequence[str], command: str) -> None:
         if name in given:
             raise ConfigError(f"{name} is given twice: keep one of them")
         given.add(name)
+        positive = name.removeprefix("--").removeprefix("no-").replace("-", "_")
+        hint = None if positive in known else meaning_of(positive, known, _as_option)
+        if command == "train" and hint is not None:
+            raise ConfigError(f"unknown option {name}: {hint}")
+
+
+def _as_option(name: str) -> str:
+    """Writes a name of ours as it is given on the command line."""
+    if name == "env":
+        return "ENV, as in `purejaxppo train CartPole-v1`"
+    return f"--{name.replace('_', '-')}"
 
 
 def without_box(report: str) -> str:

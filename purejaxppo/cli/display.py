@@ -26,7 +26,7 @@ class Display:
     """
 
     def __init__(self, config: PPOConfig, seeds: int):
-        self._total, self._seeds = config.total_timesteps, seeds
+        self._total, self._seeds = config.timesteps, seeds
         console = Console(stderr=True)
         self._terminal = console.is_terminal
         self._wait = SECONDS_BETWEEN_FRAMES if self._terminal else SECONDS_BETWEEN_LINES

@@ -123,9 +123,11 @@ def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
         config: what is trained.
         seeds: agents side by side.
     """
+    total = config.total_timesteps
+    asked = "" if plan.timesteps == total else f" ({total:,} were asked for)"
     return (
         f"{config.env}: {plan.updates:,} updates of {config.batch_size:,} steps = "
-        f"{plan.timesteps:,} steps for each of {seeds} seed{'s' * (seeds > 1)}; "
+        f"{plan.timesteps:,} steps{asked} for each of {seeds} seed{'s' * (seeds > 1)}; "
         f"{plan.parameters:,} parameters, about {plan.bytes_per_seed / 1e6:.1f} MB per seed"
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from purejaxppo.config import presets
-from purejaxppo.config.purejaxrl import by_field, known_fields
+from purejaxppo.config.purejaxrl import by_field, check_derived, known_fields
 from purejaxppo.config.rules import (
     COUNT,
     STEPS,
@@ -65,7 +65,7 @@ class PPOConfig:
     env_options: tuple[str, ...] = ()
     """What its suite makes it with, as name=value; in Python a mapping: {"max_steps": 50}."""
     total_timesteps: int = option(500_000, *STEPS)
-    """Environment steps in all: a multiple of num_envs * num_steps."""
+    """Environment steps, in whole updates of num_envs * num_steps: as many as fit."""
     num_envs: int = option(8, *COUNT)
     """Environments stepped side by side (N)."""
     num_steps: int = option(125, *COUNT)
@@ -171,8 +171,13 @@ class PPOConfig:
 
     @property
     def num_updates(self) -> int:
-        """Returns the number of rollouts, each followed by its epochs (U)."""
+        """Returns the number of rollouts, each followed by its epochs (U): as many as fit."""
         return self.total_timesteps // self.batch_size
+
+    @property
+    def timesteps(self) -> int:
+        """Returns the environment steps that are done, exactly: total_timesteps or fewer."""
+        return self.num_updates * self.batch_size
 
     def hyperparams(self) -> Hyperparams:
         """Returns the traced scalars of this configuration, as floats (or None)."""
@@ -181,7 +186,9 @@ class PPOConfig:
 
     def replace(self, **changes: Any) -> PPOConfig:
         """Returns the same configuration with some fields changed, validated again."""
-        return dataclasses.replace(self, **known_fields(type(self), changes))
+        config = dataclasses.replace(self, **known_fields(type(self), changes))
+        check_derived(config, changes)
+        return config
 
     @classmethod
     def ppo(cls, **changes: Any) -> PPOConfig:
@@ -217,8 +224,10 @@ class PPOConfig:
                 refused.
         """
         check_choice("algorithm", algorithm, get_args(Algorithm))
-        changes = known_fields(cls, changes)
-        return getattr(cls, algorithm)(**{**presets.load(name, algorithm), **changes})
+        fields = {**presets.load(name, algorithm), **known_fields(cls, changes)}
+        config = getattr(cls, algorithm)(**fields)
+        check_derived(config, changes)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain Python values by field name; `from_dict` reads them back."""
@@ -228,16 +237,20 @@ class PPOConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> PPOConfig:
         """Reads a configuration from a mapping, which is left as it is.
 
-        Upper-case keys as used with PureJaxRL (`LR`, `NUM_ENVS`, ...) are understood.
+        Upper-case keys as used with PureJaxRL (`LR`, `NUM_ENVS`, ...) mean what they mean there:
+        `ENV_NAME` may be a name of brax or NAVIX without its suite, and `CLIP_EPS` clips the value
+        too, unless `value_loss` or `value_clip_eps` says otherwise.
 
         Raises:
-            ConfigError: it is no mapping; an unknown key (the nearest known one is named), or a bad
-                value.
+            ConfigError: it is no mapping; an unknown key (the nearest known one is named, or what
+                another library's name is called here), or a bad value.
         """
         if not isinstance(values, Mapping):
             kind = type(values).__name__
             raise ConfigError(f"config is a {kind}: pass a PPOConfig or a mapping of its fields")
-        return cls(**known_fields(cls, values))
+        config = cls(**known_fields(cls, values))
+        check_derived(config, values)
+        return config
 
     def to_toml(self, path: str | Path) -> None:
         """Writes every field to a TOML file; None is written as "none".

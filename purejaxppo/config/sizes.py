@@ -30,7 +30,7 @@ def _check_indices(config: Any) -> None:
         )
     if config.num_updates >= MOST:
         raise ConfigError(
-            f"total_timesteps={config.total_timesteps} must be fewer than 2**31 updates of "
+            f"total_timesteps={config.total_timesteps} must hold fewer than 2**31 updates of "
             f"num_envs * num_steps = {batch}: use {(MOST - 1) * batch}"
         )
 
@@ -57,13 +57,11 @@ def _check_batch(config: Any) -> None:
     if chunk is not None and rows % chunk:
         best = min(_divisors(rows), key=lambda m: abs(m - chunk))
         raise ConfigError(f"chunk_size={chunk} must divide the minibatch of {rows}: use {best}")
-    # whole updates
-    if config.total_timesteps % batch:
-        below = config.total_timesteps // batch * batch
-        totals = f"{below} or {below + batch}" if below else f"{batch}"
+    # as many whole updates as fit, one at least
+    if config.total_timesteps < batch:
         raise ConfigError(
-            f"total_timesteps={config.total_timesteps} must be a multiple of {product}: "
-            f"use {totals}"
+            f"total_timesteps={config.total_timesteps} must hold one update of {product}: "
+            f"use {batch}"
         )
 
 

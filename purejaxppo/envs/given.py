@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.interface import check_interface, current_folder, making, without_statistics
+from purejaxppo.envs.interface import (
+    arguments_of,
+    check_interface,
+    current_folder,
+    making,
+    without_statistics,
+)
 from purejaxppo.errors import ConfigError, did_you_mean
 
 
@@ -39,7 +45,7 @@ def environment_of(given: Any, options: Mapping[str, Any], name: str) -> Any:
 
     # what a class or function makes, for which options are
     make = functools.partial(given, **options)
-    with making(name, options):
+    with making(name, options, lambda: arguments_of(given)):
         made = make()
     if _makes(made):
         raise ConfigError(f"{name} makes a {type(made).__name__}: let it return an environment")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, did_you_mean
 from purejaxppo.types import PyTree
 
 METHODS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space")
@@ -169,12 +171,16 @@ def is_number(dtype: np.dtype) -> bool:
 
 
 @contextlib.contextmanager
-def making(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+def making(
+    name: str, options: Mapping[str, Any], known: Callable[[], Iterable[str]] = tuple
+) -> Iterator[None]:
     """Turns whatever is raised while an environment is made into one line.
 
     Args:
         name: of the environment.
         options: it is made with.
+        known: options that it could be made with, as far as that can be found out; asked where one
+            is refused.
 
     Raises:
         ConfigError: in place of another exception.
@@ -184,11 +190,47 @@ def making(name: str, options: Mapping[str, Any]) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:  # of a simulator: about files, drivers or options
+        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if isinstance(error, TypeError) and refused and refused[1] in options:
+            raise ConfigError(no_option(name, refused[1], known())) from error
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         words = f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"{name} cannot be made{' with ' if given else ''}{given}: {' '.join(words.split())}"
         ) from error
+
+
+def no_option(name: str, option: str, known: Iterable[str]) -> str:
+    """Says that an environment has no such option, and what it has.
+
+    Args:
+        name: of the environment.
+        option: that was given.
+        known: those that it has.
+    """
+    known = sorted(set(known))
+    hint = did_you_mean(option, known) if known else "leave it out"
+    return f"{name} has no option {option!r}: {hint}"
+
+
+def arguments_of(make: Callable[..., Any]) -> list[str]:
+    """Returns the names of what a class or function may be called with, as far as it says.
+
+    Args:
+        make: the class or function; of a class that hands arguments on, those of its parents too.
+    """
+    found: list[str] = []
+    kinds = make.__mro__ if inspect.isclass(make) else ()
+    for init in [vars(kind)["__init__"] for kind in kinds if "__init__" in vars(kind)] or [make]:
+        try:
+            parameters = inspect.signature(init).parameters.values()
+        except (TypeError, ValueError):  # of what is written in C
+            break
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        found += [p.name for p in parameters if p.kind in named and p.name != "self"]
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return found
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from typing import Any
 from purejaxppo.envs.given import environment_of, find_object
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.inspection import Checked
-from purejaxppo.envs.interface import making
+from purejaxppo.envs.interface import arguments_of, making
+from purejaxppo.envs.known import similar
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.base import check_count
 from purejaxppo.errors import ConfigError, did_you_mean, raised_in
@@ -62,7 +63,8 @@ def make_env(name: str, **options: Any) -> tuple[Any, EnvParams]:
         name: a plain name (gymnax), `suite/name`, or `module:object`: where an environment is in
             Python, or a class or function that makes one.
         **options: what the suite, class or function takes when it makes one, such as
-            `backend="spring"` for brax or `max_steps=500`, a time limit, for most.
+            `backend="spring"` for brax or `gravity=5.0`, a parameter, for gymnax; and
+            `max_steps=500`, a time limit, for all suites.
 
     Returns:
         An `Environment`, or a `HostEnvironment` where a suite runs in Python; and its parameters.
@@ -113,21 +115,33 @@ def _make_env(
     # names without a prefix are gymnax's
     suite, _, rest = name.partition("/") if "/" in name else ("", "", name)
     if suite not in SUITES:
-        raise ConfigError(
-            f"unknown environment {name!r}: there is no suite {suite!r}; `purejaxppo envs` lists "
-            "what there is, such as CartPole-v1"
-        )
+        listed = "`purejaxppo envs` lists what there is, such as CartPole-v1"
+        nearest = similar(name, misspelt=True) or listed
+        raise ConfigError(f"unknown environment {name!r}: there is no suite {suite!r}; {nearest}")
     # the suite is imported here, so that a suite that nobody asks for costs nothing
     module = _adapter(suite)
     known = module.names()
     if rest not in known and ":" not in rest:  # gymnasium: module:id imports the module first
-        prefix = f"{suite}/" if suite else ""
-        nearest = did_you_mean(prefix + rest, [prefix + other for other in known])
-        raise ConfigError(f"unknown environment {name!r}: {nearest}")
-    with making(name, dict(options)), warnings.catch_warnings():
+        raise ConfigError(f"unknown environment {name!r}: {_nearest(suite, rest, known)}")
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it says about itself is not about this environment
-        env, params = module.make_env(rest, **dict(options))
+        with making(name, dict(options), lambda: _options_of(module, rest)):
+            env, params = module.make_env(rest, **dict(options))
     return (env if isinstance(env, HostEnvironment) else TracedOnce(Checked(env))), params
+
+
+def _nearest(suite: str, rest: str, known: list[str]) -> str:
+    """Says which environments may have been meant: the same in any suite, or one misspelt."""
+    prefix = f"{suite}/" if suite else ""
+    own = did_you_mean(prefix + rest, [prefix + other for other in known])
+    misspelt = own if suite and own.startswith("did") else similar(prefix + rest, misspelt=True)
+    return similar(prefix + rest) or misspelt or own
+
+
+def _options_of(module: ModuleType, name: str) -> list[str]:
+    """Returns the options of an environment: its adapter's own, and those that it hands on."""
+    own = [option for option in arguments_of(module.make_env) if option != "name"]
+    return own + list(getattr(module, "options_of", lambda name: ())(name))
 
 
 def _adapter(suite: str) -> ModuleType:

@@ -22,6 +22,7 @@ from purejaxppo.components import (
     CustomPolicy,
     make_components,
 )
+from purejaxppo.config.purejaxrl import with_seeds
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
@@ -106,7 +107,8 @@ def fit(
     compiled (Python hears of it once the compilation in hand is done).
 
     Args:
-        config: what to train; a mapping is read by `PPOConfig.from_dict`.
+        config: what to train; a mapping is read by `PPOConfig.from_dict`, and SEED and NUM_SEEDS
+            in it are the next two.
         seeds: agents trained side by side.
         seed: of the random key that every agent's is split from.
         run_dir: folder for the results; None: nothing is written.
@@ -152,9 +154,10 @@ def fit(
         HostError: such an environment failed; its own message.
     """
     check_compiles()
+    config, keys = with_seeds(config, seeds=seeds, seed=seed)
     options = fit_options(
         dict(
-            seeds=seeds, seed=seed, run_dir=run_dir, resume=resume,
+            **keys, run_dir=run_dir, resume=resume,
             checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints,
             eval_every=eval_every, eval_episodes=eval_episodes, eval_sampled=eval_sampled,
             target_return=target_return,

@@ -68,4 +68,4 @@ def plan_of(components: Components, seeds: int = 1) -> Plan:
     total = nbytes(state) + 2 * nbytes(rollout) + activations
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     per_row = batch.advantage.size // len(batch.advantage)
-    return Plan(config.num_updates, config.total_timesteps, chunk * per_row, parameters, total)
+    return Plan(config.num_updates, config.timesteps, chunk * per_row, parameters, total)

@@ -73,6 +73,22 @@ def test_train_writes_the_run_folder_and_one_json_object(purejaxppo, tmp_path):
     assert (saved.num_envs, saved.total_timesteps, saved.hidden_sizes) == (4, 64, (8,))
 
 
+def test_total_timesteps_that_are_no_whole_updates_are_done_as_far_as_they_fit(purejaxppo):
+    """Two updates of 32 steps in 70: the plan, the results and the page say so."""
+    sizes = SMALL.replace("--total-timesteps 64", "--total-timesteps 70")
+    code, out, _ = purejaxppo(f"train CartPole-v1 {sizes} --run-dir r --json")
+    assert code == 0
+    lines = out.strip().splitlines()
+    assert "2 updates of 32 steps = 64 steps (70 were asked for) for each of 1 seed;" in lines[0]
+    assert json.loads(lines[-1])["timesteps"] == 64
+    assert PPOConfig.from_toml("r/config.toml").total_timesteps == 70
+    code, out, _ = purejaxppo("train CartPole-v1 --resume --run-dir r")
+    assert (code, "nothing was left to do" in out) == (0, True)
+    assert purejaxppo("report r")[0] == 0
+    with open("report.html", encoding="utf-8") as page:
+        assert "Finished." in page.read()
+
+
 @pytest.mark.slow
 def test_json_is_valid_when_no_episode_ends(purejaxppo):
     code, out, _ = purejaxppo(f"train Pendulum-v1 {SMALL} --json --preset none")
@@ -90,7 +106,7 @@ def test_json_is_valid_when_no_episode_ends(purejaxppo):
         ("train nosuch/ant", "no suite 'nosuch'"),
         ("train gymnasium/CartPole-v1 --seeds 2", "cannot be vmapped"),
         ("train CartPole-v1 --env-options max_steps", "must be name=value"),
-        ("train CartPole-v1 --env-options color=red", "cannot be made with color='red'"),
+        ("train CartPole-v1 --env-options color=red", "has no option 'color': known: "),
         (
             "train gymnasium/CartPole-v1 --reset-batch 2",
             "has no effect on environments of the host",
@@ -101,7 +117,7 @@ def test_json_is_valid_when_no_episode_ends(purejaxppo):
         ("train", "env"),
         ("trian CartPole-v1", "use train or eval"),
         ("train CartPole-v1 --num-envs 7 --preset none", "must divide"),
-        ("train CartPole-v1 --total-timesteps 50001", "must be a multiple"),
+        ("train CartPole-v1 --total-timesteps 500", "must hold one update"),
         ("train CartPole-v1 --learning-rate 0", "must be greater than 0"),
         ("train CartPole-v1 --learning-rate nan", "must be finite"),
         ("train CartPole-v1 --gamma inf", "must be finite"),

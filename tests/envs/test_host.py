@@ -736,7 +736,7 @@ def command_line(argv, monkeypatch, capsys, tmp_path):
     [
         ("train gymnasium/CartPole-v1 --seeds 2", "one seed after the other"),
         ("train gymnasium/Blackjack-v0", "did you mean"),
-        ("train gymnasium/CartPole-v1 --env-options color=red", "argument 'color'"),
+        ("train gymnasium/CartPole-v1 --env-options color=red", "has no option 'color': known: "),
         ("train gymnasium/nowhere:CartPole-v1", "nowhere"),
     ],
 )

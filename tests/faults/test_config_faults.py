@@ -329,8 +329,8 @@ def test_the_largest_sizes_are_refused_at_once(sizes):
 def test_total_timesteps_of_3e12_are_refused_where_updates_exceed_int32():
     text = refusal(PPOConfig, total_timesteps=3 * 10**12)
     assert text == (
-        "total_timesteps=3000000000000 must be fewer than 2**31 updates of num_envs * num_steps = "
-        "1000: use 2147483647000"
+        "total_timesteps=3000000000000 must hold fewer than 2**31 updates of num_envs * num_steps "
+        "= 1000: use 2147483647000"
     )
 
 
@@ -347,7 +347,7 @@ def test_a_trillion_steps_can_be_traced(sizes):
     config = TINY.replace(**sizes)
     out = jax.eval_shape(make_train(config), jax.random.key(0))
     assert out.metrics.episodes.shape == (config.num_updates,)
-    assert config.num_updates * config.batch_size == sizes["total_timesteps"]
+    assert config.timesteps == config.total_timesteps == sizes["total_timesteps"]
 
 
 @pytest.mark.parametrize("value", [2**62, 10**30, HUGE], ids=named)

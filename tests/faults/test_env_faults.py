@@ -870,7 +870,7 @@ def test_options_go_to_the_class_or_function(folder):
         ("own_envs:number", {}, "int has no reset_env"),
         ("own_envs:nothing", {}, "NoneType has no reset_env"),
         ("own_envs:Needs", {}, "own_envs:Needs cannot be made: TypeError"),
-        ("own_envs:MyEnv", {"size": 3}, "own_envs:MyEnv cannot be made with size=3: TypeError"),
+        ("own_envs:MyEnv", {"size": 3}, "own_envs:MyEnv has no option 'size': known: limit, scale"),
         ("own_envs:env", {"scale": 3}, "is made already"),
         ("CartPole-v1:x", {}, "did you mean CartPole-v1"),
     ],
@@ -944,13 +944,15 @@ def test_what_cannot_be_trained_is_told_in_one_line(folder, line, monkeypatch, c
     ("name", "options", "words"),
     [
         pytest.param("brax/hopper", {"backend": "x"}, "with backend='x': ", marks=pytest.mark.slow),
-        pytest.param("brax/hopper", {"x": 1}, "with x=1: TypeError", marks=pytest.mark.slow),
-        pytest.param("navix/Navix-Empty-5x5-v0", {"x": 1}, "with x=1:", marks=pytest.mark.slow),
+        pytest.param("brax/hopper", {"x": 1}, "hopper has no option 'x'", marks=pytest.mark.slow),
+        pytest.param(
+            "navix/Navix-Empty-5x5-v0", {"x": 1}, "has no option 'x'", marks=pytest.mark.slow
+        ),
         pytest.param("jumanji/Snake-v1", {"num_rows": "x"}, "num_rows='x'", marks=pytest.mark.slow),
         pytest.param("jumanji/Snake-v1", {"num_rows": -1}, "num_rows=-1", marks=pytest.mark.slow),
-        ("CartPole-v1", {"x": 1}, "CartPole-v1 cannot be made with x=1: TypeError"),
+        ("CartPole-v1", {"x": 1}, "CartPole-v1 has no option 'x': known: "),
         ("gymnasium/FrozenLake-v1", {"map_name": "x"}, "with map_name='x': KeyError: 'x'"),
-        ("gymnasium/CartPole-v1", {"x": 1}, "with x=1: TypeError"),
+        ("gymnasium/CartPole-v1", {"x": 1}, "CartPole-v1 has no option 'x': known: "),
         ("gymnasium/CartPole-v1", {"max_steps": "x"}, "max_steps='x' must be a number"),
         ("gymnasium/CartPole-v1", {"max_steps": 0}, "max_steps=0 must be at least 1"),
         ("craftax/Craftax-Classic-Symbolic-v1", {"max_steps": "x"}, "max_steps='x' must be"),

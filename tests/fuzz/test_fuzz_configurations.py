@@ -88,7 +88,7 @@ def whole(config):
     """The invariants of a configuration that was accepted."""
     assert 1 <= config.batch_size == config.num_envs * config.num_steps < 2**31
     assert config.minibatch_size * config.num_minibatches == config.batch_size
-    assert config.num_updates * config.batch_size == config.total_timesteps
+    assert 0 <= config.total_timesteps - config.timesteps < config.batch_size
     assert 1 <= config.num_updates < 2**31
     for name, declared in typing.get_type_hints(PPOConfig).items():
         if name in FIELDS:

@@ -16,6 +16,7 @@ from support.run_folders import write_run
 import purejaxppo.ppo
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, cli
 from purejaxppo.cli.arguments import parse_train
+from purejaxppo.config.libraries import LIBRARIES, with_names
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ PAGES = {
     for path in [
         ROOT / "README.md",
         *(ROOT / f"purejaxppo/{name}/README.md" for name in ("cli", "runs", "envs", "policies")),
+        ROOT / "purejaxppo/MIGRATE.md",
         ROOT / "benchmarks/README.md",
         ROOT / ".github/CONTRIBUTING.md",
         ROOT / ".github/CHANGELOG.md",
@@ -107,9 +109,8 @@ def test_the_readme_is_read_in_one_sitting():
 
 def test_the_readme_leads_to_every_page():
     assert {page for page in PAGES if page.endswith("README.md")} <= {"README.md", *links(README)}
-    assert {".github/CONTRIBUTING.md", ".github/CHANGELOG.md", "purejaxppo/ppo/__init__.py"} <= {
-        *links(README)
-    }
+    others = {".github/CONTRIBUTING.md", ".github/CHANGELOG.md", "purejaxppo/ppo/__init__.py"}
+    assert others | {"purejaxppo/MIGRATE.md"} <= {*links(README)}
 
 
 @pytest.fixture
@@ -197,6 +198,19 @@ def test_scripts_and_modules_that_are_named_exist(page):
         roots = (ROOT, ROOT / "purejaxppo", ROOT / "tests/envs")
         made = path == "policy.py"  # by `export_policy`
         assert made or any((root / path).exists() for root in roots), path
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_names_of_other_libraries_are_those_that_messages_know(library):
+    """Each table of MIGRATE.md is one of `LIBRARIES`: names that have one meaning share a row."""
+    _, _, section = PAGES["purejaxppo/MIGRATE.md"].partition(f"# {library}\n")
+    table = section.partition(f"| {library} | here |\n|---|---|\n")[2].partition("\n\n")[0]
+    found = {}
+    for row in table.splitlines():
+        names, text = row.removeprefix("| ").removesuffix(" |").split(" | ")
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", names), text)
+    known = {name: with_names(text, "`{}`".format) for name, text in LIBRARIES[library].items()}
+    assert found == known
 
 
 def test_every_choice_is_documented():

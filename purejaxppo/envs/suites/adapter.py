@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, DTypeLike
 
+from purejaxppo.envs.wrappers.episodes import TimeLimit
 from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import Box, SpaceTree
-from purejaxppo.types import EnvParams, EnvState
+from purejaxppo.types import Environment, EnvParams, EnvState
 
 RawEnv: TypeAlias = Any
 """A suite's environment as the suite makes it, of whatever class."""
@@ -69,6 +70,50 @@ class Adapter:
     def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
         """Says that no limit is reached: `TimeLimit` replaces the clock that a suite has."""
         return jnp.bool_(False)
+
+
+def with_limit(
+    options: dict[str, Any], max_steps: int | None, name: str, per_step: int = 1
+) -> dict[str, Any]:
+    """Returns options with a time limit among them, under the name that a suite has for it.
+
+    Args:
+        options: of the suite.
+        max_steps: the time limit; None: leave them as they are.
+        name: that the suite has for it.
+        per_step: what it counts in a step.
+
+    Raises:
+        ConfigError: the options have one already.
+    """
+    check_limit(options, max_steps, name)
+    return options if max_steps is None else {**options, name: max_steps * per_step}
+
+
+def check_limit(options: Mapping[str, Any], max_steps: int | None, name: str) -> None:
+    """Checks that a time limit is given once.
+
+    Args:
+        options: of the suite.
+        max_steps: the time limit, or None.
+        name: that the suite has for it.
+
+    Raises:
+        ConfigError: it is among the options too.
+    """
+    if max_steps is not None and name in options:
+        raise ConfigError(f"max_steps is given twice (once as {name!r}): keep one of them")
+
+
+def limited(env: Environment, max_steps: int | None) -> tuple[Environment, EnvParams]:
+    """Returns an environment cut off after a number of steps, and its parameters.
+
+    Args:
+        env: one environment, without parameters for a limit.
+        max_steps: the time limit; None: its own, if it has one.
+    """
+    env = env if max_steps is None else TimeLimit(env, max_steps)
+    return env, env.default_params
 
 
 def box(

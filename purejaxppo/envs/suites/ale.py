@@ -13,7 +13,8 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.interface import making
+from purejaxppo.envs.interface import arguments_of, making
+from purejaxppo.envs.suites.adapter import with_limit
 from purejaxppo.types import Action, EnvParams, Obs
 
 
@@ -70,6 +71,9 @@ class Atari(VectorWrapper):
         return np.moveaxis(obs, 1, -1).reshape(len(obs), *shape)
 
 
+_OPTIONS = ["max_steps", *arguments_of(AtariVectorEnv)]
+
+
 def names() -> list[str]:
     """Returns the games whose ROMs come with ale-py, as Gymnasium names them."""
     return [_name(rom) for rom in sorted(get_all_rom_ids() or ())]
@@ -82,6 +86,7 @@ def _name(rom: str) -> str:
 def make_env(
     name: str,
     *,
+    max_steps: int | None = None,
     reward_clipping: bool = True,
     repeat_action_probability: float = 0.25,
     **options: Any,
@@ -92,6 +97,7 @@ def make_env(
 
     Args:
         name: such as `Pong-v5`.
+        max_steps: a time limit in place of ale-py's 108,000 frames, at `frameskip` of them a step.
         reward_clipping: learn from rewards within -1 .. 1; returns are still the game's score.
         repeat_action_probability: of the last action in place of the next (arXiv:1709.06009).
         **options: as in `ale_py.vector_env.AtariVectorEnv`.
@@ -103,8 +109,11 @@ def make_env(
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
 
+    frames = options.get("frameskip", 4)
+    options = with_limit(options, max_steps, "max_num_frames_per_episode", frames)
+
     def make(num_envs: int) -> VectorEnv:
-        with making(f"ale/{name}", options):
+        with making(f"ale/{name}", options, lambda: _OPTIONS):
             return Atari(AtariVectorEnv(rom, num_envs, **options))
 
     env = HostEnvironment(make, f"ale/{name}", clip_rewards=reward_clipping)

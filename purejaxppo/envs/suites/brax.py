@@ -9,9 +9,9 @@ import jax
 from brax import envs
 from jax import Array
 
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box
+from purejaxppo.envs.interface import arguments_of
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, limited
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
-from purejaxppo.envs.wrappers.episodes import TimeLimit
 from purejaxppo.types import Action, Environment, EnvParams, EnvState
 
 STEPS = 1000  # the customary length of an episode; brax itself leaves it to a wrapper
@@ -55,6 +55,11 @@ def names() -> list[str]:
     return list(envs._envs)
 
 
+def options_of(name: str) -> list[str]:
+    """Returns what an environment of brax is made with."""
+    return arguments_of(envs._envs[name])
+
+
 def make_env(name: str, *, max_steps: int = STEPS, **options: Any) -> tuple[Environment, EnvParams]:
     """Makes one environment and its parameters, of which there are none.
 
@@ -63,5 +68,4 @@ def make_env(name: str, *, max_steps: int = STEPS, **options: Any) -> tuple[Envi
         max_steps: the time limit.
         **options: as in `brax.envs.get_environment`, such as `backend="spring"`.
     """
-    env = TimeLimit(Brax(envs.get_environment(name, **options)), max_steps)
-    return env, env.default_params
+    return limited(Brax(envs.get_environment(name, **options)), max_steps)

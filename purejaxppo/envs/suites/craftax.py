@@ -63,5 +63,6 @@ def make_env(name: str, *, max_steps: int | None = None) -> tuple[Environment, E
     """
     raw: RawEnv = make_craftax_env_from_name(name, auto_reset=False)
     env = Craftax(raw)
-    params = env.default_params
-    return env, params if max_steps is None else params.replace(max_timesteps=max_steps)
+    if max_steps is not None:
+        env.default_params = env.default_params.replace(max_timesteps=max_steps)
+    return env, env.default_params

@@ -13,6 +13,7 @@ from gymnasium.spaces import Box
 
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.interface import making
+from purejaxppo.envs.suites.adapter import with_limit
 from purejaxppo.types import Action, EnvParams, Obs
 
 DRAWN = {"render_mode": "rgb_array"}  # options of environments that are to be filmed
@@ -93,19 +94,26 @@ def names() -> list[str]:
     return envpool.list_all_envs()
 
 
+def _options_of(name: str) -> list[str]:
+    """Returns what a pool is made with, by `make_env` and by EnvPool."""
+    return ["max_steps", "reward_clip", *envpool.make_spec(name, seed=0).config._fields]
+
+
 def make_env(
-    name: str, *, reward_clip: bool = False, **options: Any
+    name: str, *, max_steps: int | None = None, reward_clip: bool = False, **options: Any
 ) -> tuple[HostEnvironment, EnvParams]:
     """Makes one environment, N at a time.
 
     Args:
         name: such as `HalfCheetah-v4` or `Pong-v5`.
+        max_steps: a time limit in place of the environment's own.
         reward_clip: learn from rewards within -1 .. 1; returns are still those of the environment.
-        **options: as in `envpool.make`, such as `num_threads=2` or `max_episode_steps=500`.
+        **options: as in `envpool.make`, such as `num_threads=2`.
     """
+    options = with_limit(options, max_steps, "max_episode_steps")
 
     def make(num_envs: int) -> Pool:
-        with making(f"envpool/{name}", options):
+        with making(f"envpool/{name}", options, lambda: _options_of(name)):
             return Pool(name, num_envs, options)
 
     env = HostEnvironment(make, f"envpool/{name}", clip_rewards=reward_clip)

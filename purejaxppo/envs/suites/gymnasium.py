@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.interface import current_folder, making
+from purejaxppo.envs.interface import arguments_of, current_folder, making
+from purejaxppo.envs.suites.adapter import with_limit
 from purejaxppo.errors import ConfigError
 from purejaxppo.types import EnvParams
 
@@ -20,6 +21,13 @@ DRAWN = {"render_mode": "rgb_array"}  # options of environments that are to be f
 def names() -> list[str]:
     """Returns the environments that Gymnasium registers."""
     return list(gymnasium.registry)
+
+
+def _options_of(name: str) -> list[str]:
+    """Returns what an environment is made with, by `make_env` and by what Gymnasium calls."""
+    found = gymnasium.spec(name).entry_point
+    creator = load_env_creator(found) if isinstance(found, str) else found
+    return ["max_steps", "processes", *(arguments_of(creator) if creator else ())]
 
 
 def make_env(
@@ -36,12 +44,11 @@ def make_env(
     settings: dict[str, object] = {"autoreset_mode": AutoresetMode.DISABLED}
     if processes:
         settings["context"] = "spawn"  # a fork would inherit the threads of JAX
-    if max_steps is not None:
-        options["max_episode_steps"] = max_steps
+    options = with_limit(options, max_steps, "max_episode_steps")
 
     def make(num_envs: int) -> VectorEnv:
         mode = "async" if processes else "sync"
-        with making(f"gymnasium/{name}", options), current_folder():
+        with making(f"gymnasium/{name}", options, lambda: _options_of(name)), current_folder():
             return gymnasium.make_vec(name, num_envs, mode, vector_kwargs=dict(settings), **options)
 
     env = HostEnvironment(make, f"gymnasium/{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo.envs.suites.adapter import RawEnv, downloading, paint
+from purejaxppo.config.coerce import coerce
+from purejaxppo.envs.interface import arguments_of, no_option
+from purejaxppo.envs.suites.adapter import RawEnv, downloading, paint, with_limit
 from purejaxppo.envs.wrappers.base import ObservationWrapper
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.types import Environment, EnvParams, EnvState, Obs
 
 _DOWNLOADS = ("MNISTBandit-bsuite",)
@@ -85,15 +88,55 @@ def names() -> list[str]:
     return list(gymnax.registered_envs)
 
 
-def make_env(name: str) -> tuple[Environment, EnvParams]:
-    """Makes one environment and its default parameters.
+def make_env(
+    name: str, *, max_steps: int | None = None, **options: Any
+) -> tuple[Environment, EnvParams]:
+    """Makes one environment and its parameters.
 
     Args:
         name: as gymnax registers it, such as `CartPole-v1`.
+        max_steps: the time limit; None: that of its parameters.
+        **options: parameters in place of its own, such as `gravity=5.0`, each of the type that it
+            has; or what its constructor takes, such as `size=10` for `DeepSea-bsuite`.
 
     Raises:
-        ConfigError: its data cannot be downloaded.
+        ConfigError: it has no such parameter, or one of another type; or its data cannot be
+            downloaded.
     """
     with downloading(name, name in _DOWNLOADS):
-        env, params = gymnax.make(name)
-    return Gymnax(env), params
+        raw, params = gymnax.make(name)
+    known = [field.name for field in dataclasses.fields(params)]
+    own = {key: value for key, value in options.items() if key not in known}
+    for key in own:
+        if key not in arguments_of(type(raw)):
+            known += ["max_steps", *arguments_of(type(raw))]
+            raise ConfigError(no_option(name, key, known))
+    if own:
+        raw, params = gymnax.make(name, **own)
+
+    # parameters are the environment's defaults from here on, for whatever is put around it
+    changes = {key: value for key, value in options.items() if key not in own}
+    changes = with_limit(changes, max_steps, "max_steps_in_episode")
+    env = Gymnax(raw)
+    env.default_params = params.replace(
+        **{key: _as_typed(key, value, getattr(params, key)) for key, value in changes.items()}
+    )
+    return env, env.default_params
+
+
+def _as_typed(name: str, value: Any, default: Any) -> Any:
+    """Returns a parameter of the type that its default has.
+
+    Raises:
+        ConfigError: it is of another type, or shape.
+    """
+    if isinstance(default, bool | int | float):
+        return coerce(name, type(default), value, default)
+    try:
+        array = np.asarray(value, default.dtype)
+    except (TypeError, ValueError, OverflowError):
+        array = None
+    if array is None or array.shape != default.shape:
+        works = np.asarray(default).tolist()
+        raise ConfigError(f"{name}={shown(value)} must be {default.size} numbers: use {works}")
+    return jnp.asarray(array)

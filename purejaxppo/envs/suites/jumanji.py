@@ -13,9 +13,17 @@ import numpy as np
 from jax import Array
 from jumanji import registration, specs
 
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, downloading
+from purejaxppo.envs.interface import arguments_of
+from purejaxppo.envs.suites.adapter import (
+    Adapter,
+    RawEnv,
+    anything,
+    box,
+    check_limit,
+    downloading,
+    limited,
+)
 from purejaxppo.envs.wrappers.base import Remembered, ResetReturn, StepReturn, Wrapper
-from purejaxppo.envs.wrappers.episodes import TimeLimit
 from purejaxppo.errors import ConfigError
 from purejaxppo.spaces import (
     MASKS,
@@ -154,6 +162,11 @@ def names() -> list[str]:
     return sorted(registration.registered_environments())
 
 
+def options_of(name: str) -> list[str]:
+    """Returns what the constructor of an environment takes."""
+    return arguments_of(registration.load(registration._REGISTRY[name].entry_point))
+
+
 def make_env(
     name: str, *, max_steps: int | None = None, **options: Any
 ) -> tuple[Environment, EnvParams]:
@@ -165,8 +178,10 @@ def make_env(
         **options: of its constructor.
 
     Raises:
-        ConfigError: its rewards are those of several agents, or its data cannot be downloaded.
+        ConfigError: a limit is given twice, its rewards are those of several agents, or its data
+            cannot be downloaded.
     """
+    check_limit(options, max_steps, "time_limit")
     with downloading(f"jumanji/{name}", name in _DOWNLOADS):
         raw = registration.make(name, **options)
     if raw.reward_spec.shape:
@@ -180,5 +195,4 @@ def make_env(
     space, mask = env.action_space(()), mask_of(env.observation_space(()))
     if isinstance(space, MultiDiscrete) and mask is not None and mask.shape == space.nvec:
         env = JointActions(env)
-    env = env if limit is None else TimeLimit(env, limit)
-    return env, env.default_params
+    return limited(env, limit)

@@ -13,7 +13,8 @@ from jax import Array
 from navix import observations
 from navix.rendering.cache import RenderingCache
 
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, box
+from purejaxppo.envs.interface import arguments_of
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, box, with_limit
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
 from purejaxppo.spaces import Discrete
 from purejaxppo.types import Action, Environment, EnvParams, EnvState
@@ -72,12 +73,20 @@ def names() -> list[str]:
     return sorted(navix.registry())
 
 
-def make_env(name: str, **options: Any) -> tuple[Environment, EnvParams]:
+def options_of(name: str) -> list[str]:
+    """Returns what every environment of NAVIX is made with."""
+    return arguments_of(navix.environments.Environment.create)
+
+
+def make_env(
+    name: str, *, max_steps: int | None = None, **options: Any
+) -> tuple[Environment, EnvParams]:
     """Makes one environment and its parameters, of which there are none.
 
     Args:
         name: as NAVIX registers it, such as `Navix-Empty-8x8-v0`.
-        **options: as in `navix.make`; `max_steps` among them, 100 unless given.
+        max_steps: the time limit; None: NAVIX's own, of 100.
+        **options: as in `navix.make`.
     """
-    env = Navix(navix.make(name, **options))
+    env = Navix(navix.make(name, **with_limit(options, max_steps, "max_steps")))
     return env, env.default_params

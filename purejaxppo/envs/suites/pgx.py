@@ -10,7 +10,7 @@ import numpy as np
 import pgx
 from jax import Array
 
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, paint
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, limited, paint
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
 from purejaxppo.spaces import Discrete
 from purejaxppo.types import Action, Environment, EnvParams, EnvState
@@ -69,12 +69,12 @@ def names() -> list[str]:
     return [n for n in pgx.available_envs() if n == "2048" or n.startswith("minatar-")]
 
 
-def make_env(name: str) -> tuple[Environment, EnvParams]:
+def make_env(name: str, *, max_steps: int | None = None) -> tuple[Environment, EnvParams]:
     """Makes one game and its parameters, of which there are none.
 
     Args:
         name: as pgx lists it, such as `minatar-breakout`.
+        max_steps: a time limit; None: that of the game, if it has one.
     """
     make: RawEnv = pgx.make  # annotated for literal names alone
-    env = Pgx(make(name))
-    return env, env.default_params
+    return limited(Pgx(make(name)), max_steps)

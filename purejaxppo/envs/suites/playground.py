@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 from mujoco_playground import dm_control_suite, registry
 
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box
+from purejaxppo.envs.interface import no_option
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, check_limit, limited
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
-from purejaxppo.envs.wrappers.episodes import TimeLimit
+from purejaxppo.errors import ConfigError
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs
 
 
@@ -71,9 +72,16 @@ def make_env(
         max_steps: the time limit; None: that of its configuration (`episode_length`).
         impl: of MJX: jax, or warp on a GPU.
         **options: in place of those of its configuration.
+
+    Raises:
+        ConfigError: its configuration has no such entry, or a limit is given twice.
     """
     config = registry.get_default_config(name)
-    limit = int(config.episode_length) if max_steps is None else max_steps
+    for option in options:
+        if option.partition(".")[0] not in config:
+            known = [*config, "impl", "max_steps"]
+            raise ConfigError(no_option(f"playground/{name}", option, known))
+    check_limit(options, max_steps, "episode_length")
+    limit = options.get("episode_length", config.episode_length) if max_steps is None else max_steps
     env = registry.load(name, config=config, config_overrides={"impl": impl, **options})
-    env = TimeLimit(Playground(env), limit)
-    return env, env.default_params
+    return limited(Playground(env), int(limit))

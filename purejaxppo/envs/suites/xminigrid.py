@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import xminigrid
 from jax import Array
 from xminigrid.core.constants import NUM_COLORS, NUM_TILES
 
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, box
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, box, with_limit
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
 from purejaxppo.spaces import Discrete
 from purejaxppo.types import Action, Environment, EnvParams, EnvState
@@ -64,12 +65,21 @@ def names() -> list[str]:
     return [n for n in xminigrid.registered_environments() if n.startswith("MiniGrid-")]
 
 
-def make_env(name: str, **options: Any) -> tuple[Environment, EnvParams]:
+def options_of(name: str) -> list[str]:
+    """Returns the parameters of an environment."""
+    _, params = xminigrid.make(name)
+    return [field.name for field in dataclasses.fields(params)]
+
+
+def make_env(
+    name: str, *, max_steps: int | None = None, **options: Any
+) -> tuple[Environment, EnvParams]:
     """Makes one environment and its parameters.
 
     Args:
         name: as the suite registers it, such as `MiniGrid-Empty-5x5`.
-        **options: of its parameters, such as `view_size=5` and `max_steps=100`.
+        max_steps: the time limit; None: that of the suite.
+        **options: of its parameters, such as `view_size=5`.
     """
-    env, params = xminigrid.make(name, **options)
+    env, params = xminigrid.make(name, **with_limit(options, max_steps, "max_steps"))
     return XMiniGrid(env, params), params
