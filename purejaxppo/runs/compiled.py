@@ -87,8 +87,7 @@ def compile_run(
         The programs.
     """
     mesh = seed_mesh(seeds)
-    spread, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
-    given = jax.device_put(given_to(config, hyper), everywhere)
+    given = jax.device_put(given_to(config, hyper), NamedSharding(mesh, P()))
     init, chunk = lower_run(learner, seeds, mesh, given)
     # what is given stays on the devices from call to call
     start, run_chunk = compiled(init), compiled(chunk)

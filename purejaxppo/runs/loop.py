@@ -14,6 +14,7 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.rows import evaluation_rows, metrics_rows, numeric_problems
 from purejaxppo.runs.agents import Agents, Best, better
+from purejaxppo.runs.beginning import Beginning
 from purejaxppo.runs.compiled import Programs
 from purejaxppo.runs.evaluate import Evaluation
 from purejaxppo.runs.options import FitOptions
@@ -49,7 +50,9 @@ class Run:
         programs: Programs,
         evaluate: Callable[[Agents], Evaluation] | None,
         writer: RunWriter,
+        beginning: Beginning | None = None,
     ):
+        self._beginning = beginning
         self._config, self._options, self._programs = config, options, programs
         self._evaluate, self._writer = evaluate, writer
         self._eval_every, self._save_every = (
@@ -83,6 +86,9 @@ class Run:
         keys = jax.random.split(key, self._options.seeds)
         if restored is None or learner.close is not None:
             self._state = self._programs.init(self._programs.place(keys))
+            if restored is None and self._beginning is not None:
+                placed = self._programs.place(self._beginning.tree)
+                self._state = self._beginning.put_into(self._state, placed)
             self.best = Best.unscored(self._state)
 
         # what was saved takes the place of the beginning, except environments on the host
