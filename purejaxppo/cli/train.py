@@ -72,7 +72,7 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     if not options.quiet:
         print(describe_plan(plan, config, options.seeds))
         if beginning is not None:
-            print(beginning.words)
+            print(f"begins with {beginning.words}")
         sys.stdout.flush()  # progress goes to stderr: it must not come first
 
     # the run itself

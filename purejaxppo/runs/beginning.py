@@ -116,7 +116,7 @@ def read_beginning(
         "optimizer": options.init_optimizer,
     }
     if options.resume and options.run_dir is not None and _has_checkpoint(options.run_dir):
-        return Beginning(record, "the checkpoint takes the place of init_from", None)
+        return Beginning(record, f"the last checkpoint, before it {options.init_from!r}", None)
 
     # the agents as this run would have them, but for their number
     state = jax.eval_shape(learner_of(components).init, jax.random.key(0))
@@ -139,9 +139,8 @@ def read_beginning(
 
         tree = tree.replace(opt_state=jax.jit(jax.vmap(fresh))(tree.params))
     steps = "" if source.steps is None else f", trained {source.steps:,} steps"
-    moments = ", optimizer included" if options.init_optimizer else ""
-    words = f"begins with {who} of {source.where} ({options.init_weights}{steps}){moments}"
-    words = f"{'each seed ' if options.seeds > 1 else ''}{words}"
+    moments = ", with the optimizer's moments" if options.init_optimizer else ""
+    words = f"{who[0]} of {source.where} ({options.init_weights}{steps}){moments}{who[1]}"
     return Beginning({**record, "steps": source.steps}, words, tree)
 
 
@@ -151,25 +150,24 @@ def _has_checkpoint(run_dir: str) -> bool:
     return False
 
 
-def _choose(options: FitOptions, where: str, count: int) -> tuple[list[int], str]:
-    """Chooses an agent for each seed; returns which, and the same in words.
+def _choose(options: FitOptions, where: str, count: int) -> tuple[list[int], tuple[str, str]]:
+    """Chooses an agent for each seed; returns which, and the same in words around their place.
 
     Raises:
         ConfigError: there is no such agent, or there are too few.
     """
     one, seeds = options.init_agent, options.seeds
+    for_all = ", for all seeds" if seeds > 1 else ""
     if one is not None and one >= count:
         raise ConfigError(f"init_agent={one} must be one of the 0 .. {count - 1} of {where}: use 0")
-    if one is not None:
-        return [one] * seeds, f"agent {one}"
-    if count == 1:
-        return [0] * seeds, "the one agent"
+    if one is not None or count == 1 or seeds == 1:
+        return [one or 0] * seeds, (f"agent {one or 0}", for_all)
     if seeds > count:
         raise ConfigError(
             f"seeds={seeds} is more than the {count} agents of {where}: name one for all seeds, "
             "as init_agent=0"
         )
-    return list(range(seeds)), "the agent of its number" if seeds > 1 else "agent 0"
+    return list(range(seeds)), ("the agents", ", each seed with that of its number")
 
 
 def _of_folder(options: FitOptions) -> Source:
