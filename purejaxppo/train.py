@@ -156,12 +156,7 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
             key=key,
         )
 
-    def update(
-        state: LearnerState,
-        hyperparams: Hyperparams | None = None,
-        env_params: EnvParams = None,
-        num_updates: Array | int | None = None,
-    ):
+    def update(state: LearnerState, hyperparams=None, env_params=None, num_updates=None):
         # the hyperparameters in force, and keys for what is left to chance
         hyper, env_params = defaults(hyperparams, env_params)
         updates = config.num_updates if num_updates is None else num_updates
@@ -270,11 +265,7 @@ def _check_hyperparams(hyper: Any, config: PPOConfig) -> None:
 
 
 def _opaque(tree: PyTree) -> PyTree:
-    """Returns values that the compiler takes as it would take arguments.
-
-    It computes with what it knows, and rounds otherwise: a run whose hyperparameters are arguments
-    of its program has the bits of one where they are constants.
-    """
+    """Returns values that the compiler takes for unknown: with known ones it rounds otherwise."""
     return jax.lax.optimization_barrier(tree)
 
 

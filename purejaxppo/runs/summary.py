@@ -115,7 +115,8 @@ def write_results(
     try:
         from purejaxppo.report.plots import plot_curve
 
-        plot_curve(run_dir / "curve.png", metrics, config)
+        with problems.attempt("curve.png"):
+            plot_curve(run_dir / "curve.png", metrics, config)
     except Exception as error:
         problems.report(f"curve.png could not be drawn: {type(error).__name__}: {error}")
     summary["problems"] = [*problems]

@@ -43,7 +43,9 @@ RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 LONG_FILES = {
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
-WIDE_FOLDERS = {}
+WIDE_FOLDERS = {
+    "runs": "a module for each thing that a run does; its files have a package of their own",
+}
 ONE_IMPORTER = {
     "cli.commands": "one function for each command; `main` knows what goes wrong with them",
     "cli.devices": "how JAX is started, and what it has against that",

@@ -93,6 +93,7 @@ def test_resume_with_a_larger_total_goes_on_and_anneals_over_the_new_total(whole
     assert (folder / "curve.png").read_bytes() != (whole[1] / "curve.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_is_extended_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run", callbacks=stop_at(STEPS * 6))
@@ -104,7 +105,12 @@ def test_a_run_that_was_stopped_is_extended_at_once(tmp_path):
     np.testing.assert_allclose(result.metrics.learning_rate[0], wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("written", [("run.json", "config.toml"), ("run.json",), ()])
+@pytest.mark.parametrize(
+    "written",
+    [("run.json", "config.toml"), *(pytest.param(w, marks=pytest.mark.slow) for w in (
+        ("run.json",), (),
+    ))],
+)  # fmt: skip
 def test_killed_while_it_was_made_longer(tmp_path, whole, longer, written):
     """Whatever was written of the new total, the checkpoint of the old one is gone on with."""
     folder = shutil.copytree(whole[1], tmp_path / "run")
@@ -156,6 +162,7 @@ SIZES = (
 )
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, monkeypatch, whole, capsys):
     """--resume with more --total-timesteps, --resume without, and --init-from."""
     shutil.copytree(whole[1], tmp_path / "run")
@@ -183,9 +190,10 @@ FROZEN = CONFIG.replace(total_timesteps=STEPS, learning_rate=1e-30)
 """One update, whose steps are too small to change a parameter."""
 
 
+@pytest.mark.slow
 def test_the_new_run_begins_with_the_parameters_and_statistics_of_the_other(whole):
     result, folder = whole
-    for source in (folder, str(folder), result, result.state, load_agents(folder)[1]):
+    for source in (str(folder), result, result.state, load_agents(folder)[1]):
         new = fit(FROZEN, seeds=2, init_from=source)
         assert_same(new.state.params, result.state.params)
         # statistics go on: 10 updates of 32 observations before, and one more
@@ -243,6 +251,7 @@ def test_one_agent_begins_all_seeds_with_an_axis_or_without(whole):
             np.testing.assert_array_equal(a, np.stack([b[1]] * 3))
 
 
+@pytest.mark.slow
 def test_the_optimizer_is_taken_over_if_that_is_asked_for(whole):
     result, folder = whole
     for source in (folder, result, result.state):
@@ -258,6 +267,7 @@ def counts(result):
     return count
 
 
+@pytest.mark.slow
 def test_another_environment_of_the_same_spaces_and_other_numbers_work(whole):
     env, params = make_env("CartPole-v1")
     config = CONFIG.replace(
@@ -344,6 +354,7 @@ def test_moments_of_another_optimizer_are_refused(whole, tmp_path):
         fit(CONFIG, init_from=folder, init_optimizer=True)
 
 
+@pytest.mark.slow
 def test_best_agents_need_an_evaluation(whole, tmp_path):
     small = CONFIG.replace(total_timesteps=STEPS)
     result = fit(small, seeds=2, run_dir=tmp_path / "run")
@@ -355,6 +366,7 @@ def test_best_agents_need_an_evaluation(whole, tmp_path):
     assert_same(new.state.params, whole[0].best.agents.params)
 
 
+@pytest.mark.slow
 def test_a_run_that_began_with_agents_is_resumed_and_compared(tmp_path, whole):
     options = {**OPTIONS, "run_dir": tmp_path / "run"}
     begun = {"init_from": whole[1], "init_agent": 1}
@@ -371,6 +383,7 @@ def test_a_run_that_began_with_agents_is_resumed_and_compared(tmp_path, whole):
     assert_same(one.state, undisturbed.state)
 
 
+@pytest.mark.slow
 def test_a_run_that_began_with_agents_and_has_no_checkpoint_needs_them_again(tmp_path, whole):
     options = {**OPTIONS, "run_dir": tmp_path / "run", "resume": True}
     with pytest.raises(KeyboardInterrupt):
@@ -384,6 +397,7 @@ def test_a_run_that_began_with_agents_and_has_no_checkpoint_needs_them_again(tmp
     assert_same(result.state, fit(CONFIG, seeds=2, init_from=whole[0]).state)
 
 
+@pytest.mark.slow
 def test_a_result_goes_on_again_and_again(whole):
     more = fit(CONFIG, seeds=2, init_from=whole[0], init_optimizer=True)
     again = fit(CONFIG, seeds=2, init_from=more, init_optimizer=True)
