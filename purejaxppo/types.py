@@ -7,6 +7,7 @@ A the shapes of one observation and one action (pytrees have several). `done` st
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -197,7 +198,8 @@ class Learner(NamedTuple):
 
     Attributes:
         init: `(key, hyperparams=None, env_params=None) -> LearnerState`. The key is consumed.
-        update: `(state, hyperparams=None, env_params=None) -> (LearnerState, Metrics)`.
+        update: `(state, hyperparams=None, env_params=None, num_updates=None) -> (LearnerState,
+            Metrics)`; schedules run over num_updates, or else over those of the configuration.
         close: `()`, ends environments that run on the host; None where there are none.
     """
 
@@ -356,6 +358,12 @@ class LearnerState(struct.PyTreeNode):
     step: Array
     key: Array
 
+    def __repr__(self) -> str:
+        """Writes down how large it is, rather than every number."""
+        size, seeds = sum(map(np.size, jax.tree.leaves(self.params))), np.size(self.step)
+        lead = f"{list(np.shape(self.step))} of " if np.shape(self.step) else ""
+        return f"LearnerState({lead}{size // max(1, seeds):,} parameters)"
+
 
 class Metrics(struct.PyTreeNode):
     """One update in scalars: sums and counts over episodes, means over gradient steps.
@@ -414,6 +422,11 @@ class Metrics(struct.PyTreeNode):
         count = np.asarray(count)
         mean = np.where(count > 0, np.asarray(total) / np.maximum(count, 1), np.nan)
         return jax.device_put(mean.astype(np.float32))
+
+    def __repr__(self) -> str:
+        """Writes down which there are and their shape, rather than every number."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "extra"]
+        return f"Metrics({list(np.shape(self.episodes))} of {', '.join([*names, *self.extra])})"
 
 
 class TrainOutput(NamedTuple):

@@ -7,11 +7,11 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -20,23 +20,20 @@ from purejaxppo.cli.display import Display
 from purejaxppo.cli.signals import saying
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
-from purejaxppo.run_folder.files import write_json
-from purejaxppo.run_folder.read import read_summary
-from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.runs.beginning import read_beginning
 from purejaxppo.runs.fit import FitResult, fit_of
-from purejaxppo.runs.identity import versions
 from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import Plan, plan_of
-from purejaxppo.runs.problems import Problems
+from purejaxppo.runs.summary import in_words
 from purejaxppo.tuning import check_compiles, keep_compiled_programs
 from purejaxppo.types import Logger
 
 RESUMED_OPTIONS = [
     "checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "eval_sampled",
-    "target_return", "tensorboard", "wandb",
+    "target_return", "init_from", "init_weights", "init_agent", "init_optimizer", "tensorboard",
+    "wandb",
 ]  # fmt: skip
 """Options that a resumed run takes from the one that it goes on with, in `run.json`."""
 
@@ -69,9 +66,13 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     components = make_components(config)
     plan = plan_of(components, options.seeds)
 
+    beginning = read_beginning(components, options)
+
     run_dir = Path(options.run_dir or create_run_dir(None, config.env))
     if not options.quiet:
         print(describe_plan(plan, config, options.seeds))
+        if beginning is not None:
+            print(f"begins with {beginning.words}")
         sys.stdout.flush()  # progress goes to stderr: it must not come first
 
     # the run itself
@@ -79,18 +80,16 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     given["run_dir"] = str(run_dir)
     kept = {name: getattr(options, name) for name in RESUMED_OPTIONS}
     about = {"algorithm": options.algorithm, "options": kept}
-    with saying(lambda: when_interrupted(config.env, run_dir)):
-        with contextlib.ExitStack() as stack:
-            loggers = make_loggers(config, options, run_dir)
-            if not options.quiet:
-                loggers.append(stack.enter_context(Display(config, options.seeds)))
-            result = fit_of(components, FitOptions(**given), loggers, about)
-        summary = summarize(config, options, plan, result, str(run_dir))
-        problems = write_results(run_dir, config, result, summary)
-    print_results(run_dir, options, result, summary)
+    with saying(lambda: when_interrupted(config.env, run_dir)), contextlib.ExitStack() as stack:
+        loggers = make_loggers(config, options, run_dir)
+        if not options.quiet:
+            loggers.append(stack.enter_context(Display(config, options.seeds)))
+        fitted = FitOptions(**given)
+        result = fit_of(components, fitted, loggers, about, beginning=beginning)
+    print_results(run_dir, options, result)
     if result.stopped is not None:
         return 128 + result.stopped
-    return 1 if problems else 0
+    return 1 if result.problems else 0
 
 
 def make_loggers(config: PPOConfig, options: RunOptions, run_dir: Path) -> list[Logger]:
@@ -132,106 +131,15 @@ def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
     )
 
 
-def summarize(
-    config: PPOConfig, options: RunOptions, plan: Plan, result: FitResult, run_dir: str
-) -> dict[str, Any]:
-    """Returns the results as plain values, ready for JSON (None where a seed ended no episode).
-
-    Args:
-        config: what was trained.
-        options: its seeds and algorithm.
-        plan: sizes of the run.
-        result: what `fit` returned.
-        run_dir: the run folder.
-    """
-    # a seed that ended no episode has no return, and does not count in the means
-    returns = final_returns(result.metrics)
-    finite = returns[np.isfinite(returns)]
-    best = np.asarray(result.best.returns)
-
-    # of a resumed run, times are those of what was done now; those of a run that was finished
-    # before are not known
-    updates = int(result.metrics.episodes.shape[1])
-    steps_now = options.seeds * (updates - result.resumed_at) * config.batch_size
-    times = {
-        "steps_per_second": steps_now / result.run_seconds,
-        "compile_seconds": result.compile_seconds,
-        "run_seconds": result.run_seconds,
-    }
-    if result.resumed_at and not steps_now:
-        times = dict.fromkeys(times)
-    return {
-        "env": config.env,
-        "algorithm": options.algorithm,
-        "seeds": options.seeds,
-        "total_timesteps": plan.timesteps,
-        "timesteps": updates * config.batch_size,
-        "final_returns": [float(r) if np.isfinite(r) else None for r in returns],
-        "final_return_mean": float(finite.mean()) if finite.size else None,
-        "final_return_std": float(finite.std()) if finite.size else None,
-        "best_evaluations": [float(x) if np.isfinite(x) else None for x in best],
-        "episodes": int(result.metrics.episodes.sum()),
-        **times,
-        "run_dir": run_dir,
-        "parameters": plan.parameters,
-        "problems": result.problems,
-        "versions": versions(),
-        "device": jax.devices()[0].device_kind,
-    }
-
-
-def write_results(
-    run_dir: Path, config: PPOConfig, result: FitResult, summary: dict[str, Any]
-) -> list[str]:
-    """Writes the curve and the summary into the run folder.
-
-    Of a run that was finished before, the results stay, and `summary` becomes them; where they are
-    damaged or missing, they are made anew.
-
-    Args:
-        run_dir: the run folder.
-        config: what was trained.
-        result: what `fit` returned.
-        summary: the results; problems of writing them are added.
-
-    Returns:
-        All problems of the run, a line each.
-    """
-    problems, path = Problems(result.problems), run_dir / "summary.json"
-    nothing_done = result.resumed_at == summary["timesteps"] // config.batch_size
-    written = None
-    if nothing_done:
-        with contextlib.suppress(ConfigError):
-            written = read_summary(run_dir, summary["seeds"])
-    if written is not None and written["timesteps"] == summary["timesteps"]:
-        summary |= written
-        return problems
-
-    # a picture is no reason to lose the exit code of a run, whatever matplotlib raises: it wants
-    # folders of its own already when it is imported
-    try:
-        from purejaxppo.report.plots import plot_curve
-
-        plot_curve(run_dir / "curve.png", result.metrics, config)
-    except Exception as error:
-        problems.report(f"curve.png could not be drawn: {type(error).__name__}: {error}")
-    summary["problems"] = [*problems]
-    with problems.attempt("summary.json"):
-        write_json(path, summary)
-    return problems
-
-
-def print_results(
-    run_dir: Path, options: RunOptions, result: FitResult, summary: dict[str, Any]
-) -> None:
+def print_results(run_dir: Path, options: RunOptions, result: FitResult) -> None:
     """Prints what a run has reached, and how to go on with one that was stopped.
 
     Args:
         run_dir: the run folder, where it is now.
         options: say what is printed.
         result: what `fit` returned.
-        summary: the results.
     """
+    summary = result.summary
     if not options.quiet:
         if result.resumed_at == result.metrics.episodes.shape[1] and result.stopped is None:
             print(f"nothing was left to do in {run_dir}")
@@ -268,32 +176,13 @@ def when_interrupted(env: str, run_dir: Path) -> str:
     return f"{what}; {how_to_go_on(env, run_dir)}" if is_run(run_dir) else what
 
 
-def results_table(summary: dict[str, Any]) -> Table:
+def results_table(summary: Mapping[str, Any]) -> Table:
     """Returns the results as a table to read.
 
     Args:
         summary: the results.
     """
-    mean, spread = summary["final_return_mean"], summary["final_return_std"]
-    final = "no episode ended" if mean is None else f"{mean:.1f} ± {spread:.1f}"
-    seeds = f"{summary['seeds']} seed" + "s" * (summary["seeds"] > 1)
-    best = [x for x in summary["best_evaluations"] if x is not None]
-    rows = {
-        "final return": f"{final}  (mean ± std over {seeds})",
-        "best evaluation": f"{np.mean(best):.1f}" if best else "",
-        "episodes": f"{summary['episodes']:,}",
-        "steps/s": _known(summary["steps_per_second"], ",.0f"),
-        "compile": _known(summary["compile_seconds"], ".1f", " s"),
-        "run": _known(summary["run_seconds"], ".1f", " s"),
-        "saved in": summary["run_dir"],
-    }
     table = Table(show_header=False, box=None)
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, value)
+    for name, value in in_words(summary).items():
+        table.add_row(name, value)
     return table
-
-
-def _known(x: float | None, how: str, unit: str = "") -> str:
-    """Writes down a number with its unit; nothing where it is not known."""
-    return "" if x is None else f"{x:{how}}{unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -130,6 +131,23 @@ def folder_stem(env: str) -> str:
     """Returns what the names of folders begin with that runs of an environment are given."""
     # neither can be in the name of a folder, ":" on Windows
     return env.replace("/", "-").replace(":", "-")
+
+
+def checkpoints_in(run_dir: Path) -> list[Path]:
+    """Returns the checkpoints in a run folder, from the oldest to the newest.
+
+    Args:
+        run_dir: the folder.
+
+    Raises:
+        OSError: they are in another folder, which a link names, or in none.
+    """
+    folder = run_dir / "checkpoints"
+    if not os.path.lexists(folder):
+        return []
+    if folder.is_symlink() or not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a link, or no folder")
+    return sorted(path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name))
 
 
 def write_run(run_dir: Path, config: PPOConfig, about: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,12 +52,14 @@ def save(path: Path, tree: PyTree, about: Mapping[str, object]) -> None:
     write_whole(path, lambda file: np.savez(file, **arrays))
 
 
-def load(path: Path, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """Reads what `save` wrote.
+def load(path: Path, template: PyTree, within: str = "") -> tuple[PyTree, dict[str, Any]]:
+    """Reads what `save` wrote, or a part of it.
 
     Args:
         path: the file.
         template: a pytree of the same structure, whose leaves have shapes and dtypes.
+        within: the path of a part of the tree, as `jax.tree_util.keystr` writes it, of which the
+            template has some entries; "": all of the tree.
 
     Returns:
         The pytree, its arrays on the host, and the plain values that were kept beside them.
@@ -67,8 +69,9 @@ def load(path: Path, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
         OSError: it cannot be read.
         ConfigError: it holds another tree (the first difference is named), or has another format.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    expected = {jax.tree_util.keystr(where): leaf for where, leaf in leaves}
+    structure = jax.tree.structure(template)
+    expected = {f"{within}{name}": leaf for name, leaf in _by_name(template).items()}
+    entries = tuple({within + jax.tree_util.keystr(w[:1]) for w, _ in _with_path(template)})
     # a pipe or a device has no end
     if not stat.S_ISREG(path.stat().st_mode):
         raise Damaged(f"{str(path)!r} is no file")
@@ -76,7 +79,10 @@ def load(path: Path, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
         try:
             with zipfile.ZipFile(raw) as file:
                 manifest = _manifest(path, file)
-                arrays = _arrays(path, file, manifest["kinds"], expected)
+                kinds = manifest["kinds"]
+                if within:
+                    kinds = {name: x for name, x in kinds.items() if name.startswith(entries)}
+                arrays = _arrays(path, file, kinds, expected)
         except (ConfigError, Damaged):
             raise
         # zip, zlib and JSON raise dozens of kinds on a damaged file: OSError of places before it
@@ -99,13 +105,9 @@ def _arrays(
     found |= added
     # leaves are compared by name, so that a message can say which part of the tree is another; and
     # before they are read: a small file can be packed with gigabytes
-    for name in [*expected, *found]:
-        there, here = _describe(found.get(name)), _describe(expected.get(name))
-        if there != here:
-            _check_bits(file, f"{name}.npy" if name in found else None)
-            raise ConfigError(
-                f"{str(path)!r} does not fit: it has {there} at {name}, and this run has {here}"
-            )
+    for name, words in _differences(found, expected):
+        _check_bits(file, f"{name}.npy" if name in found else None)
+        raise ConfigError(f"{str(path)!r} does not fit: it has {words}")
     return [
         np.zeros(leaf.shape, leaf.dtype)
         if name in added
@@ -194,6 +196,38 @@ def _from_numpy(kind: str, array: np.ndarray) -> Any:
     if kind.startswith("key "):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=kind.removeprefix("key "))
     return array.view(jnp.dtype(kind))
+
+
+def first_difference(tree: PyTree, template: PyTree) -> str | None:
+    """Compares a pytree with the one that a run would have.
+
+    Args:
+        tree: of arrays and keys.
+        template: of shapes and dtypes.
+
+    Returns:
+        The first leaf that differs, in words behind "it has"; None if there is none.
+    """
+    return next((words for _, words in _differences(_by_name(tree), _by_name(template))), None)
+
+
+def _differences(
+    found: Mapping[str, Any], expected: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yields the names of leaves that differ, and in which way."""
+    for name in [*expected, *found]:
+        there, here = _describe(found.get(name)), _describe(expected.get(name))
+        if there != here:
+            yield name, f"{there} at {name}, and this run has {here}"
+
+
+def _with_path(tree: PyTree) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _by_name(tree: PyTree) -> dict[str, Any]:
+    """Returns the leaves of a pytree by their paths."""
+    return {jax.tree_util.keystr(where): leaf for where, leaf in _with_path(tree)}
 
 
 def _describe(leaf: Any) -> str:

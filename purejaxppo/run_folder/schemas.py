@@ -48,6 +48,8 @@ class ActingFile(TypedDict):
     algorithm: NotRequired[Algorithm]
     options: NotRequired[dict[str, Any]]
     created: NotRequired[str]
+    init_from: NotRequired[dict[str, Any]]  # the agents that it was begun with, see Beginning
+    earlier_timesteps: NotRequired[list[int]]  # its totals before it was made longer
 
 
 class RunFile(ActingFile):
@@ -79,6 +81,8 @@ class SummaryFile(TypedDict):
     problems: NotRequired[list[str]]
     versions: NotRequired[dict[str, str]]
     device: NotRequired[str]
+    own: NotRequired[dict[str, str]]
+    init_from: NotRequired[str]
 
 
 class CheckpointAbout(RunFile):

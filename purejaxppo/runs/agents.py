@@ -154,27 +154,44 @@ def load_components(
     """
     check_choice("weights", weights, FILES)
     config, run = read_run(run_dir)
-    path = given_path(run_dir) / FILES[weights]
     passed = {"env": env, "policy": policy}
     for kind, part in passed.items():
         name = run.get("own", {}).get(f"own {kind}")
         if name is not None and part is None:
             raise _must_be_passed(run_dir, kind, name)
-    if not os.path.lexists(path):
-        how = "train with --eval-every" if weights == "best" else "finish it with --resume"
-        raise ConfigError(f"{str(run_dir)!r} holds no {path.name}: {how}")
 
     # the file is compared with what the configuration would train
     change = env_params_of(run_dir, run, env_params)
     components = make_components(config, env=env, policy=policy, change_env_params=change)
     state = jax.eval_shape(learner_of(components).init, jax.random.key(0))
+    return components, read_agents(run_dir, weights, with_seeds(Agents.of(state), run["seeds"]))
+
+
+def read_agents(run_dir: str | Path, weights: Weights, template: Agents) -> Agents:
+    """Reads the file of a run folder that holds its agents.
+
+    Args:
+        run_dir: a folder that `purejaxppo train` or `fit` wrote.
+        weights: "final", at the end of the run; or "best", by evaluation.
+        template: their shapes and dtypes.
+
+    Returns:
+        The agents.
+
+    Raises:
+        ConfigError: the folder holds no such agents, or those of another network.
+    """
+    path = given_path(run_dir) / FILES[weights]
+    if not os.path.lexists(path):
+        how = "train with --eval-every" if weights == "best" else "finish it with --resume"
+        raise ConfigError(f"{str(run_dir)!r} holds no {path.name}: {how}")
     try:
-        agents, _ = checkpoint.load(path, with_seeds(Agents.of(state), run["seeds"]))
+        agents, _ = checkpoint.load(path, template)
     except checkpoint.Damaged as error:
         raise ConfigError(f"{error}: train again, or use a copy of it") from error
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read ({error.strerror})") from error
-    return components, jax.tree.map(jnp.asarray, agents)
+    return jax.tree.map(jnp.asarray, agents)
 
 
 def env_params_of(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
@@ -28,13 +28,15 @@ from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
-from purejaxppo.runs.agents import Best
+from purejaxppo.runs.agents import Agents, Best
+from purejaxppo.runs.beginning import Beginning, read_beginning
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.identity import describe_custom, to_plain
 from purejaxppo.runs.loop import Run
-from purejaxppo.runs.options import FitOptions, fit_options
+from purejaxppo.runs.options import FitOptions, Weights, fit_options
 from purejaxppo.runs.signals import StopRequests
+from purejaxppo.runs.summary import in_words, summarize
 from purejaxppo.runs.writer import RunWriter
 from purejaxppo.train import learner_of
 from purejaxppo.tuning import check_compiles
@@ -48,6 +50,9 @@ from purejaxppo.types import (
     PyTree,
     Schedule,
 )
+
+InitFrom: TypeAlias = "str | Path | FitResult | LearnerState | Agents | None"
+"""What a run may begin with: a run folder, or agents themselves."""
 
 
 class FitResult(NamedTuple):
@@ -63,6 +68,8 @@ class FitResult(NamedTuple):
         stopped: number of the signal that ended it before its last update, or None.
         problems: what went wrong around the training (files, callbacks), and with its numbers
             (gradient steps that were left out), a line each.
+        config: what was trained.
+        summary: the results in plain values, as `summary.json` in the run folder has them.
     """
 
     state: LearnerState
@@ -73,6 +80,19 @@ class FitResult(NamedTuple):
     resumed_at: int
     stopped: int | None
     problems: list[str]
+    config: PPOConfig
+    summary: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Writes down in a few lines what the run has reached."""
+        summary, seeds = self.summary, self.summary["seeds"]
+        done, total = (f"{summary[n]:,}" for n in ("timesteps", "total_timesteps"))
+        of = "" if done == total else f" of {total}"
+        lines = [f"{summary['env']}: {done}{of} steps of {seeds} seed{'s' * (seeds > 1)}"]
+        lines += [f"  {name:<15} {text}" for name, text in in_words(summary).items()]
+        if self.stopped is not None:
+            lines.append(f"  {'stopped by':<15} signal {self.stopped}")
+        return "\n".join(lines + [f"  {'problem':<15} {problem}" for problem in self.problems])
 
 
 def fit(
@@ -88,6 +108,10 @@ def fit(
     eval_episodes: int = 16,
     eval_sampled: bool = False,
     target_return: float | None = None,
+    init_from: InitFrom = None,
+    init_weights: Weights = "final",
+    init_agent: int | None = None,
+    init_optimizer: bool = False,
     callbacks: Logger | Sequence[Logger] = (),
     about: Mapping[str, Any] | None = None,
     env: CustomEnv = None,
@@ -113,7 +137,9 @@ def fit(
         seed: of the random key that every agent's is split from.
         run_dir: folder for the results; None: nothing is written.
         resume: go on with the run in run_dir from its last checkpoint; if there is no such folder
-            or nothing in it, begin there, so that a script can be started again and again.
+            or nothing in it, begin there, so that a script can be started again and again. With
+            more total_timesteps than before it goes on beyond its end, and schedules run over the
+            new total from there on.
         checkpoint_every: steps of each agent between checkpoints, rounded up to whole updates;
             None: once a minute.
         keep_checkpoints: how many of the last checkpoints stay.
@@ -122,6 +148,15 @@ def fit(
         eval_episodes: episodes of an evaluation, which begin alike every time and for every agent.
         eval_sampled: evaluate sampled actions rather than the most probable ones.
         target_return: stop once the evaluations of all agents reach this mean return.
+        init_from: agents that the run begins with, parameters and statistics, in place of fresh
+            ones: a run folder, what `fit` returned, a state of learners, or `Agents`. They may come
+            from another environment of the same spaces. With resume=True a checkpoint takes their
+            place.
+        init_weights: their parameters at the end of that run, or the best by evaluation.
+        init_agent: which of them all seeds begin with; None: each with the one of its number, or
+            all with the same if there is one.
+        init_optimizer: take over the optimizer's moments too, from the last checkpoint of the
+            folder, or what `fit` returned.
         callbacks: `(step, row)`, each called with every row that is logged, of every update and
             seed: {"step": environment steps, "seed": which, name: number}; those of evaluations
             are named eval_*. One that raises is not called again, and the run goes on; `close`,
@@ -150,24 +185,30 @@ def fit(
     Raises:
         ConfigError: see `PPOConfig`, `components.make_components`, `FitOptions`; several seeds of
             environments that run on the host; a folder in use, or with resume=True the folder of
-            another run; JAX_DISABLE_JIT is set.
+            another run; agents to begin with that do not fit; JAX_DISABLE_JIT is set.
         HostError: such an environment failed; its own message.
     """
     check_compiles()
     config, keys = with_seeds(config, seeds=seeds, seed=seed)
+    # a folder has a name, what is passed itself has that of its kind
+    by_name = init_from is None or isinstance(init_from, str | PurePath)
     options = fit_options(
         dict(
             **keys, run_dir=run_dir, resume=resume,
             checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints,
             eval_every=eval_every, eval_episodes=eval_episodes, eval_sampled=eval_sampled,
-            target_return=target_return,
+            target_return=target_return, init_weights=init_weights, init_agent=init_agent,
+            init_from=init_from if by_name else type(init_from).__name__,
+            init_optimizer=init_optimizer,
         )
     )  # fmt: skip
     components = make_components(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
     )  # fmt: skip
-    return fit_of(components, options, callbacks, about, extra)
+    given = None if by_name else init_from
+    beginning = read_beginning(components, options, given, extra)
+    return fit_of(components, options, callbacks, about, extra, beginning)
 
 
 def fit_of(
@@ -176,6 +217,7 @@ def fit_of(
     callbacks: Logger | Sequence[Logger] = (),
     about: Mapping[str, Any] | None = None,
     extra: PyTree = (),
+    beginning: Beginning | None = None,
 ) -> FitResult:
     """Trains components that are built already, as `fit` does.
 
@@ -185,6 +227,7 @@ def fit_of(
         callbacks: `(step, row)`, called with every row that is logged.
         about: plain values to keep in the folder's `run.json`.
         extra: `Hyperparams.extra`.
+        beginning: the agents to begin with; None: those of the keys.
 
     Returns:
         States, metrics, times, and what went wrong on the way.
@@ -209,7 +252,10 @@ def fit_of(
         check_seeds(learner, options.seeds)
         parts, given = describe_custom(custom), components.custom.get("env_params")
         kept = None if given is None else plain_params(given, components.default_params)
-        writer = RunWriter(config, options, callbacks, to_plain(about or {}), parts, kept)
+        record = None if beginning is None else beginning.record
+        plain = to_plain(about or {})
+        writer = RunWriter(config, options, callbacks, plain, parts, kept, record)
+        stack.callback(writer.release)
         stack.callback(writer.close)
 
         # everything is compiled before the first step, so that times are measured apart
@@ -219,23 +265,26 @@ def fit_of(
             compiled = time.perf_counter()
             # from here on a signal ends the run saved: before, there was nothing to save
             stop.begin()
-            run = Run(config, options, programs, evaluate, writer)
+            run = Run(config, options, programs, evaluate, writer, beginning)
             run.begin(learner)
             state = run.train(stop.received)
-    finished = time.perf_counter()
-    metrics = run.metrics()
-    for problem in numeric_problems(metrics):
-        writer.problems.report(problem)
+
+        # what it has come to is written while the folder is this run's
+        times = {"resumed_at": run.begun, "compile_seconds": compiled - started}
+        times["run_seconds"] = time.perf_counter() - compiled
+        metrics = run.metrics()
+        writer.close()
+        for problem in numeric_problems(metrics):
+            writer.problems.report(problem)
+        known = {**plain, "own": parts, "run_dir": options.run_dir, "problems": writer.problems}
+        known |= {} if beginning is None else {"init_from": beginning.words}
+        summary = summarize(config, state, metrics, run.best, known, times)
+        writer.write_results(metrics, summary, run.begun)
     return FitResult(
-        state,
-        metrics,
-        run.best,
-        compiled - started,
-        finished - compiled,
-        run.begun,
-        stop.received[0] if stop.received and run.going_on else None,
-        writer.problems,
-    )
+        state=state, metrics=metrics, best=run.best, **times,
+        stopped=stop.received[0] if stop.received and run.going_on else None,
+        problems=writer.problems, config=config, summary=summary,
+    )  # fmt: skip
 
 
 def check_seeds(learner: Learner, seeds: int) -> None:

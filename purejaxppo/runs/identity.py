@@ -7,14 +7,21 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.optimizer import Optimizer
+from purejaxppo.run_folder import checkpoint
+from purejaxppo.run_folder.env_params import numbers_of
+from purejaxppo.run_folder.files import damaged
+from purejaxppo.run_folder.schemas import CheckpointAbout, misfit
+from purejaxppo.runs.problems import Problems
 from purejaxppo.types import PyTree
 
 
@@ -82,3 +89,79 @@ def describe_device() -> dict[str, str | int]:
     """Returns platform and kind of the first device, and the number of all."""
     first = jax.devices()[0]
     return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count()}
+
+
+# -- compared -------------------------------------------------------------------------------------
+
+
+def check_same_run(
+    folder: Path | None, saved: Mapping[str, Any], ours: Mapping[str, Any], problems: Problems
+) -> None:
+    """Refuses to go on with another run; warns where the next bits may differ.
+
+    Args:
+        folder: where it is.
+        saved: what a file of the folder says of its run.
+        ours: what the run is that would go on with it: the same, but for a larger total.
+        problems: where warnings go.
+
+    Raises:
+        ConfigError: it is another run; the first difference is named.
+    """
+    before, after = (
+        {**run["config"], **run.get("own", {}), "seeds": run["seeds"], "seed": run["seed"]}
+        for run in ({**saved, "config": to_plain(saved["config"])}, ours)
+    )
+    # parameters that are kept are compared by their numbers, not by how Python writes them
+    if "env_params" in saved and "env_params" in ours:
+        for texts, run in ((before, saved), (after, ours)):
+            texts["env_params"] = numbers_of(run["env_params"])
+    # what it was begun with may be left out when it goes on; where it is now does not matter
+    if "init_from" in ours:
+        for texts, run in ((before, saved), (after, ours)):
+            record = run.get("init_from")
+            texts["init_from"] = record and {k: x for k, x in record.items() if k != "steps"}
+    for name in {**before, **after}:
+        then: Any = before.get(name)
+        now: Any = after.get(name)
+        total = name == "total_timesteps"
+        if then != now and not (total and now > then):
+            how = "more of them, " if total else ""
+            raise ConfigError(
+                f"the run in {str(folder)!r} has {name}={then!r}, not {now!r}: go on with its "
+                f"own, {how}or train into another folder"
+            )
+    # another version or device is no other run, but rounds otherwise
+    for name in ("versions", "device"):
+        for part, then in saved.get(name, {}).items():
+            now = ours[name].get(part)
+            if then != now:
+                problems.note(
+                    f"the run was begun with {part} {then} and goes on with {now}: from here on "
+                    "it may differ in the last digits"
+                )
+
+
+def checked(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a checkpoint says, with the fields that its configuration lacks.
+
+    Args:
+        path: the checkpoint.
+        about: the plain values in it.
+
+    Raises:
+        Damaged: they are not what a checkpoint says.
+        ConfigError: it holds no configuration.
+    """
+    words = misfit(about, CheckpointAbout, "the manifest", finite=False)
+    if words is None and about["updates"] != int(path.stem):
+        words = f"it is that of update {about['updates']}"
+    if words is None and len(about["evaluation"] or ()) not in (0, about["seeds"]):
+        words = f"evaluation has not {about['seeds']} entries"
+    if words is not None:
+        raise checkpoint.Damaged(f"{str(path)!r} is damaged ({words})")
+    try:
+        config = PPOConfig.from_dict(about["config"])
+    except ConfigError as error:
+        raise damaged(path, error) from error
+    return {**about, "config": config.to_dict()}

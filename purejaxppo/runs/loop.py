@@ -14,7 +14,8 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.rows import evaluation_rows, metrics_rows, numeric_problems
 from purejaxppo.runs.agents import Agents, Best, better
-from purejaxppo.runs.compiled import UPDATES_PER_CHUNK, Programs
+from purejaxppo.runs.beginning import Beginning
+from purejaxppo.runs.compiled import Programs
 from purejaxppo.runs.evaluate import Evaluation
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.writer import CheckpointInfo, RunWriter
@@ -49,7 +50,9 @@ class Run:
         programs: Programs,
         evaluate: Callable[[Agents], Evaluation] | None,
         writer: RunWriter,
+        beginning: Beginning | None = None,
     ):
+        self._beginning = beginning
         self._config, self._options, self._programs = config, options, programs
         self._evaluate, self._writer = evaluate, writer
         self._eval_every, self._save_every = (
@@ -83,6 +86,9 @@ class Run:
         keys = jax.random.split(key, self._options.seeds)
         if restored is None or learner.close is not None:
             self._state = self._programs.init(self._programs.place(keys))
+            if restored is None and self._beginning is not None:
+                placed = self._programs.place(self._beginning.tree)
+                self._state = self._beginning.put_into(self._state, placed)
             self.best = Best.unscored(self._state)
 
         # what was saved takes the place of the beginning, except environments on the host
@@ -177,7 +183,7 @@ class Run:
         """Gives the device the next updates, as many as fit before something is due."""
         marks = [self._config.num_updates]
         marks += [self.done - self.done % n + n for n in (self._eval_every, self._save_every) if n]
-        length = min(self._length, UPDATES_PER_CHUNK, min(marks) - self.done)
+        length = min(self._length, self._programs.most, min(marks) - self.done)
         first, self.done = self.done, self.done + length
         self._state, metrics = self._programs.run_chunk(self._state, length)
         return Chunk(first, length, metrics, time.perf_counter())

@@ -61,6 +61,14 @@ class FitOptions(Options):
     """Evaluate sampled actions rather than the most probable ones."""
     target_return: float | None = None
     """Stop once the evaluations of all agents reach this mean return."""
+    init_from: str | None = None
+    """Run folder whose agents the run begins with; going on with a run, its checkpoint wins."""
+    init_weights: Weights = "final"
+    """Parameters at the end of that run, or the best by evaluation."""
+    init_agent: int | None = option(None, *INDEX)
+    """Which of its agents all seeds begin with; None: each with the one of its number."""
+    init_optimizer: bool = False
+    """Take over the optimizer's moments too, from that run's last checkpoint."""
 
     def __post_init__(self) -> None:
         """Checks each option by itself, then what they have to do with each other.
@@ -74,6 +82,12 @@ class FitOptions(Options):
         super().__post_init__()
         # an option that does nothing is a mistake of whoever has set it
         self._check_idle("eval_every", "eval_episodes", "eval_sampled", "target_return")
+        self._check_idle("init_from", "init_weights", "init_agent", "init_optimizer")
+        if self.init_optimizer and self.init_weights == "best":
+            raise ConfigError(
+                "init_optimizer=True: moments are kept with the final parameters alone: use "
+                "init_weights='final'"
+            )
 
     def _check_idle(self, needed: str, *names: str) -> None:
         """Refuses options that do nothing while another is None."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,19 +18,26 @@ from purejaxppo.run_folder.begin import (
     CHECKPOINT,
     WHOLE,
     check_free,
+    checkpoints_in,
     create_run_dir,
     is_run,
     write_run,
 )
-from purejaxppo.run_folder.env_params import numbers_of
-from purejaxppo.run_folder.files import JsonLinesFile, damaged, remove_left_overs
+from purejaxppo.run_folder.files import JsonLinesFile, remove_left_overs
 from purejaxppo.run_folder.lock import FolderLock
 from purejaxppo.run_folder.read import read_evaluations, read_metrics, read_whole_run
-from purejaxppo.run_folder.schemas import CheckpointAbout, RunFile, misfit
+from purejaxppo.run_folder.schemas import RunFile, misfit
 from purejaxppo.runs.agents import FILES, Agents, save_agents
-from purejaxppo.runs.identity import describe_device, to_plain, versions
+from purejaxppo.runs.identity import (
+    check_same_run,
+    checked,
+    describe_device,
+    to_plain,
+    versions,
+)
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.problems import Problems
+from purejaxppo.runs.summary import write_results
 from purejaxppo.types import Logger, Metrics, PyTree, Row
 
 
@@ -61,6 +67,7 @@ class RunWriter:
         about: plain values to put into `run.json` before all others.
         custom: what was passed in place of what `config` describes, see `describe_custom`.
         env_params: those that were passed, if they are plain values, see `plain_params`.
+        init_from: which agents it begins with, see `Beginning`; None: with those of its keys.
 
     Attributes:
         folder: the run folder, or None.
@@ -79,6 +86,7 @@ class RunWriter:
         about: Mapping[str, Any],
         custom: Mapping[str, str],
         env_params: Mapping[str, Any] | None = None,
+        init_from: Mapping[str, Any] | None = None,
     ):
         self.problems = Problems()
         self._config, self._keep = config, options.keep_checkpoints
@@ -91,6 +99,7 @@ class RunWriter:
             "seed": options.seed,
             "own": custom,
             **({} if env_params is None else {"env_params": env_params}),
+            **({} if init_from is None else {"init_from": dict(init_from)}),
             "versions": versions(),
             "device": describe_device(),
         }
@@ -101,21 +110,24 @@ class RunWriter:
             raise ConfigError(f"about={dict(about)!r}: {words}: leave out what the run itself says")
         self.folder = None if options.run_dir is None else Path(options.run_dir)
         self._lock: FolderLock | None = None
-        self._resume = options.resume and is_run(self.folder)
+        self._longer: str | None = None  # what is said of a run that goes on beyond its end
+        self._resume, self._begun_with_agents = options.resume and is_run(self.folder), False
         if self.folder is None:
             return
 
         # nothing in the folder is touched before it is known to be this run's
         if self._resume:
             saved, run = read_whole_run(self.folder)
-            self._compare({**run, "config": saved.to_dict()})
+            before = {**run, "config": saved.to_dict()}
+            check_same_run(self.folder, before, self._identity, self.problems)
+            self._go_on(saved, run)
         else:
             create_run_dir(self.folder, config.env, options.resume)
         self._lock = FolderLock(self.folder)
         try:
             if not self._resume:  # another run may have come and gone
                 check_free(self.folder, options.resume)
-            self._write_run()
+                self._write_run()
         except BaseException:
             self._lock.release()
             raise
@@ -136,7 +148,7 @@ class RunWriter:
             ConfigError: the checkpoint is of another run, or there are some and none is whole.
         """
         try:
-            found = self._checkpoints() if self._resume else []
+            found = checkpoints_in(self.folder) if self._resume and self.folder else []
         except OSError as error:
             raise ConfigError(
                 f"checkpoints in {str(self.folder)!r} cannot be used ({error.strerror}): put the "
@@ -145,16 +157,21 @@ class RunWriter:
         for path in reversed(found):
             try:
                 tree, about = checkpoint.load(path, template)
-                about = self._checked(path, about)
+                about = checked(path, about)
             except checkpoint.Damaged as error:
                 self.problems.note(f"{error}: it is passed over for the one before it")
                 continue
             except OSError as error:
                 raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-            self._compare(about)
+            check_same_run(self.folder, about, self._identity, self.problems)
             evaluated = tuple(about["evaluated"])
             return tree, CheckpointInfo(about["updates"], about["evaluation"], evaluated)
 
+        if self._begun_with_agents and not found:
+            raise ConfigError(
+                f"the run in {str(self.folder)!r} has no checkpoint, and was begun with agents: "
+                "pass the same init_from again"
+            )
         # agents are written after a checkpoint: where they are, there has been one
         agents = self.folder is not None and os.path.lexists(self.folder / FILES["final"])
         if found or (self._resume and agents):
@@ -175,6 +192,9 @@ class RunWriter:
         """
         if self.folder is None:
             return
+        if self._longer is not None:
+            self.problems.note(self._longer)
+            self._write_run()
         # what a process that was killed has left; not what only looks like it
         for place, names in ((self.folder, WHOLE), (self.folder / "checkpoints", CHECKPOINT)):
             remove_left_overs(place, names)
@@ -205,48 +225,6 @@ class RunWriter:
         step = updates * self._config.batch_size
         read_evaluations(self.folder, self._identity["seeds"], step)
         return metrics
-
-    def _checked(self, path: Path, about: dict[str, Any]) -> dict[str, Any]:
-        """Returns what a checkpoint says, with the fields that its configuration lacks."""
-        words = misfit(about, CheckpointAbout, "the manifest", finite=False)
-        if words is None and about["updates"] != int(path.stem):
-            words = f"it is that of update {about['updates']}"
-        if words is None and len(about["evaluation"] or ()) not in (0, about["seeds"]):
-            words = f"evaluation has not {about['seeds']} entries"
-        if words is not None:
-            raise checkpoint.Damaged(f"{str(path)!r} is damaged ({words})")
-        try:
-            config = PPOConfig.from_dict(about["config"])
-        except ConfigError as error:
-            raise damaged(path, error) from error
-        return {**about, "config": config.to_dict()}
-
-    def _compare(self, saved: Mapping[str, Any]) -> None:
-        """Refuses to go on with another run; warns where the next bits may differ."""
-        before, after = (
-            {**run["config"], **run.get("own", {}), "seeds": run["seeds"], "seed": run["seed"]}
-            for run in ({**saved, "config": to_plain(saved["config"])}, self._identity)
-        )
-        # parameters that are kept are compared by their numbers, not by how Python writes them
-        if "env_params" in saved and "env_params" in self._identity:
-            for texts, run in ((before, saved), (after, self._identity)):
-                texts["env_params"] = numbers_of(run["env_params"])
-        for name in {**before, **after}:
-            then, now = before.get(name), after.get(name)
-            if then != now:
-                raise ConfigError(
-                    f"the run in {str(self.folder)!r} has {name}={then!r}, not {now!r}: go on with "
-                    "its own, or train into another folder"
-                )
-        # another version or device is no other run, but rounds otherwise
-        for name in ("versions", "device"):
-            for part, then in saved.get(name, {}).items():
-                now = self._identity[name].get(part)
-                if then != now:
-                    self.problems.note(
-                        f"the run was begun with {part} {then} and goes on with {now}: from here "
-                        "on it may differ in the last digits"
-                    )
 
     # -- logging and saving -----------------------------------------------------------------------
 
@@ -290,13 +268,13 @@ class RunWriter:
                 file.sync()
             folder = self.folder / "checkpoints"
             folder.mkdir(exist_ok=True)
-            self._checkpoints()  # no other folder that a link names is written into
+            before = checkpoints_in(self.folder)  # no other folder that a link names
             path = folder / f"{info.updates:010d}.npz"
             checkpoint.save(path, tree, {**self._identity, **info._asdict()})
 
             # those of later updates are damaged: the run has passed them over
-            older = [old for old in self._checkpoints() if old < path]
-            damaged = [old for old in self._checkpoints() if old > path]
+            older = [old for old in before if old < path]
+            damaged = [old for old in before if old > path]
             for old in older[: max(0, len(older) + 1 - self._keep)] + damaged:
                 old.unlink()
         self.save_agents(tree)
@@ -316,17 +294,33 @@ class RunWriter:
                 save_agents(self.folder / FILES["best"], tree["best"].agents)
 
     def close(self) -> None:
-        """Writes what was kept back, and closes files and loggers."""
+        """Writes what was kept back, and closes files and loggers; after that it does nothing."""
         if not self._taken_over():
             self._report_lost()
-        for name, file in self._files.items():
+        while self._files:
+            name, file = self._files.popitem()
             with self.problems.attempt(name):
                 file.sync()
             file.close()
         for logger in list(self._loggers):
             with self._guarded(logger):
                 getattr(logger, "close", lambda: None)()
-        # the lock goes last: until here the folder is this process's
+        self._loggers.clear()
+
+    def write_results(self, metrics: Metrics, summary: dict[str, Any], resumed_at: int) -> None:
+        """Writes what the run has reached, and draws its curve.
+
+        Args:
+            metrics: every field [seeds, updates done].
+            summary: the results, see `summarize`; problems of writing them are added.
+            resumed_at: updates that were done before.
+        """
+        if self.folder is None or self._taken_over():
+            return
+        write_results(self.folder, self._config, metrics, summary, resumed_at, self.problems)
+
+    def release(self) -> None:
+        """Lets others have the folder, which until here is this process's."""
         if self._lock is not None:
             self._lock.release()
 
@@ -348,11 +342,27 @@ class RunWriter:
         )
         return True
 
+    def _go_on(self, saved: PPOConfig, run: Mapping[str, Any]) -> None:
+        """Takes over what the folder says of the run; notes that it is to be longer than before."""
+        self._begun_with_agents = "init_from" in run and "init_from" not in self._identity
+        if "init_from" in run:
+            self._identity["init_from"] = run["init_from"]
+        before, after = saved.total_timesteps, self._config.total_timesteps
+        if before != after:
+            # a run that was killed between the two files has noted it already
+            earlier = [n for n in run.get("earlier_timesteps", []) if n < before] + [before]
+            self._about = {**run, "earlier_timesteps": earlier}
+            self._longer = (
+                f"the run goes on to {after:,} steps (before {before:,}): schedules run over the "
+                "new total"
+            )
+
     def _write_run(self) -> None:
         """Writes what the run is, unless that is written."""
-        if self.folder is not None and not is_run(self.folder):
+        if self.folder is not None and (self._longer is not None or not is_run(self.folder)):
             with self.problems.attempt("run.json"):
                 write_run(self.folder, self._config, self._about)
+                self._longer = None
 
     def _append(self, name: str, rows: Sequence[Row]) -> None:
         """Appends rows to a file, if there is a folder that has it."""
@@ -380,15 +390,3 @@ class RunWriter:
             self.problems.report(
                 f"callback {who} is not called again: {type(error).__name__}: {error}"
             )
-
-    def _checkpoints(self) -> list[Path]:
-        """Returns the checkpoints in the folder, from the oldest to the newest.
-
-        Raises:
-            OSError: they are in another folder, which a link names, or in none.
-        """
-        if self.folder is None or not os.path.lexists(folder := self.folder / "checkpoints"):
-            return []
-        if folder.is_symlink() or not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "it is a link, or no folder")
-        return sorted(path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name))

@@ -272,6 +272,9 @@ def test_compiled_programs_are_kept(tmp_path):
     assert "error" not in again.stderr.lower()
     saved = [np.load(tmp_path / name / "agents.npz") for name in "ab"]
     assert all(np.array_equal(saved[0][key], saved[1][key]) for key in saved[0].files)
+    # numbers are arguments of the programs: others need no program of their own
+    train_in(tmp_path / "c", "--learning-rate", "0.001", "--gamma", "0.9", home=home)
+    assert {p: p.stat().st_mtime_ns for p in home.rglob("*-cache")} == kept
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import types
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -480,18 +479,6 @@ def test_no_home_at_all(monkeypatch, capsys, tmp_path, place):
         jax.config.update("jax_compilation_cache_dir", before)
     assert "purejaxppo: compiled programs are not kept: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_matplotlib_that_cannot_be_imported_is_a_problem_of_the_picture(monkeypatch, tmp_path):
-    """It wants a folder to write into already when it is imported."""
-    monkeypatch.setitem(sys.modules, "purejaxppo.report.plots", None)
-    config = PPOConfig()
-    result = types.SimpleNamespace(problems=[], resumed_at=0, metrics=None)
-    summary = {"timesteps": config.total_timesteps}
-    with pytest.warns(match=r"curve\.png could not be drawn"):
-        problems = console.write_results(tmp_path, config, result, summary)
-    assert len(problems) == 1
-    assert (tmp_path / "summary.json").exists()
 
 
 # -- devices --------------------------------------------------------------------------------------

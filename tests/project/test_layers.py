@@ -44,7 +44,9 @@ LONG_FILES = {
     "cli/arguments.py": "what every command takes, side by side, and the one way it is read",
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
-WIDE_FOLDERS = {}
+WIDE_FOLDERS = {
+    "runs": "a module for each thing that a run does; its files have a package of their own",
+}
 ONE_IMPORTER = {
     "cli.commands": "one function for each command; `main` knows what goes wrong with them",
     "cli.devices": "how JAX is started, and what it has against that",

@@ -17,6 +17,7 @@ from support.fuzzing import LONG
 
 from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
 from purejaxppo.errors import RunWarning
+from purejaxppo.report import plots
 from purejaxppo.run_folder import checkpoint, files
 from purejaxppo.run_folder.begin import create_run_dir
 from purejaxppo.run_folder.files import JsonLinesFile, write_whole
@@ -83,7 +84,7 @@ def test_a_run_leaves_what_it_says(whole):
     names = {p.name for p in folder.iterdir()}
     assert names == {
         "config.toml", "run.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints",
-        "agents.npz", "best.npz", ".lock",
+        "agents.npz", "best.npz", "curve.png", "summary.json", ".lock",
     }  # fmt: skip
     updates = [int(p.stem) for p in sorted((folder / "checkpoints").iterdir())]
     assert updates == [36, 39, 40]
@@ -216,7 +217,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path,
     [
         ({"gamma": 0.9}, {}, "has gamma=0.99, not 0.9"),
         ({"hidden_sizes": (9,)}, {}, r"has hidden_sizes=\[8\], not \[9\]"),
-        ({"total_timesteps": 32 * 50}, {}, "has total_timesteps=1280, not 1600"),
+        ({"total_timesteps": 32 * 30}, {}, "has total_timesteps=1280, not 960"),
         ({}, {"seeds": 3}, "has seeds=2, not 3"),
         ({}, {"seed": 1}, "has seed=0, not 1"),
     ],
@@ -423,13 +424,15 @@ def test_a_folder_where_nothing_can_be_written(tmp_path, monkeypatch, whole):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    for module in (checkpoint, files):
+    for module in (checkpoint, files, plots):
         monkeypatch.setattr(module, "write_whole", refuse)
     with pytest.warns(RunWarning, match="could not be written: Permission denied"):
         result = fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run")
     assert_same(result.state, whole[0].state)
     reported = {problem.split()[0] for problem in result.problems}
-    assert reported == {"run.json", "checkpoints", "agents.npz", "best.npz"}
+    assert reported == {
+        "run.json", "checkpoints", "agents.npz", "best.npz", "curve.png", "summary.json"
+    }  # fmt: skip
 
 
 # -- callbacks ----------------------------------------------------------------------------------
