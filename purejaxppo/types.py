@@ -220,6 +220,8 @@ class EnvStep(struct.PyTreeNode):
         truncated: [N] bool, cut off (time limit); never both.
         episode_return: [N] float32, undiscounted, of the episode that this step belongs to.
         episode_length: [N] int32, this step included.
+        info: [N] float32 by name, the numbers of `info_metrics`; on the host 0 before an episode's
+            last step.
     """
 
     obs: Obs
@@ -229,6 +231,7 @@ class EnvStep(struct.PyTreeNode):
     truncated: Array
     episode_return: Array
     episode_length: Array
+    info: Mapping[str, Array] = struct.field(default_factory=dict)
 
 
 class Rollout(struct.PyTreeNode):
@@ -248,6 +251,7 @@ class Rollout(struct.PyTreeNode):
         carry: [T, N, ...], memory before each step; () without memory.
         episode_return: [T, N], as in EnvStep.
         episode_length: [T, N] int32.
+        info: [T, N] by name, as in EnvStep.
     """
 
     obs: Obs
@@ -263,6 +267,7 @@ class Rollout(struct.PyTreeNode):
     carry: Carry
     episode_return: Array
     episode_length: Array
+    info: Mapping[str, Array] = struct.field(default_factory=dict)
 
 
 class Estimate(NamedTuple):
@@ -377,6 +382,8 @@ class Metrics(struct.PyTreeNode):
         skipped_steps: () int32, steps left out because loss, gradient or result was not finite.
         empty_masks: () int32, choices in the rollout whose action mask allowed nothing.
         extra: values by name that the loss of a custom objective returns, () float32 each.
+        info_sum: by name the numbers of `info_metrics` in the last steps of these episodes, added
+            up, () float32 each.
     """
 
     episodes: Array
@@ -395,6 +402,7 @@ class Metrics(struct.PyTreeNode):
     skipped_steps: Array
     empty_masks: Array
     extra: Mapping[str, Array] = struct.field(default_factory=dict)
+    info_sum: Mapping[str, Array] = struct.field(default_factory=dict)
 
     @property
     def episode_return(self) -> Array:
@@ -405,6 +413,11 @@ class Metrics(struct.PyTreeNode):
     def episode_length(self) -> Array:
         """Computes the mean length of the episodes that ended in the update, NaN where none did."""
         return self._mean(self.length_sum)
+
+    @property
+    def episode_info(self) -> dict[str, Array]:
+        """Computes the means of the numbers in `info_sum` over these episodes, NaN without any."""
+        return {name: self._mean(total) for name, total in self.info_sum.items()}
 
     def _mean(self, total: Array) -> Array:
         count = self.episodes

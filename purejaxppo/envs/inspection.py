@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.envs.declared import check_actions, observation_spaces, spaces_of
+from purejaxppo.envs.info import COUNTED, kinds_in
 from purejaxppo.envs.interface import check_arrays, check_interface, is_array, is_number, kind_of
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
@@ -26,7 +27,8 @@ from purejaxppo.types import Action, Array, Environment, EnvParams, EnvState, Ob
 class Checked(Wrapper):
     """An environment whose faults are ConfigErrors: what it raises, and returns in another form.
 
-    Of its `info`, which training reads for masks and returns alone, what is no array is left out.
+    Of its `info`, which training reads for masks, returns and numbers, what is no array is left
+    out.
     """
 
     def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
@@ -122,6 +124,8 @@ def _arrays_of(what: str, info: Any) -> dict[str, PyTree]:
             check_arrays(f"{what}[{name!r}]", part)
         if isinstance(name, str) and all(map(is_array, _leaves(part))):
             kept[name] = part
+        elif isinstance(name, str) and fields(part):
+            kept[name] = _arrays_of(what, part)
     return kept
 
 
@@ -143,11 +147,13 @@ class InspectedEnv(NamedTuple):
         env: the environment, its action mask in the observation, its episodes counted.
         spec: what it sees and does.
         state: its state after a step, in shapes and dtypes.
+        info: what its info holds, see `info.kinds_in`.
     """
 
     env: Any
     spec: EnvSpec
     state: EnvState
+    info: dict[str, str]
 
 
 def inspect_env(env: Environment, env_params: EnvParams) -> InspectedEnv:
@@ -174,10 +180,10 @@ def inspect_env(env: Environment, env_params: EnvParams) -> InspectedEnv:
     spec = check_spec(env, env_params)
     shapes = _shapes(env, env_params, spec.action)
     # episodes are counted inside of reward wrappers where the user did so, else outside of all
-    if not (counts(env) and {"episode_return", "episode_length"} <= fields(shapes.info).keys()):
+    if not (counts(env) and set(COUNTED) <= fields(shapes.info).keys()):
         env = cast(Any, EpisodeStatistics(env))
         shapes = _shapes(env, env_params, spec.action)
-    return InspectedEnv(env, spec, shapes.state)
+    return InspectedEnv(env, spec, shapes.state, kinds_in(shapes.info))
 
 
 def check_spec(env: Environment, env_params: EnvParams) -> EnvSpec:

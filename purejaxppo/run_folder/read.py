@@ -22,7 +22,7 @@ from purejaxppo.run_folder.files import (
     read_lines,
 )
 from purejaxppo.run_folder.paths import given_path
-from purejaxppo.run_folder.rows import SCALARS, metrics_from_rows
+from purejaxppo.run_folder.rows import SCALARS, info_columns, metrics_from_rows
 from purejaxppo.run_folder.schemas import ActingFile, RunFile, SummaryFile, wrong_column
 from purejaxppo.types import Metrics, Row
 
@@ -138,17 +138,18 @@ def read_metrics(run_dir: str | Path, updates: int | None = None) -> Metrics:
     """
     config, run = read_run(run_dir)
     path, seeds = given_path(run_dir) / "metrics.jsonl", run["seeds"]
+    known = {*SCALARS, *info_columns(config.info_metrics).values()}
     rows: list[Row] = []
     for at, row in enumerate(read_rows(path)):
         if updates is not None and at == updates * seeds:
             break
         place = {"step": (at // seeds + 1) * config.batch_size, "seed": at % seeds}
         names = set(rows[0]) if rows else set(row)
-        words = wrong_column(row, names, {*SCALARS, *place}) or _wrong_place(row, place)
+        words = wrong_column(row, names, known | place.keys()) or _wrong_place(row, place)
         if words is not None:
             raise damaged_line(path, at + 1, words)
         rows.append(row)
-    return metrics_from_rows(rows, seeds)
+    return metrics_from_rows(rows, seeds, config.info_metrics)
 
 
 def _wrong_place(row: Row, place: Mapping[str, int]) -> str | None:
