@@ -25,9 +25,10 @@ from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
 from purejaxppo.run_folder.files import write_json
 from purejaxppo.run_folder.read import read_summary
 from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.runs.callbacks import Callback
 from purejaxppo.runs.fit import FitResult, fit_of
 from purejaxppo.runs.identity import versions
-from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
+from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB, import_extra
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import Plan, plan_of
 from purejaxppo.runs.problems import Problems
@@ -36,7 +37,7 @@ from purejaxppo.types import Logger
 
 RESUMED_OPTIONS = [
     "checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "eval_sampled",
-    "target_return", "tensorboard", "wandb",
+    "target_return", "csv", "tensorboard", "wandb",
 ]  # fmt: skip
 """Options that a resumed run takes from the one that it goes on with, in `run.json`."""
 
@@ -81,7 +82,7 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     about = {"algorithm": options.algorithm, "options": kept}
     with saying(lambda: when_interrupted(config.env, run_dir)):
         with contextlib.ExitStack() as stack:
-            loggers = make_loggers(config, options, run_dir)
+            loggers = make_loggers(options, run_dir)
             if not options.quiet:
                 loggers.append(stack.enter_context(Display(config, options.seeds)))
             result = fit_of(components, FitOptions(**given), loggers, about)
@@ -93,25 +94,26 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     return 1 if problems else 0
 
 
-def make_loggers(config: PPOConfig, options: RunOptions, run_dir: Path) -> list[Logger]:
+def make_loggers(options: RunOptions, run_dir: Path) -> list[Callback | Logger]:
     """Makes the loggers that are asked for.
 
     Args:
-        config: shown beside the curves.
         options: say which.
         run_dir: the run folder.
 
     Returns:
-        None, one or both.
+        None, one or several.
 
     Raises:
         ConfigError: the package of one is not installed.
     """
-    loggers: list[Logger] = []
+    loggers: list[Callback | Logger] = []
+    if options.csv:
+        loggers.append(CSVLogger(run_dir))
     if options.tensorboard:
         loggers.append(TensorBoard(run_dir))
     if options.wandb is not None:
-        loggers.append(WandB(run_dir, options.wandb, config.to_dict()))
+        loggers.append(WandB(run_dir, options.wandb))
     return loggers
 
 

@@ -332,7 +332,7 @@ def make_host_vec_env(
     obs = jax.tree.map(lambda space: of(space.dtype, space.shape), spec.observation)
     where: Any = jax.ShapeDtypeStruct((2,), jnp.int32)
     numbers = map(of, (jnp.float32, bool, bool, jnp.float32, jnp.int32))
-    after = EnvStep(obs, obs, *numbers, dict.fromkeys(info_metrics, of(jnp.float32)))
+    after = EnvStep(obs, obs, *numbers, info={name: of(jnp.float32) for name in info_metrics})
 
     # ordered: without it XLA may drop a call, or swap two
     def reset(key: Array, params: EnvParams) -> tuple[EnvState, Obs]:

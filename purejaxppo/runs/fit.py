@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Best
+from purejaxppo.runs.callbacks import Given, callbacks_of
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.identity import describe_custom, to_plain
@@ -42,7 +43,6 @@ from purejaxppo.types import (
     Estimator,
     Learner,
     LearnerState,
-    Logger,
     Metrics,
     PyTree,
     Schedule,
@@ -60,6 +60,7 @@ class FitResult(NamedTuple):
         run_seconds: everything after.
         resumed_at: updates that were done before.
         stopped: number of the signal that ended it before its last update, or None.
+        stopped_by: name of the callback that did so, or None.
         problems: what went wrong around the training (files, callbacks), and with its numbers
             (gradient steps that were left out), a line each.
     """
@@ -71,6 +72,7 @@ class FitResult(NamedTuple):
     run_seconds: float
     resumed_at: int
     stopped: int | None
+    stopped_by: str | None
     problems: list[str]
 
 
@@ -87,7 +89,7 @@ def fit(
     eval_episodes: int = 16,
     eval_sampled: bool = False,
     target_return: float | None = None,
-    callbacks: Logger | Sequence[Logger] = (),
+    callbacks: Given | None = (),
     about: Mapping[str, Any] | None = None,
     env: CustomEnv = None,
     env_params: EnvParams = None,
@@ -120,10 +122,11 @@ def fit(
         eval_episodes: episodes of an evaluation, which begin alike every time and for every agent.
         eval_sampled: evaluate sampled actions rather than the most probable ones.
         target_return: stop once the evaluations of all agents reach this mean return.
-        callbacks: `(step, row)`, each called with every row that is logged, of every update and
-            seed: {"step": environment steps, "seed": which, name: number}; those of evaluations
-            are named eval_*. One that raises is not called again, and the run goes on; `close`,
-            where it has one, is called at the end.
+        callbacks: one or several, each a `Callback`, or a function `(step, row)` that is called
+            with every row that is logged, of every update and seed: {"step": environment steps,
+            "seed": which, name: number}; those of evaluations are named eval_*. One that returns
+            False stops the run after the chunk in hand, saved. One that raises is not called again,
+            and the run goes on; `close`, where it has one, is called at the end.
         about: plain values to keep in the folder's `run.json`.
         env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
             one that `config` names.
@@ -170,7 +173,7 @@ def fit(
 def fit_of(
     components: Components,
     options: FitOptions,
-    callbacks: Logger | Sequence[Logger] = (),
+    callbacks: Given | None = (),
     about: Mapping[str, Any] | None = None,
     extra: PyTree = (),
 ) -> FitResult:
@@ -179,7 +182,7 @@ def fit_of(
     Args:
         components: what is trained, and how.
         options: seeds, where results go, and what happens between updates.
-        callbacks: `(step, row)`, called with every row that is logged.
+        callbacks: see `fit`.
         about: plain values to keep in the folder's `run.json`.
         extra: `Hyperparams.extra`.
 
@@ -191,9 +194,9 @@ def fit_of(
             `resume` the folder of another run.
         HostError: such an environment failed; its own message.
     """
+    called = callbacks_of(callbacks)
     config, learner = components.config, learner_of(components)
     hyper = config.hyperparams().replace(extra=extra)
-    callbacks = [callbacks] if callable(callbacks) else callbacks
     custom = dict(components.custom)
     if jax.tree.leaves(extra):
         custom["extra"] = extra
@@ -206,7 +209,7 @@ def fit_of(
         check_seeds(learner, options.seeds)
         parts, given = describe_custom(custom), components.custom.get("env_params")
         kept = None if given is None else plain_params(given, components.default_params)
-        writer = RunWriter(config, options, callbacks, to_plain(about or {}), parts, kept)
+        writer = RunWriter(config, options, called, to_plain(about or {}), parts, kept)
         stack.callback(writer.close)
 
         # everything is compiled before the first step, so that times are measured apart
@@ -218,21 +221,25 @@ def fit_of(
             stop.begin()
             run = Run(config, options, programs, evaluate, writer)
             run.begin(learner)
+            writer.callbacks.start(config, writer.folder)
             state = run.train(stop.received)
-    finished = time.perf_counter()
-    metrics = run.metrics()
-    for problem in numeric_problems(metrics):
-        writer.problems.report(problem)
-    return FitResult(
-        state,
-        metrics,
-        run.best,
-        compiled - started,
-        finished - compiled,
-        run.begun,
-        stop.received[0] if stop.received and run.going_on else None,
-        writer.problems,
-    )
+        finished = time.perf_counter()
+        metrics = run.metrics()
+        for problem in numeric_problems(metrics):
+            writer.problems.report(problem)
+        result = FitResult(
+            state,
+            metrics,
+            run.best,
+            compiled - started,
+            finished - compiled,
+            run.begun,
+            stop.received[0] if stop.received and run.going_on else None,
+            writer.callbacks.stopped_by if run.going_on else None,
+            writer.problems,
+        )
+        writer.callbacks.end(result)
+    return result
 
 
 def check_seeds(learner: Learner, seeds: int) -> None:

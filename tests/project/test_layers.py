@@ -62,7 +62,6 @@ ONE_IMPORTER = {
     "rendering.gif": "a file format",
     "rendering.playback": "an episode without a picture",
     "report.page": "the page; its command is elsewhere",
-    "runs.loggers": "optional packages, imported when they are asked for",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
     "runs.plan": "sizes, found without compiling",
 }
