@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.interface import is_number
+from purejaxppo.envs.interface import check_arrays, is_array, is_number, kind_of
 from purejaxppo.errors import ConfigError, HostError, shown
-from purejaxppo.spaces import fields
+from purejaxppo.spaces import MASKS, fields
 from purejaxppo.types import Array, PyTree
 
 COUNTED = ("episode_return", "episode_length")
@@ -42,6 +43,38 @@ def check_info_metrics(wanted: Sequence[str], found: Mapping[str, str]) -> None:
 
 
 # -- environments in JAX --------------------------------------------------------------------------
+
+
+def arrays_of(what: str, info: Any) -> dict[str, PyTree]:
+    """Returns what an info holds of arrays, by name; nobody reads texts and objects in it.
+
+    Args:
+        what: it is called in messages.
+        info: as an environment returns it.
+
+    Raises:
+        ConfigError: it has no names, or a mask that is no array.
+    """
+    found = fields(info)
+    if not found and _leaves(info):
+        raise ConfigError(f"{what} is {kind_of(info)}: return a dictionary, such as {{}}")
+    kept = {}
+    for name, part in found.items():
+        if name in MASKS:
+            check_arrays(f"{what}[{name!r}]", part)
+        if isinstance(name, str) and all(map(is_array, _leaves(part))):
+            kept[name] = part
+        elif isinstance(name, str) and fields(part):
+            kept[name] = arrays_of(what, part)
+    return kept
+
+
+def _leaves(tree: PyTree) -> list[Any]:
+    """Returns the leaves of a pytree; of what is none, itself."""
+    try:
+        return jax.tree.leaves(tree)
+    except (TypeError, ValueError):
+        return [tree]
 
 
 def entries(info: PyTree) -> dict[str, Any]:

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.envs.declared import check_actions, observation_spaces, spaces_of
-from purejaxppo.envs.info import COUNTED, kinds_in
+from purejaxppo.envs.info import COUNTED, arrays_of, kinds_in
 from purejaxppo.envs.interface import check_arrays, check_interface, is_array, is_number, kind_of
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn, Wrapper
 from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import MASKS, DeclaredSpace, EnvSpec, fields, zeros
+from purejaxppo.spaces import DeclaredSpace, EnvSpec, fields, zeros
 from purejaxppo.types import Action, Array, Environment, EnvParams, EnvState, Obs, PyTree
 
 
@@ -69,7 +69,7 @@ class Checked(Wrapper):
         check_arrays(f"{name}'s observation", obs)
         check_arrays(f"{name}'s state", state)
         if len(rest) != 0:  # an info comes last
-            rest[-1] = _arrays_of(f"{name}'s info", rest[-1])
+            rest[-1] = arrays_of(f"{name}'s info", rest[-1])
         return [obs, state, *rest]
 
     def _called(self, name: str, *args: Any) -> Any:
@@ -111,30 +111,6 @@ def _number(name: str, x: Any) -> Any:
     if not is_array(x) or not is_number(jax.typeof(x).dtype):
         raise ConfigError(f"{name} is {kind_of(x)}: it must be a number, such as jnp.float32(1)")
     return x
-
-
-def _arrays_of(what: str, info: Any) -> dict[str, PyTree]:
-    """Returns what an info holds of arrays, by name; nobody reads texts and objects in it."""
-    found = fields(info)
-    if not found and _leaves(info):
-        raise ConfigError(f"{what} is {kind_of(info)}: return a dictionary, such as {{}}")
-    kept = {}
-    for name, part in found.items():
-        if name in MASKS:
-            check_arrays(f"{what}[{name!r}]", part)
-        if isinstance(name, str) and all(map(is_array, _leaves(part))):
-            kept[name] = part
-        elif isinstance(name, str) and fields(part):
-            kept[name] = _arrays_of(what, part)
-    return kept
-
-
-def _leaves(tree: PyTree) -> list[Any]:
-    """Returns the leaves of a pytree; of what is none, itself."""
-    try:
-        return jax.tree.leaves(tree)
-    except (TypeError, ValueError):
-        return [tree]
 
 
 # -- one environment, made ready ------------------------------------------------------------------
