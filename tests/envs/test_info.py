@@ -11,7 +11,16 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from support.probes import Endless, Seen
 
-from purejaxppo import ConfigError, HostEnvironment, HostError, PPOConfig, cli, fit, make_train
+from purejaxppo import (
+    ConfigError,
+    HostEnvironment,
+    HostError,
+    PPOConfig,
+    Rollout,
+    cli,
+    fit,
+    make_train,
+)
 from purejaxppo.check import info_numbers
 from purejaxppo.components import make_components
 from purejaxppo.envs.wrappers import (
@@ -22,6 +31,7 @@ from purejaxppo.envs.wrappers import (
     StickyActions,
     TimeLimit,
 )
+from purejaxppo.ppo.metrics import episode_sums
 
 TINY = PPOConfig(
     num_envs=4, num_steps=8, total_timesteps=4 * 8 * 2, num_minibatches=1, num_epochs=1,
@@ -367,3 +377,21 @@ def test_info_metrics_of_a_suite():
         metrics = jax.jit(make_train(config))(KEY).metrics
     assert (metrics.episodes > 0).all()
     np.testing.assert_allclose(metrics.info_sum["return"], metrics.return_sum, rtol=1e-6)
+
+
+def test_info_is_summed_over_devices_too():
+    """Two devices: episodes that end tell 1, 2 and 4, all others 100."""
+    told = jnp.array([[[1.0, 100.0], [100.0, 2.0]], [[100.0, 100.0], [4.0, 100.0]]])
+    done = told < 100
+
+    def sums(told, done):
+        empty = dict.fromkeys(Rollout.__dataclass_fields__)
+        rollout = Rollout(
+            **empty
+            | {"episode_return": told, "episode_length": told.astype(int), "info": {"a": told}}
+        )
+        return episode_sums(rollout, done, "devices")
+
+    found = jax.vmap(sums, axis_name="devices")(told, done)
+    np.testing.assert_array_equal(found["info_sum"]["a"], [7.0, 7.0])
+    np.testing.assert_array_equal(found["episodes"], [3, 3])
