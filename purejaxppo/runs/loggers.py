@@ -75,8 +75,7 @@ class RowLogger(Callback):
     """A callback that writes the numbers of rows by group and name; subclasses define `write`."""
 
     def __init__(self):
-        self._speed = Speed()
-        self._info: set[str] = set()
+        self._speed, self._groups = Speed(), GROUP_OF
 
     def on_start(self, config: PPOConfig, run_dir: Path | None) -> None:
         """Begins to measure the speed.
@@ -85,8 +84,8 @@ class RowLogger(Callback):
             config: what is trained.
             run_dir: the run folder, if the run has one.
         """
-        self._speed = Speed(config)
-        self._info = set(info_columns(config.info_metrics).values())
+        infos = info_columns(config.info_metrics).values()
+        self._speed, self._groups = Speed(config), GROUP_OF | dict.fromkeys(infos, "rollout")
 
     def on_row(self, step: int, row: Row) -> None:
         """Writes the row of an update and seed.
@@ -96,7 +95,7 @@ class RowLogger(Callback):
             row: of the update.
         """
         row = {**row, "steps_per_second": self._speed.at(step)}
-        self._write(step, row, dict.fromkeys(self._info, "rollout") | GROUP_OF)
+        self._write(step, row, self._groups)
 
     def on_evaluation(self, step: int, row: Row) -> None:
         """Writes the row of an evaluation and seed.
