@@ -145,10 +145,10 @@ class MakeOptimizer(Protocol):
 
 
 class Logger(Protocol):
-    """A callback of `fit`; where it has a method `close`, that is called at the end."""
+    """A function as a callback of `fit`; if it has a method `close`, that is called at the end."""
 
     def __call__(self, step: int, row: Row, /) -> Any:
-        """Takes in a row after so many environment steps of each seed."""
+        """Takes in a row after so many environment steps of each seed; False stops the run."""
         ...
 
 

@@ -64,7 +64,7 @@ def arrays_of(what: str, info: Any) -> dict[str, PyTree]:
             check_arrays(f"{what}[{name!r}]", part)
         if isinstance(name, str) and all(map(is_array, _leaves(part))):
             kept[name] = part
-        elif isinstance(name, str) and fields(part):
+        elif isinstance(name, str) and isinstance(part, Mapping):
             kept[name] = arrays_of(what, part)
     return kept
 

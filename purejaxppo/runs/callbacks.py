@@ -20,9 +20,9 @@ class Callback:
     """What `fit` calls while a run goes on; subclasses define what they need of it.
 
     A method that returns False (nothing else counts, neither None nor 0) stops the run after the
-    updates in hand, at most about a second later, saved as a signal leaves it: `FitResult.
-    stopped_by` says whose method it was, and resuming goes on. All rows of those updates are passed
-    to everyone before. A method that raises is reported, its object is not called again, and the
+    updates that the device has been given, chunks of up to half a second. All their rows are passed
+    on, and the run is saved as a signal leaves it: `FitResult.stopped_by` says whose method it was,
+    and resuming goes on. A method that raises is reported, its object is not called again, and the
     run goes on.
     """
 
@@ -130,11 +130,11 @@ class _Function(Callback):
         return getattr(self.function, "close", lambda: None)()
 
 
-Given: TypeAlias = Callback | Logger | Sequence[Callback | Logger]
+GivenCallbacks: TypeAlias = Callback | Logger | Sequence[Callback | Logger]
 """What a user may give as callbacks: one or several, objects or functions."""
 
 
-def callbacks_of(given: Given | None) -> list[Callback]:
+def callbacks_of(given: GivenCallbacks | None) -> list[Callback]:
     """Returns callbacks, functions in the form of objects.
 
     Args:

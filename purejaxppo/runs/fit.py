@@ -28,7 +28,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Best
-from purejaxppo.runs.callbacks import Given, callbacks_of
+from purejaxppo.runs.callbacks import GivenCallbacks, callbacks_of
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.identity import describe_custom, to_plain
@@ -89,7 +89,7 @@ def fit(
     eval_episodes: int = 16,
     eval_sampled: bool = False,
     target_return: float | None = None,
-    callbacks: Given | None = (),
+    callbacks: GivenCallbacks | None = (),
     about: Mapping[str, Any] | None = None,
     env: CustomEnv = None,
     env_params: EnvParams = None,
@@ -173,7 +173,7 @@ def fit(
 def fit_of(
     components: Components,
     options: FitOptions,
-    callbacks: Given | None = (),
+    callbacks: GivenCallbacks | None = (),
     about: Mapping[str, Any] | None = None,
     extra: PyTree = (),
 ) -> FitResult:

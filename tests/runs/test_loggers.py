@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from support.probes import Endless
 
-from purejaxppo import ConfigError, CSVLogger, Metrics, PPOConfig, TensorBoard, WandB, fit
+from purejaxppo import ConfigError, CSVLogger, Metrics, PPOConfig, TensorBoard, WandB, cli, fit
 from purejaxppo.errors import RunWarning
 from purejaxppo.run_folder.read import read_metrics, read_rows
 from purejaxppo.run_folder.rows import DERIVED, SCALARS, metrics_from_rows, metrics_rows
@@ -382,21 +381,22 @@ def test_weights_and_biases_has_the_same_groups_below_each_seed(tmp_path, monkey
 # -- from the command line ------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_the_command_line_writes_tables_and_goes_on_with_them(tmp_path):
-    words = [
-        "train", "CartPole-v1", "--run-dir", "run", "--csv", "--info-metrics", "discount",
-        "--num-envs", "4", "--num-steps", "8", "--total-timesteps", "320", "--preset", "none",
-        "--num-epochs", "1", "--num-minibatches", "1", "--hidden-sizes", "8", "--quiet",
-        "--eval-every", "160", "--eval-episodes", "2",
-    ]  # fmt: skip
-    command = [sys.executable, "-c", "from purejaxppo.cli.main import main; main()", *words]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    rows = table(tmp_path / "run/progress.csv")
+def test_the_command_line_writes_tables_and_goes_on_with_them(tmp_path, monkeypatch):
+    words = (
+        "train CartPole-v1 --preset none --csv --info-metrics discount --num-envs 4 --num-steps 8 "
+        "--total-timesteps 320 --num-epochs 1 --num-minibatches 1 --hidden-sizes 8 --quiet "
+        "--eval-every 160 --eval-episodes 2 --run-dir"
+    )
+    folder = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["purejaxppo", *words.split(), str(folder)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    rows = table(folder / "progress.csv")
     assert len(rows) == 10 and {row["info_discount"] for row in rows} <= {"0.0", "1.0", ""}
-    assert len(table(tmp_path / "run/evaluations.csv")) == 2
-    options = json.loads((tmp_path / "run/run.json").read_text())["options"]
-    assert options["csv"] is True  # which --resume takes
-    assert [row["step"] for row in read_rows(tmp_path / "run/metrics.jsonl")] == [
-        int(row["step"]) for row in rows
+    assert len(table(folder / "evaluations.csv")) == 2
+    assert [int(row["step"]) for row in rows] == [
+        row["step"] for row in read_rows(folder / "metrics.jsonl")
     ]
+    # which --resume takes
+    assert json.loads((folder / "run.json").read_text())["options"]["csv"] is True
