@@ -299,18 +299,21 @@ def test_speed_by_hand(monkeypatch):
 # -- TensorBoard and Weights & Biases -------------------------------------------------------------
 
 
-def tags(folder):
-    """Values by tag and step of the one file in a folder."""
+def events(path):
+    """What is in a file of TensorBoard's."""
     from tensorboardX.proto.event_pb2 import Event
 
-    (path,) = folder.iterdir()
-    raw, found = path.read_bytes(), {}
+    raw = path.read_bytes()
     while raw:  # length, its checksum, the event, its checksum
         size = int.from_bytes(raw[:8], "little")
-        event = Event.FromString(raw[12 : 12 + size])
-        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        yield Event.FromString(raw[12 : 12 + size])
         raw = raw[16 + size :]
-    return found
+
+
+def tags(folder):
+    """Values by tag and step of the one file in a folder."""
+    (path,) = folder.iterdir()
+    return {(v.tag, e.step): v.simple_value for e in events(path) for v in e.summary.value}
 
 
 NAMES = {
@@ -336,6 +339,22 @@ def test_tensorboard_has_every_row_in_groups(run):
         assert steps == {64, 96, 128, 160}  # where episodes ended
         assert found["rollout/info_parts/time", 64] == 10.0
         assert {step for tag, step in found if tag == "eval/return_mean"} == {96, 192}
+
+
+def test_tensorboard_is_told_which_steps_come_again(tmp_path):
+    """By an event that says where a session starts: it hides later steps of files before."""
+    folder = tmp_path / "tensorboard/seed_0"
+    for first in (32, 64):
+        logger = TensorBoard(tmp_path)
+        for step in range(first, 97, 32):
+            logger.on_row(step, rows_of(step)[0])
+        logger.close()
+        if first == 32:
+            (folder / next(folder.iterdir()).name).rename(folder / "events.out.tfevents.first")
+    (again,) = (path for path in folder.iterdir() if path.suffix != ".first")
+    starts = [e.step for e in events(again) if e.HasField("session_log")]
+    assert starts == [64]
+    assert {e.step for e in events(again) for v in e.summary.value} == {64, 96}
 
 
 class Fake:
