@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from purejaxppo.rendering.render import render
     from purejaxppo.run_folder.rows import final_returns
     from purejaxppo.runs.agents import load_agents, load_policy
+    from purejaxppo.runs.callbacks import Callback, StopWithoutImprovement
     from purejaxppo.runs.evaluate import make_evaluate
     from purejaxppo.runs.fit import FitResult, fit
+    from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.tuning import compiler_options
@@ -73,6 +75,8 @@ __all__ = [
     "OBJECTIVES",
     "Actor",
     "Batch",
+    "CSVLogger",
+    "Callback",
     "ConfigError",
     "Distribution",
     "EnvSpec",
@@ -92,7 +96,10 @@ __all__ = [
     "Policy",
     "Rollout",
     "RunWarning",
+    "StopWithoutImprovement",
+    "TensorBoard",
     "TrainOutput",
+    "WandB",
     "check_env",
     "compiler_options",
     "export_policy",
@@ -127,8 +134,10 @@ _MODULES = {
     "ppo.optimizer": ["Optimizer"],
     "rendering.render": ["render"],
     "runs.agents": ["load_agents", "load_policy"],
+    "runs.callbacks": ["Callback", "StopWithoutImprovement"],
     "runs.evaluate": ["make_evaluate"],
     "runs.fit": ["FitResult", "fit"],
+    "runs.loggers": ["CSVLogger", "TensorBoard", "WandB"],
     "run_folder.rows": ["final_returns"],
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],

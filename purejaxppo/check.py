@@ -13,6 +13,7 @@ import numpy as np
 from purejaxppo.config.rules import as_count
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
+from purejaxppo.envs.host_info import kinds_told
 from purejaxppo.envs.inspection import Checked, inspect_env
 from purejaxppo.envs.registry import find_env
 from purejaxppo.envs.vec_env import vectorize
@@ -65,6 +66,25 @@ def check_env(env: Any, env_params: EnvParams = None, *, num_steps: int = 200) -
     if faults:
         raise ConfigError("\n".join(faults))
     return env.spec if hosted else inspect_env(env, env_params).spec
+
+
+def info_numbers(env: Any, env_params: EnvParams = None) -> list[str]:
+    """Returns the names of the numbers in an environment's info, which `info_metrics` can log.
+
+    Args:
+        env: an environment that has no faults, as in `check_env`.
+        env_params: its parameters; None: its defaults.
+
+    Raises:
+        ConfigError: it is none, or has faults.
+        HostError: an environment on the host failed.
+    """
+    env, default_params = find_env(env)
+    if isinstance(env, HostEnvironment):
+        kinds = kinds_told(env)
+    else:
+        kinds = inspect_env(env, default_params if env_params is None else env_params).info
+    return [name for name, kind in kinds.items() if not kind]
 
 
 def random_actions(key: Array, spec: EnvSpec, obs: Obs, num_envs: int) -> Action:

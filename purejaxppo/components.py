@@ -12,6 +12,8 @@ from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.config.sizes import check_sequences
 from purejaxppo.envs import registry
 from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
+from purejaxppo.envs.host_info import kinds_told
+from purejaxppo.envs.info import check_info_metrics
 from purejaxppo.envs.inspection import inspect_env
 from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError
@@ -216,9 +218,11 @@ def _vectorizer(
     config: PPOConfig, env: Any, env_params: EnvParams
 ) -> tuple[EnvSpec, Callable[[int], VecEnv]]:
     """Inspects an environment once, and returns what makes N of it one: vmap, or a callback."""
+    names = config.info_metrics
     if not isinstance(env, HostEnvironment):
         inspected = inspect_env(env, env_params)
-        return inspected.spec, lambda n: vectorize(inspected, n, config.reset_batch)
+        check_info_metrics(names, inspected.info)
+        return inspected.spec, lambda n: vectorize(inspected, n, config.reset_batch, names)
     if config.reset_batch is not None:
         raise ConfigError(
             f"reset_batch={config.reset_batch} has no effect on environments of the host: "
@@ -228,7 +232,9 @@ def _vectorizer(
         raise ConfigError(
             f"env_params={env_params} have no effect on environments of the host: leave it None"
         )
-    return env.spec, lambda n: make_host_vec_env(env, n)
+    if names:
+        check_info_metrics(names, kinds_told(env, names))
+    return env.spec, lambda n: make_host_vec_env(env, n, names)
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

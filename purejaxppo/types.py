@@ -146,10 +146,10 @@ class MakeOptimizer(Protocol):
 
 
 class Logger(Protocol):
-    """A callback of `fit`; where it has a method `close`, that is called at the end."""
+    """A function as a callback of `fit`; if it has a method `close`, that is called at the end."""
 
     def __call__(self, step: int, row: Row, /) -> Any:
-        """Takes in a row after so many environment steps of each seed."""
+        """Takes in a row after so many environment steps of each seed; False stops the run."""
         ...
 
 
@@ -222,6 +222,8 @@ class EnvStep(struct.PyTreeNode):
         truncated: [N] bool, cut off (time limit); never both.
         episode_return: [N] float32, undiscounted, of the episode that this step belongs to.
         episode_length: [N] int32, this step included.
+        info: [N] float32 by name, the numbers of `info_metrics`; on the host 0 before an episode's
+            last step.
     """
 
     obs: Obs
@@ -231,6 +233,7 @@ class EnvStep(struct.PyTreeNode):
     truncated: Array
     episode_return: Array
     episode_length: Array
+    info: Mapping[str, Array] = struct.field(default_factory=dict)
 
 
 class Rollout(struct.PyTreeNode):
@@ -250,6 +253,7 @@ class Rollout(struct.PyTreeNode):
         carry: [T, N, ...], memory before each step; () without memory.
         episode_return: [T, N], as in EnvStep.
         episode_length: [T, N] int32.
+        info: [T, N] by name, as in EnvStep.
     """
 
     obs: Obs
@@ -265,6 +269,7 @@ class Rollout(struct.PyTreeNode):
     carry: Carry
     episode_return: Array
     episode_length: Array
+    info: Mapping[str, Array] = struct.field(default_factory=dict)
 
 
 class Estimate(NamedTuple):
@@ -385,6 +390,8 @@ class Metrics(struct.PyTreeNode):
         skipped_steps: () int32, steps left out because loss, gradient or result was not finite.
         empty_masks: () int32, choices in the rollout whose action mask allowed nothing.
         extra: values by name that the loss of a custom objective returns, () float32 each.
+        info_sum: by name the numbers of `info_metrics` in the last steps of these episodes, added
+            up, () float32 each.
     """
 
     episodes: Array
@@ -403,6 +410,7 @@ class Metrics(struct.PyTreeNode):
     skipped_steps: Array
     empty_masks: Array
     extra: Mapping[str, Array] = struct.field(default_factory=dict)
+    info_sum: Mapping[str, Array] = struct.field(default_factory=dict)
 
     @property
     def episode_return(self) -> Array:
@@ -413,6 +421,11 @@ class Metrics(struct.PyTreeNode):
     def episode_length(self) -> Array:
         """Computes the mean length of the episodes that ended in the update, NaN where none did."""
         return self._mean(self.length_sum)
+
+    @property
+    def episode_info(self) -> dict[str, Array]:
+        """Computes the means of the numbers in `info_sum` over these episodes, NaN without any."""
+        return {name: self._mean(total) for name, total in self.info_sum.items()}
 
     def _mean(self, total: Array) -> Array:
         count = self.episodes

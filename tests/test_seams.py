@@ -349,18 +349,6 @@ def test_optimizers_are_compared_by_what_makes_them():
     assert describe_custom(first) == describe_custom({"optimizer": muon})
 
 
-def test_named_values_reach_tensorboard(tmp_path):
-    from tensorboardX.proto import event_pb2  # noqa: F401  (there, or the next line fails)
-
-    from purejaxppo.runs.loggers import TensorBoard
-
-    config = TINY.replace(total_timesteps=32)
-    fit(config, env=Match(), objective=named, callbacks=TensorBoard(tmp_path))
-    (events,) = tmp_path.rglob("events.out.tfevents.*")
-    data = events.read_bytes()
-    assert b"surrogate" in data and b"policy_loss" in data
-
-
 # -- what is refused ----------------------------------------------------------------------------
 
 

@@ -42,6 +42,8 @@ class RunOptions(FitOptions):
 
     algorithm: Algorithm = "ppo"
     """Where the defaults come from (a preset's table of this name, if there is one)."""
+    csv: bool = False
+    """Write progress.csv and evaluations.csv into the run folder."""
     tensorboard: bool = False
     """Write TensorBoard's files into the run folder (needs purejaxppo[tensorboard])."""
     wandb: str | None = None

@@ -327,4 +327,7 @@ def check_env(argv: Sequence[str]) -> int:
         print(faults, file=sys.stderr)
         return 1
     print(f"{args.env}: no faults\nobservation  {spec.observation}\naction       {spec.action}")
+    numbers = check.info_numbers(env, params)
+    if numbers:
+        print(f"info         {', '.join(numbers)}  (numbers that --info-metrics logs)")
     return 0

@@ -22,8 +22,9 @@ from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
 from purejaxppo.runs.beginning import read_beginning
+from purejaxppo.runs.callbacks import Callback
 from purejaxppo.runs.fit import FitResult, fit_of
-from purejaxppo.runs.loggers import TensorBoard, WandB, import_extra
+from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB, import_extra
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import Plan, plan_of
 from purejaxppo.runs.summary import in_words
@@ -32,8 +33,8 @@ from purejaxppo.types import Logger
 
 RESUMED_OPTIONS = [
     "checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "eval_sampled",
-    "target_return", "init_from", "init_weights", "init_agent", "init_optimizer", "tensorboard",
-    "wandb",
+    "target_return", "init_from", "init_weights", "init_agent", "init_optimizer", "csv",
+    "tensorboard", "wandb",
 ]  # fmt: skip
 """Options that a resumed run takes from the one that it goes on with, in `run.json`."""
 
@@ -81,7 +82,7 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     kept = {name: getattr(options, name) for name in RESUMED_OPTIONS}
     about = {"algorithm": options.algorithm, "options": kept}
     with saying(lambda: when_interrupted(config.env, run_dir)), contextlib.ExitStack() as stack:
-        loggers = make_loggers(config, options, run_dir)
+        loggers = make_loggers(options, run_dir)
         if not options.quiet:
             loggers.append(stack.enter_context(Display(config, options.seeds)))
         fitted = FitOptions(**given)
@@ -92,25 +93,26 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     return 1 if result.problems else 0
 
 
-def make_loggers(config: PPOConfig, options: RunOptions, run_dir: Path) -> list[Logger]:
+def make_loggers(options: RunOptions, run_dir: Path) -> list[Callback | Logger]:
     """Makes the loggers that are asked for.
 
     Args:
-        config: shown beside the curves.
         options: say which.
         run_dir: the run folder.
 
     Returns:
-        None, one or both.
+        None, one or several.
 
     Raises:
         ConfigError: the package of one is not installed.
     """
-    loggers: list[Logger] = []
+    loggers: list[Callback | Logger] = []
+    if options.csv:
+        loggers.append(CSVLogger(run_dir))
     if options.tensorboard:
         loggers.append(TensorBoard(run_dir))
     if options.wandb is not None:
-        loggers.append(WandB(run_dir, options.wandb, config.to_dict()))
+        loggers.append(WandB(run_dir, options.wandb))
     return loggers
 
 

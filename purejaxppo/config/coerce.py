@@ -62,7 +62,9 @@ def coerce(name: str, declared: Any, value: Any, works: Any = None) -> Any:
         if declared == tuple[int, ...]:
             return tuple(_number(f"{name} entry", int, entry, works[0]) for entry in entries)
         if declared == tuple[str, ...] and all(isinstance(entry, str) for entry in entries):
-            return tuple(entries)
+            return tuple(str.__str__(entry) for entry in entries)
+    if declared == tuple[str, ...]:
+        works = (value if isinstance(value, str) else EXAMPLES[str],)
     kind = "text" if get_origin(declared) is Literal else declared
     kind = kind.__name__ if isinstance(kind, type) and not get_args(kind) else kind
     works = "True or False" if declared is bool else repr(works)

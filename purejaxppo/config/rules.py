@@ -41,6 +41,10 @@ WIDTHS = (
 )
 TEXT = Bound(is_text, "text that can be written to a file")
 
+NAMES = Bound(
+    lambda v: len({*v}) == len(v) and all(map(is_text, v)), "different names that are text"
+)
+
 
 def option(default: Any, *bounds: Bound, when: Sequence[Effect] = ()) -> Any:
     """Declares a field of a configuration.

@@ -15,6 +15,7 @@ from purejaxppo.config import presets
 from purejaxppo.config.purejaxrl import by_field, check_derived, known_fields
 from purejaxppo.config.rules import (
     COUNT,
+    NAMES,
     STEPS,
     TEXT,
     WIDTHS,
@@ -64,6 +65,8 @@ class PPOConfig:
     """What `purejaxppo envs` lists, or module:object, an environment or what makes one."""
     env_options: tuple[str, ...] = ()
     """What its suite makes it with, as name=value; in Python a mapping: {"max_steps": 50}."""
+    info_metrics: tuple[str, ...] = option((), NAMES)
+    """Numbers of its info to log, of each episode's last step; those inside a part as part/name."""
     total_timesteps: int = option(500_000, *STEPS)
     """Environment steps, in whole updates of num_envs * num_steps: as many as fit."""
     num_envs: int = option(8, *COUNT)

@@ -20,6 +20,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
 from purejaxppo.envs.declared import check_actions, parts_of, spaces_of
+from purejaxppo.envs.info import at_ends
 from purejaxppo.envs.interface import kind_of, making
 from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.spaces import DeclaredSpace, EnvSpec, Space, to_bounds
@@ -126,10 +127,12 @@ class Host:
     Args:
         env: what to make.
         num_envs: N.
+        info_metrics: names of numbers in the info, which steps return too.
     """
 
-    def __init__(self, env: HostEnvironment, num_envs: int):
-        self.env, self.num_envs = env, num_envs
+    def __init__(self, env: HostEnvironment, num_envs: int, info_metrics: Sequence[str] = ()):
+        self.env, self.num_envs, self._info_metrics = env, num_envs, info_metrics
+        self.info: Any = {}  # of the last step
         self.envs: Any = None  # what `env.make` returns
         self.run = self.clock = 0
         self.error: HostError | None = None
@@ -177,7 +180,7 @@ class Host:
             )
         with self._keeping_errors():
             action = _as_declared(envs.single_action_space, action)
-            obs, *paid, _ = envs.step(action)
+            obs, *paid, self.info = envs.step(action)
             # the last observations are copied before a reset, which may write over them
             final = self._copied(obs)
             if self.clock == 0:  # later steps return what the first one does
@@ -188,6 +191,7 @@ class Host:
                 np.array(x, kind) for x, kind in zip(paid, kinds, strict=True)
             )
             done = terminated | truncated
+            told = at_ends(self.info, self._info_metrics, done)
             obs = final
             if done.any():
                 obs = self._copied(envs.reset(options={"reset_mask": done.copy()})[0])
@@ -201,7 +205,7 @@ class Host:
                 reward = np.clip(reward, -1, 1)
             # an episode that ends in both ways has ended by the task
             flags = terminated, truncated & ~terminated
-            numbers: Any = (reward.astype(np.float32), *flags, *counted)
+            numbers: Any = (reward.astype(np.float32), *flags, *counted, told)
             self.clock = (self.clock + 1) % 2**31
             return self._where(), EnvStep(obs, final, *numbers)
 
@@ -303,12 +307,15 @@ def _words(error: Exception, workers: Sequence[Any] = ()) -> str:
     return f"a worker process died ({how}): try processes=False, which says more"
 
 
-def make_host_vec_env(env: HostEnvironment, num_envs: int) -> VecEnv:
+def make_host_vec_env(
+    env: HostEnvironment, num_envs: int, info_metrics: Sequence[str] = ()
+) -> VecEnv:
     """Makes N environments of the host, stepped inside the compiled program.
 
     Args:
         env: what to make.
         num_envs: N.
+        info_metrics: names of numbers in the info, which steps return too.
 
     Returns:
         N environments as one, to be closed when a run ends.
@@ -316,7 +323,7 @@ def make_host_vec_env(env: HostEnvironment, num_envs: int) -> VecEnv:
     Raises:
         ConfigError: a space is not supported; or later, the program is vmapped.
     """
-    spec, host = env.spec, Host(env, num_envs)
+    spec, host = env.spec, Host(env, num_envs, info_metrics)
 
     def of(dtype: np.typing.DTypeLike, shape: tuple[int, ...] = ()) -> Any:
         return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
@@ -325,7 +332,7 @@ def make_host_vec_env(env: HostEnvironment, num_envs: int) -> VecEnv:
     obs = jax.tree.map(lambda space: of(space.dtype, space.shape), spec.observation)
     where: Any = jax.ShapeDtypeStruct((2,), jnp.int32)
     numbers = map(of, (jnp.float32, bool, bool, jnp.float32, jnp.int32))
-    after = EnvStep(obs, obs, *numbers)
+    after = EnvStep(obs, obs, *numbers, info={name: of(jnp.float32) for name in info_metrics})
 
     # ordered: without it XLA may drop a call, or swap two
     def reset(key: Array, params: EnvParams) -> tuple[EnvState, Obs]:

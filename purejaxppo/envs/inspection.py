@@ -13,20 +13,22 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.envs.declared import check_actions, observation_spaces, spaces_of
+from purejaxppo.envs.info import COUNTED, arrays_of, kinds_in
 from purejaxppo.envs.interface import check_arrays, check_interface, is_array, is_number, kind_of
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.envs.wrappers.action_mask import mask_in_observation
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn, Wrapper
 from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import MASKS, DeclaredSpace, EnvSpec, fields, zeros
+from purejaxppo.spaces import DeclaredSpace, EnvSpec, fields, zeros
 from purejaxppo.types import Action, Array, Environment, EnvParams, EnvState, Obs, PyTree
 
 
 class Checked(Wrapper):
     """An environment whose faults are ConfigErrors: what it raises, and returns in another form.
 
-    Of its `info`, which training reads for masks and returns alone, what is no array is left out.
+    Of its `info`, which training reads for masks, returns and numbers, what is no array is left
+    out.
     """
 
     def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
@@ -67,7 +69,7 @@ class Checked(Wrapper):
         check_arrays(f"{name}'s observation", obs)
         check_arrays(f"{name}'s state", state)
         if len(rest) != 0:  # an info comes last
-            rest[-1] = _arrays_of(f"{name}'s info", rest[-1])
+            rest[-1] = arrays_of(f"{name}'s info", rest[-1])
         return [obs, state, *rest]
 
     def _called(self, name: str, *args: Any) -> Any:
@@ -111,28 +113,6 @@ def _number(name: str, x: Any) -> Any:
     return x
 
 
-def _arrays_of(what: str, info: Any) -> dict[str, PyTree]:
-    """Returns what an info holds of arrays, by name; nobody reads texts and objects in it."""
-    found = fields(info)
-    if not found and _leaves(info):
-        raise ConfigError(f"{what} is {kind_of(info)}: return a dictionary, such as {{}}")
-    kept = {}
-    for name, part in found.items():
-        if name in MASKS:
-            check_arrays(f"{what}[{name!r}]", part)
-        if isinstance(name, str) and all(map(is_array, _leaves(part))):
-            kept[name] = part
-    return kept
-
-
-def _leaves(tree: PyTree) -> list[Any]:
-    """Returns the leaves of a pytree; of what is none, itself."""
-    try:
-        return jax.tree.leaves(tree)
-    except (TypeError, ValueError):
-        return [tree]
-
-
 # -- one environment, made ready ------------------------------------------------------------------
 
 
@@ -143,11 +123,13 @@ class InspectedEnv(NamedTuple):
         env: the environment, its action mask in the observation, its episodes counted.
         spec: what it sees and does.
         state: its state after a step, in shapes and dtypes.
+        info: what its info holds, see `info.kinds_in`.
     """
 
     env: Any
     spec: EnvSpec
     state: EnvState
+    info: dict[str, str]
 
 
 def inspect_env(env: Environment, env_params: EnvParams) -> InspectedEnv:
@@ -174,10 +156,10 @@ def inspect_env(env: Environment, env_params: EnvParams) -> InspectedEnv:
     spec = check_spec(env, env_params)
     shapes = _shapes(env, env_params, spec.action)
     # episodes are counted inside of reward wrappers where the user did so, else outside of all
-    if not (counts(env) and {"episode_return", "episode_length"} <= fields(shapes.info).keys()):
+    if not (counts(env) and set(COUNTED) <= fields(shapes.info).keys()):
         env = cast(Any, EpisodeStatistics(env))
         shapes = _shapes(env, env_params, spec.action)
-    return InspectedEnv(env, spec, shapes.state)
+    return InspectedEnv(env, spec, shapes.state, kinds_in(shapes.info))
 
 
 def check_spec(env: Environment, env_params: EnvParams) -> EnvSpec:

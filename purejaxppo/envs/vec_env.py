@@ -6,11 +6,12 @@ wrapper can lose the last observation of an episode.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.envs.info import picked
 from purejaxppo.envs.inspection import InspectedEnv, inspect_env, with_types
 from purejaxppo.spaces import to_bounds
 from purejaxppo.types import Array, Environment, EnvParams, EnvStep, PyTree, VecEnv
@@ -36,7 +37,12 @@ def make_vec_env(
     return vectorize(inspect_env(env, env_params), num_envs, reset_batch)
 
 
-def vectorize(inspected: InspectedEnv, num_envs: int, reset_batch: int | None = None) -> VecEnv:
+def vectorize(
+    inspected: InspectedEnv,
+    num_envs: int,
+    reset_batch: int | None = None,
+    info_metrics: Sequence[str] = (),
+) -> VecEnv:
     """Steps N copies of an inspected environment as one, each reset as soon as its episode ends.
 
     Every episode begins from a state of its own, drawn with a key of its own; `reset_batch` changes
@@ -47,11 +53,12 @@ def vectorize(inspected: InspectedEnv, num_envs: int, reset_batch: int | None = 
         num_envs: N.
         reset_batch: K; None: N fresh states are drawn for every step, and most thrown away. Else as
             many as are needed, K at a time: for environments whose reset is expensive.
+        info_metrics: names of numbers in the info, which every step returns too.
 
     Returns:
         N environments as one.
     """
-    env, spec, state_types = inspected
+    env, spec, state_types = inspected.env, inspected.spec, inspected.state
 
     def reset_one(key, params):
         obs, state, *_ = env.reset_env(key, params)  # gymnasium's habit: an info too
@@ -63,8 +70,8 @@ def vectorize(inspected: InspectedEnv, num_envs: int, reset_batch: int | None = 
         terminated = jnp.asarray(terminated, bool)
         truncated = jnp.asarray(env.is_truncated(state, params), bool) & ~terminated
         reward = jnp.asarray(reward, jnp.float32)
-        counted = info["episode_return"], info["episode_length"]
-        return state, EnvStep(obs, obs, reward, terminated, truncated, *counted)
+        told = info["episode_return"], info["episode_length"], picked(info, info_metrics)
+        return state, EnvStep(obs, obs, reward, terminated, truncated, *told)
 
     def reset(key, params):
         return jax.vmap(reset_one, (0, None))(jax.random.split(key, num_envs), params)

@@ -95,7 +95,8 @@ So are an optimizer, a schedule, and hyperparameters beyond those of `Hyperparam
   the `*_final_scale` options are refused beside it.
 - `hyper.extra`: any pytree, traced, and vmapped with all other hyperparameters.
 - An objective may return `(loss [B], {name: [B]})`: the means over each update are in
-  `metrics.extra[name]`, and with `fit` in the columns of `metrics.jsonl` and in TensorBoard.
+  `metrics.extra[name]`, and with `fit` in the columns of `metrics.jsonl` and in TensorBoard
+  (`train/<name>`).
 
 ```python
 import jax

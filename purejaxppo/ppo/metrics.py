@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from purejaxppo.ppo.collectives import moments, total
 from purejaxppo.types import Array, Rollout
 
 
-def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[str, Array]:
-    """Adds up number, returns and lengths of the episodes that ended in a rollout.
+def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[str, Any]:
+    """Adds up number, returns, lengths and infos of the episodes that ended in a rollout.
 
     Args:
         rollout: [T, N].
@@ -24,6 +26,7 @@ def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[s
         "return_sum": jnp.sum(jnp.where(done, rollout.episode_return, 0.0)),
         # not in int32, which 65,536 episodes of 50,000 steps would overflow
         "length_sum": jnp.sum(jnp.where(done, rollout.episode_length, 0), dtype=jnp.float32),
+        "info_sum": {name: jnp.sum(jnp.where(done, x, 0.0)) for name, x in rollout.info.items()},
     }
     return total(sums, axis_name)
 

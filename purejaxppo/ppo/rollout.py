@@ -82,6 +82,7 @@ def collect(
             carry=carry,
             episode_return=after.episode_return,
             episode_length=after.episode_length,
+            info=after.info,
         )
         done = after.terminated | after.truncated
         return (env_state, after.obs, done, next_carry), (transition, after.final_obs)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from purejaxppo.run_folder.rows import info_columns
 from purejaxppo.types import Array, Metrics
 
 
@@ -16,7 +17,9 @@ def episode_sums(metrics: Metrics) -> dict[str, Array]:
     Args:
         metrics: any.
     """
-    return {"episode_return": metrics.return_sum, "episode_length": metrics.length_sum}
+    sums = {"episode_return": metrics.return_sum, "episode_length": metrics.length_sum}
+    infos = info_columns(metrics.info_sum)
+    return sums | {column: metrics.info_sum[name] for name, column in infos.items()}
 
 
 def binned_returns(

@@ -19,7 +19,10 @@ from purejaxppo.run_folder.paths import given_path
 BEGINNING = re.compile(r"run\.json|config\.toml")
 """Files that are written before all others, `config.toml` last."""
 
-WHOLE = re.compile(BEGINNING.pattern + r"|(agents|best)\.npz|curve\.png|summary\.json|wandb\.json")
+WHOLE = re.compile(
+    BEGINNING.pattern
+    + r"|(agents|best)\.npz|curve\.png|summary\.json|wandb\.json|(progress|evaluations)\.csv"
+)
 """Files that are written whole; a killed process may leave a part of one."""
 
 CHECKPOINT = re.compile(r"[0-9]{10,}\.npz")

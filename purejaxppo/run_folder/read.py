@@ -138,21 +138,22 @@ def read_metrics(run_dir: str | Path, updates: int | None = None) -> Metrics:
         ConfigError: the folder holds no run, or a row is damaged, or not in its place.
     """
     # arrays of metrics are JAX's records; all else in a folder is read without it
-    from purejaxppo.run_folder.rows import SCALARS, metrics_from_rows
+    from purejaxppo.run_folder.rows import SCALARS, info_columns, metrics_from_rows
 
     config, run = read_run(run_dir)
     path, seeds = given_path(run_dir) / "metrics.jsonl", run["seeds"]
+    known = {*SCALARS, *info_columns(config.info_metrics).values()}
     rows: list[Row] = []
     for at, row in enumerate(read_rows(path)):
         if updates is not None and at == updates * seeds:
             break
         place = {"step": (at // seeds + 1) * config.batch_size, "seed": at % seeds}
         names = set(rows[0]) if rows else set(row)
-        words = wrong_column(row, names, {*SCALARS, *place}) or _wrong_place(row, place)
+        words = wrong_column(row, names, known | place.keys()) or _wrong_place(row, place)
         if words is not None:
             raise damaged_line(path, at + 1, words)
         rows.append(row)
-    return metrics_from_rows(rows, seeds)
+    return metrics_from_rows(rows, seeds, config.info_metrics)
 
 
 def _wrong_place(row: Row, place: Mapping[str, int]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,23 @@ import numpy as np
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.types import Metrics, Row
 
-SCALARS = tuple(field.name for field in dataclasses.fields(Metrics) if field.name != "extra")
+BY_NAME = ("extra", "info_sum")
+"""Metrics of which a run may have some, by names of its own."""
+
+SCALARS = tuple(f.name for f in dataclasses.fields(Metrics) if f.name not in BY_NAME)
 """Columns of every run; those of `Metrics.extra` stand behind them."""
 
 DERIVED = ("step", "seed", "episode_return", "episode_length")
 """Columns that are computed from others."""
+
+
+def info_columns(names: Iterable[str]) -> dict[str, str]:
+    """Returns the columns of `info_metrics`, by name of the number.
+
+    Args:
+        names: of the numbers.
+    """
+    return {name: f"info_{name}" for name in names}
 
 
 def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[str, Any]]:
@@ -28,8 +40,8 @@ def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[s
 
     Returns:
         By update, and within an update by seed: `step`, `seed`, every metric, those of a custom
-        objective included, and the mean return and length of the episodes that ended (NaN where
-        none did).
+        objective included, and the mean return, length and infos of the episodes that ended (NaN
+        where none did).
     """
     columns = {name: np.asarray(getattr(metrics, name)) for name in SCALARS}
     columns |= {name: np.asarray(x) for name, x in metrics.extra.items()}
@@ -41,9 +53,11 @@ def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[s
     place = {"step": np.tile(steps, (seeds, 1)), "seed": np.tile(np.arange(seeds), (updates, 1)).T}
 
     # sums over episodes are what the update gives; means are what people read
-    for name in ("return", "length"):
-        total = np.asarray(columns[f"{name}_sum"], np.float64)
-        columns[f"episode_{name}"] = np.where(count, total / np.maximum(count, 1), np.nan)
+    sums = {f"episode_{name}": columns[f"{name}_sum"] for name in ("return", "length")}
+    sums |= {info: metrics.info_sum[name] for name, info in info_columns(metrics.info_sum).items()}
+    for name, total in sums.items():
+        mean = np.asarray(total, np.float64) / np.maximum(count, 1)
+        columns[name] = np.where(count, mean, np.nan)
     columns = place | columns
 
     # whole columns become Python numbers at once: one by one costs ten times as much
@@ -51,12 +65,13 @@ def metrics_rows(metrics: Metrics, first: int, config: PPOConfig) -> list[dict[s
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 
-def metrics_from_rows(rows: Sequence[Row], seeds: int) -> Metrics:
+def metrics_from_rows(rows: Sequence[Row], seeds: int, info: Sequence[str] = ()) -> Metrics:
     """Reads metrics back from the rows of whole updates; what is left over is left out.
 
     Args:
         rows: as `metrics_rows` wrote them, None for what was not finite.
         seeds: agents that were trained side by side.
+        info: the run's `info_metrics`; other columns that not every run has are of its objective.
 
     Returns:
         Every field [seeds, updates], NumPy: int32 where all numbers are whole, else float32; in 64
@@ -67,19 +82,32 @@ def metrics_from_rows(rows: Sequence[Row], seeds: int) -> Metrics:
     """
     # a run that was killed may have logged its last update for some of the seeds only
     whole = rows[: len(rows) // seeds * seeds]
-    custom = [name for name in (rows[0] if rows else ()) if name not in (*SCALARS, *DERIVED)]
+    known = {*SCALARS, *DERIVED, *info_columns(info).values()}
+    custom = [name for name in (rows[0] if rows else ()) if name not in known]
 
     def column(name: str) -> np.ndarray:
         values = [row[name] for row in whole]
         integers = all(isinstance(x, int) for x in values)
-        wide = np.array(values, np.int64 if integers else np.float64).reshape(-1, seeds).T
-        narrow = np.dtype(np.int32 if integers else np.float32)
-        most = np.iinfo(np.int32).max if integers else np.finfo(np.float32).max
-        return wide.astype(narrow) if (np.abs(np.nan_to_num(wide)) <= most).all() else wide
+        return np.array(values, np.int64 if integers else np.float64).reshape(-1, seeds).T
 
-    fields: dict[str, Any] = {name: column(name) for name in SCALARS}
-    fields["extra"] = {name: column(name) for name in custom}
+    fields: dict[str, Any] = {name: _narrowed(column(name)) for name in SCALARS}
+    fields["extra"] = {name: _narrowed(column(name)) for name in custom}
+
+    # rows have the means, whose digits are enough to give the sums back to the bit
+    count = np.asarray(fields["episodes"], np.float64)
+    means = {name: column(mean) for name, mean in info_columns(info).items()}
+    fields["info_sum"] = {
+        name: _narrowed(np.where(count > 0, mean * count, 0.0)) for name, mean in means.items()
+    }
     return Metrics(**fields)
+
+
+def _narrowed(wide: np.ndarray) -> np.ndarray:
+    """Returns a column in 32 bits, if those are enough."""
+    whole = wide.dtype == np.int64
+    most = np.iinfo(np.int32).max if whole else np.finfo(np.float32).max
+    enough = (np.abs(np.nan_to_num(wide)) <= most).all()
+    return wide.astype(np.int32 if whole else np.float32) if enough else wide
 
 
 def evaluation_rows(evaluation: Any, step: int | None = None) -> list[dict[str, Any]]:

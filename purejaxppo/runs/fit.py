@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,6 +30,7 @@ from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Agents, Best
 from purejaxppo.runs.beginning import Beginning, read_beginning
+from purejaxppo.runs.callbacks import GivenCallbacks, callbacks_of
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.identity import describe_custom, to_plain
@@ -45,7 +46,6 @@ from purejaxppo.types import (
     Estimator,
     Learner,
     LearnerState,
-    Logger,
     Metrics,
     PyTree,
     Schedule,
@@ -66,6 +66,7 @@ class FitResult(NamedTuple):
         run_seconds: everything after.
         resumed_at: updates that were done before.
         stopped: number of the signal that ended it before its last update, or None.
+        stopped_by: name of the callback that did so, or None.
         problems: what went wrong around the training (files, callbacks), and with its numbers
             (gradient steps that were left out), a line each.
         config: what was trained.
@@ -79,6 +80,7 @@ class FitResult(NamedTuple):
     run_seconds: float
     resumed_at: int
     stopped: int | None
+    stopped_by: str | None
     problems: list[str]
     config: PPOConfig
     summary: dict[str, Any]
@@ -92,6 +94,8 @@ class FitResult(NamedTuple):
         lines += [f"  {name:<15} {text}" for name, text in in_words(summary).items()]
         if self.stopped is not None:
             lines.append(f"  {'stopped by':<15} signal {self.stopped}")
+        if self.stopped_by is not None:
+            lines.append(f"  {'stopped by':<15} {self.stopped_by}")
         return "\n".join(lines + [f"  {'problem':<15} {problem}" for problem in self.problems])
 
 
@@ -112,7 +116,7 @@ def fit(
     init_weights: Weights = "final",
     init_agent: int | None = None,
     init_optimizer: bool = False,
-    callbacks: Logger | Sequence[Logger] = (),
+    callbacks: GivenCallbacks | None = (),
     about: Mapping[str, Any] | None = None,
     env: CustomEnv = None,
     env_params: EnvParams = None,
@@ -157,10 +161,11 @@ def fit(
             all with the same if there is one.
         init_optimizer: take over the optimizer's moments too, from the last checkpoint of the
             folder, or what `fit` returned.
-        callbacks: `(step, row)`, each called with every row that is logged, of every update and
-            seed: {"step": environment steps, "seed": which, name: number}; those of evaluations
-            are named eval_*. One that raises is not called again, and the run goes on; `close`,
-            where it has one, is called at the end.
+        callbacks: one or several, each a `Callback`, or a function `(step, row)` that is called
+            with every row that is logged, of every update and seed: {"step": environment steps,
+            "seed": which, name: number}; those of evaluations are named eval_*. One that returns
+            False stops the run after the chunk in hand, saved. One that raises is not called again,
+            and the run goes on; `close`, where it has one, is called at the end.
         about: plain values to keep in the folder's `run.json`.
         env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
             one that `config` names.
@@ -214,7 +219,7 @@ def fit(
 def fit_of(
     components: Components,
     options: FitOptions,
-    callbacks: Logger | Sequence[Logger] = (),
+    callbacks: GivenCallbacks | None = (),
     about: Mapping[str, Any] | None = None,
     extra: PyTree = (),
     beginning: Beginning | None = None,
@@ -224,7 +229,7 @@ def fit_of(
     Args:
         components: what is trained, and how.
         options: seeds, where results go, and what happens between updates.
-        callbacks: `(step, row)`, called with every row that is logged.
+        callbacks: see `fit`.
         about: plain values to keep in the folder's `run.json`.
         extra: `Hyperparams.extra`.
         beginning: the agents to begin with; None: those of the keys.
@@ -237,9 +242,9 @@ def fit_of(
             `resume` the folder of another run.
         HostError: such an environment failed; its own message.
     """
+    called = callbacks_of(callbacks)
     config, learner = components.config, learner_of(components)
     hyper = config.hyperparams().replace(extra=extra)
-    callbacks = [callbacks] if callable(callbacks) else callbacks
     custom = dict(components.custom)
     if jax.tree.leaves(extra):
         custom["extra"] = extra
@@ -254,7 +259,7 @@ def fit_of(
         kept = None if given is None else plain_params(given, components.default_params)
         record = None if beginning is None else beginning.record
         plain = to_plain(about or {})
-        writer = RunWriter(config, options, callbacks, plain, parts, kept, record)
+        writer = RunWriter(config, options, called, plain, parts, kept, record)
         stack.callback(writer.release)
         stack.callback(writer.close)
 
@@ -267,6 +272,7 @@ def fit_of(
             stop.begin()
             run = Run(config, options, programs, evaluate, writer, beginning)
             run.begin(learner)
+            writer.callbacks.start(config, writer.folder)
             state = run.train(stop.received)
 
         # what it has come to is written while the folder is this run's
@@ -280,11 +286,14 @@ def fit_of(
         known |= {} if beginning is None else {"init_from": beginning.words}
         summary = summarize(config, state, metrics, run.best, known, times)
         writer.write_results(metrics, summary, run.begun)
-    return FitResult(
-        state=state, metrics=metrics, best=run.best, **times,
-        stopped=stop.received[0] if stop.received and run.going_on else None,
-        problems=writer.problems, config=config, summary=summary,
-    )  # fmt: skip
+        result = FitResult(
+            state=state, metrics=metrics, best=run.best, **times,
+            stopped=stop.received[0] if stop.received and run.going_on else None,
+            stopped_by=writer.callbacks.stopped_by if run.going_on else None,
+            problems=writer.problems, config=config, summary=summary,
+        )  # fmt: skip
+        writer.callbacks.end(result)
+    return result
 
 
 def check_seeds(learner: Learner, seeds: int) -> None:

@@ -12,7 +12,12 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.run_folder.rows import evaluation_rows, metrics_rows, numeric_problems
+from purejaxppo.run_folder.rows import (
+    evaluation_rows,
+    info_columns,
+    metrics_rows,
+    numeric_problems,
+)
 from purejaxppo.runs.agents import Agents, Best, better
 from purejaxppo.runs.beginning import Beginning
 from purejaxppo.runs.compiled import Programs
@@ -63,6 +68,7 @@ class Run:
         self._length, self._ready, self._saved = 1, 0.0, 0.0
         empty = jax.tree.map(lambda x: np.empty((options.seeds, 0), x.dtype), programs.metrics)
         self._parts: list[Metrics] = [empty]
+        _check_columns(empty, config)
         self._evaluation: list[float] | None = None
         self._warned = False
         self.begun = self.done = 0
@@ -141,7 +147,7 @@ class Run:
         return self.done < self._config.num_updates and not reached
 
     def train(self, stop: list[int]) -> LearnerState:
-        """Updates until the end, the target, or a signal; then saves.
+        """Updates until the end, the target, a signal or a callback that stops; then saves.
 
         Args:
             stop: numbers of the signals that were heard.
@@ -154,7 +160,8 @@ class Run:
         saved = None
         while True:
             # the device is given the next chunk before the host turns to the last one
-            chunk = self._dispatch() if self.going_on and not stop else None
+            stopping = stop or self._writer.callbacks.stopped_by is not None
+            chunk = self._dispatch() if self.going_on and not stopping else None
             if waiting is not None:
                 self._finish(waiting, rows, saved)
             if chunk is None:
@@ -241,6 +248,16 @@ class Run:
     def _save(self, tree: PyTree, updates: int) -> None:
         if tree is not None:
             self._writer.save(tree, CheckpointInfo(updates, self._evaluation, self._how))
+
+
+def _check_columns(metrics: Metrics, config: PPOConfig) -> None:
+    """Refuses values of an objective that would have the columns of `info_metrics`."""
+    for name, column in info_columns(config.info_metrics).items():
+        if column in metrics.extra:
+            raise ConfigError(
+                f"the objective returns a value named {column!r}, which is the column of {name!r} "
+                f"in info_metrics: name it {'my_' + name!r}"
+            )
 
 
 def _copy(x: Array) -> Array | np.ndarray:

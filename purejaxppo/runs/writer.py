@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from purejaxppo.run_folder.lock import FolderLock
 from purejaxppo.run_folder.read import read_evaluations, read_metrics, read_whole_run
 from purejaxppo.run_folder.schemas import RunFile, misfit
 from purejaxppo.runs.agents import FILES, Agents, save_agents
+from purejaxppo.runs.callbacks import Callback, Callbacks
 from purejaxppo.runs.identity import (
     check_same_run,
     checked,
@@ -38,7 +38,7 @@ from purejaxppo.runs.identity import (
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.problems import Problems
 from purejaxppo.runs.summary import write_results
-from purejaxppo.types import Logger, Metrics, PyTree, Row
+from purejaxppo.types import Metrics, PyTree, Row
 
 
 class CheckpointInfo(NamedTuple):
@@ -56,14 +56,14 @@ class CheckpointInfo(NamedTuple):
 
 
 class RunWriter:
-    """Writer of the folder of a run, if it has one, and of its loggers.
+    """Writer of the folder of a run, if it has one, and of its callbacks.
 
     Whatever fails here while the run goes on is reported, and training goes on.
 
     Args:
         config: what is trained.
         options: where results go, and how many checkpoints are kept.
-        loggers: `(step, row)`, called with every row.
+        callbacks: what rows are passed to.
         about: plain values to put into `run.json` before all others.
         custom: what was passed in place of what `config` describes, see `describe_custom`.
         env_params: those that were passed, if they are plain values, see `plain_params`.
@@ -72,6 +72,7 @@ class RunWriter:
     Attributes:
         folder: the run folder, or None.
         problems: what went wrong, a line each.
+        callbacks: those of the run.
 
     Raises:
         ConfigError: the folder is in use, cannot be made, holds a run already, or with `resume`
@@ -82,7 +83,7 @@ class RunWriter:
         self,
         config: PPOConfig,
         options: FitOptions,
-        loggers: Sequence[Logger],
+        callbacks: Sequence[Callback],
         about: Mapping[str, Any],
         custom: Mapping[str, str],
         env_params: Mapping[str, Any] | None = None,
@@ -90,7 +91,7 @@ class RunWriter:
     ):
         self.problems = Problems()
         self._config, self._keep = config, options.keep_checkpoints
-        self._loggers = list(loggers)
+        self.callbacks = Callbacks(callbacks, self.problems)
         self._files: dict[str, JsonLinesFile] = {}
         # what every checkpoint says of the run that it belongs to
         self._identity: dict[str, Any] = {
@@ -229,26 +230,22 @@ class RunWriter:
     # -- logging and saving -----------------------------------------------------------------------
 
     def log_metrics(self, rows: Sequence[Row]) -> None:
-        """Appends rows of updates to `metrics.jsonl`, and passes them to the loggers.
+        """Appends rows of updates to `metrics.jsonl`, and passes them to the callbacks.
 
         Args:
             rows: see `metrics_rows`.
         """
         self._append("metrics.jsonl", rows)
-        self._pass_on(rows)
+        self.callbacks.pass_rows(rows)
 
     def log_evaluations(self, rows: Sequence[Row]) -> None:
-        """Appends rows of an evaluation to `evaluations.jsonl`, and passes them to the loggers.
-
-        Loggers get rows of both kinds: for them the names of these begin with `eval_`.
+        """Appends rows of an evaluation to `evaluations.jsonl`, and passes them to the callbacks.
 
         Args:
             rows: see `evaluation_rows`.
         """
         self._append("evaluations.jsonl", rows)
-        place = ("step", "seed")
-        named = [{k if k in place else f"eval_{k}": x for k, x in row.items()} for row in rows]
-        self._pass_on(named)
+        self.callbacks.pass_evaluations(rows)
 
     def save(self, tree: PyTree, info: CheckpointInfo) -> None:
         """Writes a checkpoint, and the agents in it; the oldest that are too many are removed.
@@ -294,7 +291,7 @@ class RunWriter:
                 save_agents(self.folder / FILES["best"], tree["best"].agents)
 
     def close(self) -> None:
-        """Writes what was kept back, and closes files and loggers; after that it does nothing."""
+        """Writes what was kept back, and closes the files; after that it does nothing."""
         if not self._taken_over():
             self._report_lost()
         while self._files:
@@ -302,10 +299,6 @@ class RunWriter:
             with self.problems.attempt(name):
                 file.sync()
             file.close()
-        for logger in list(self._loggers):
-            with self._guarded(logger):
-                getattr(logger, "close", lambda: None)()
-        self._loggers.clear()
 
     def write_results(self, metrics: Metrics, summary: dict[str, Any], resumed_at: int) -> None:
         """Writes what the run has reached, and draws its curve.
@@ -320,7 +313,8 @@ class RunWriter:
         write_results(self.folder, self._config, metrics, summary, resumed_at, self.problems)
 
     def release(self) -> None:
-        """Lets others have the folder, which until here is this process's."""
+        """Closes the callbacks, and lets others have the folder, which until here is this run's."""
+        self.callbacks.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -369,24 +363,3 @@ class RunWriter:
         if name in self._files:
             with self.problems.attempt(name):
                 self._files[name].write(rows)
-
-    def _pass_on(self, rows: Sequence[Row]) -> None:
-        """Calls every logger with every row."""
-        for logger in list(self._loggers):
-            with self._guarded(logger):
-                for row in rows:
-                    logger(row["step"], row)
-
-    @contextlib.contextmanager
-    def _guarded(self, logger: Logger) -> Iterator[None]:
-        """Reports a logger that raises, and leaves it out from then on."""
-        try:
-            yield
-        except Exception as error:
-            self._loggers.remove(logger)
-            with contextlib.suppress(Exception):
-                getattr(logger, "close", lambda: None)()
-            who = getattr(logger, "__name__", type(logger).__name__)
-            self.problems.report(
-                f"callback {who} is not called again: {type(error).__name__}: {error}"
-            )

@@ -142,7 +142,7 @@ def test_small_rewards_among_large_ones_are_counted():
 def rollout(length, shape, returned=0.0):
     """What `episode_sums` reads of a rollout of episodes that end in every step."""
     values = dict.fromkeys(Rollout.__dataclass_fields__)
-    values |= {"episode_return": jnp.full(shape, returned, jnp.float32)}
+    values |= {"episode_return": jnp.full(shape, returned, jnp.float32), "info": {}}
     return Rollout(**values | {"episode_length": jnp.full(shape, length, jnp.int32)})
 
 

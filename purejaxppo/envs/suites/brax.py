@@ -35,7 +35,7 @@ class Brax(Adapter):
         """Steps once: (obs, state, reward, terminated, info)."""
         state = self.env.step(state, action)
         # a number; wrappers, which are left out, would make it 1 at a time limit too
-        return state.obs, state, state.reward, state.done > 0.5, {}
+        return state.obs, state, state.reward, state.done > 0.5, state.metrics
 
     def page(self, states: Sequence[EnvState], fps: float) -> str:
         """Returns an HTML page that plays states; opened, it fetches its viewer from the net.

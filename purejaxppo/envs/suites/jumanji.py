@@ -74,7 +74,8 @@ class Jumanji(Adapter):
         # the last step of an episode has discount 0 where the task ended it, else 1
         terminated = timestep.last() & (timestep.discount == 0)
         state = Remembered(env_state, timestep.last() & ~terminated)
-        return self._seen(timestep.observation), state, timestep.reward, terminated, {}
+        seen, info = self._seen(timestep.observation), timestep.extras or {}
+        return seen, state, timestep.reward, terminated, info
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
         """Says whether Jumanji cut the episode off; its time limit is left to `TimeLimit`."""

@@ -45,7 +45,7 @@ class Navix(Adapter):
     ) -> StepReturn:
         """Steps once: (obs, state, reward, terminated, info)."""
         obs, state = self._out(self.env._step(state, action))
-        return obs, state, state.reward, state.is_termination(), {}
+        return obs, state, state.reward, state.is_termination(), state.info
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
         """Says whether, for NAVIX, the time limit is reached."""

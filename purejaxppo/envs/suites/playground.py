@@ -41,7 +41,7 @@ class Playground(Adapter):
     ) -> StepReturn:
         """Steps once: (obs, state, reward, terminated, info)."""
         state = self.env.step(state, action)
-        return _seen(state), state, state.reward, state.done > 0.5, {}
+        return _seen(state), state, state.reward, state.done > 0.5, state.metrics
 
     def frames(self, states: Sequence[EnvState], params: EnvParams) -> Sequence[np.ndarray]:
         """Returns pictures of states, [H, W, 3] uint8, drawn by MuJoCo.

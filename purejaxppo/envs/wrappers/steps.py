@@ -8,6 +8,7 @@ from jax import Array
 
 from purejaxppo.config.coerce import coerce
 from purejaxppo.envs.declared import spaces_of
+from purejaxppo.envs.info import arrays_of
 from purejaxppo.envs.wrappers.base import (
     Remembered,
     RememberingWrapper,
@@ -87,9 +88,9 @@ class ActionRepeat(Wrapper):
 
         def step(key: Array, state: EnvState) -> StepReturn:
             obs, state, reward, terminated, info = self.env.step_env(key, state, action, params)
-            # types that a loop can carry: some environments return Python numbers
+            # what a loop can carry: some environments return Python numbers, and texts
             reward, terminated = jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
-            return obs, state, reward, terminated, info
+            return obs, state, reward, terminated, arrays_of("step_env's info", info)
 
         def again(last: StepReturn, key: Array) -> tuple[PyTree, None]:
             _, state, paid, terminated, _ = last
