@@ -20,9 +20,10 @@ PIXELS = 36
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """The integers 0 .. n - 1."""
+    """The integers 0 .. n - 1; outside of the program they are counted from `start`."""
 
     n: int
+    start: int = dataclasses.field(default=0, repr=False)
 
     shape = ()
     dtype = np.dtype(np.int32)
@@ -30,9 +31,10 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class MultiDiscrete:
-    """One integer from each of several ranges 0 .. n - 1."""
+    """One integer from each of several ranges 0 .. n - 1; outside, each is counted from `start`."""
 
     nvec: tuple[int, ...]
+    start: int | tuple[int, ...] = dataclasses.field(default=0, repr=False)
 
     dtype = np.dtype(np.int32)
 
@@ -137,6 +139,35 @@ def to_bounds(spaces: SpaceTree, action: Arrays) -> Arrays:
         return action.astype(space.dtype) if isinstance(space, Box | MultiBinary) else action
 
     return jax.tree.map(bounded, spaces, action)
+
+
+def from_zero(spaces: SpaceTree, outside: Arrays) -> Arrays:
+    """Returns values as the program counts them: integers from 0, wherever they start outside.
+
+    Args:
+        spaces: of the values.
+        outside: as the environment gives them, with any leading axes.
+    """
+    return jax.tree.map(lambda s, x: x - np.int32(s.start) if starts(s) else x, spaces, outside)
+
+
+def from_start(spaces: SpaceTree, inside: Arrays) -> Arrays:
+    """Returns values as the environment counts them: the inverse of `from_zero`.
+
+    Args:
+        spaces: of the values.
+        inside: integers from 0, with any leading axes.
+    """
+    return jax.tree.map(lambda s, x: x + np.int32(s.start) if starts(s) else x, spaces, inside)
+
+
+def starts(space: Space) -> bool:
+    """Says whether the integers of a space are counted from another number than 0.
+
+    Args:
+        space: of any kind.
+    """
+    return isinstance(space, Discrete | MultiDiscrete) and bool(np.any(space.start))
 
 
 def whole_bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
