@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from purejaxppo.ppo.optimizer import Optimizer
     from purejaxppo.rendering.render import render
     from purejaxppo.run_folder.rows import final_returns
-    from purejaxppo.runs.agents import load_agents, load_policy
+    from purejaxppo.runs.agents import as_policy, load_agents, load_policy
     from purejaxppo.runs.evaluate import make_evaluate
     from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
+    from purejaxppo.trained_policy import TrainedPolicy
     from purejaxppo.tuning import compiler_options
     from purejaxppo.types import (
         Batch,
@@ -65,6 +66,8 @@ __all__ = [
     "Rollout",
     "RunWarning",
     "TrainOutput",
+    "TrainedPolicy",
+    "as_policy",
     "check_env",
     "compiler_options",
     "export_policy",
@@ -98,12 +101,13 @@ _MODULES = {
     "ppo.objectives": ["OBJECTIVES", "Objective"],
     "ppo.optimizer": ["Optimizer"],
     "rendering.render": ["render"],
-    "runs.agents": ["load_agents", "load_policy"],
+    "runs.agents": ["as_policy", "load_agents", "load_policy"],
     "runs.evaluate": ["make_evaluate"],
     "runs.fit": ["FitResult", "fit"],
     "run_folder.rows": ["final_returns"],
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
+    "trained_policy": ["TrainedPolicy"],
     "tuning": ["compiler_options"],
     "types": [
         "Batch", "Distribution", "EnvStep", "Environment", "Estimate", "Learner", "LearnerState",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -146,9 +147,9 @@ def from_zero(spaces: SpaceTree, outside: Arrays) -> Arrays:
 
     Args:
         spaces: of the values.
-        outside: as the environment gives them, with any leading axes.
+        outside: arrays as the environment gives them, with any leading axes.
     """
-    return jax.tree.map(lambda s, x: x - np.int32(s.start) if starts(s) else x, spaces, outside)
+    return _moved(spaces, outside, operator.sub)
 
 
 def from_start(spaces: SpaceTree, inside: Arrays) -> Arrays:
@@ -156,12 +157,24 @@ def from_start(spaces: SpaceTree, inside: Arrays) -> Arrays:
 
     Args:
         spaces: of the values.
-        inside: integers from 0, with any leading axes.
+        inside: arrays of integers from 0, with any leading axes.
     """
-    return jax.tree.map(lambda s, x: x + np.int32(s.start) if starts(s) else x, spaces, inside)
+    return _moved(spaces, inside, operator.add)
 
 
-def starts(space: Space) -> bool:
+def _moved(spaces: SpaceTree, values: Arrays, how: Callable[[Any, Any], Any]) -> Arrays:
+    """Returns values with the starts of their spaces added or subtracted."""
+
+    def moved(space: Space, x: Any) -> Any:
+        if not starts(space):
+            return x
+        start = np.asarray(space.start, np.int32)
+        return how(x, start.reshape((1,) * (x.ndim - start.ndim) + start.shape))
+
+    return jax.tree.map(moved, spaces, values)
+
+
+def starts(space: Space) -> TypeGuard[Discrete | MultiDiscrete]:
     """Says whether the integers of a space are counted from another number than 0.
 
     Args:

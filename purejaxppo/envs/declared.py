@@ -236,12 +236,12 @@ class Form:
 
     def __call__(self, action: Any) -> np.ndarray:
         """Returns actions in this dtype and within these bounds, as an array of their own."""
-        action = np.array(action, self.dtype)
+        action = np.asarray(action).astype(self.dtype)
         # a float32 bound may lie outside of the float64 one that it was rounded from
         return action if self.bounds is None else np.clip(action, *self.bounds)
 
 
-def forms_of(space: DeclaredSpace, choices: np.typing.DTypeLike = None) -> Arrays:
+def forms_of(space: DeclaredSpace, choices: np.typing.DTypeLike | None = None) -> Arrays:
     """Returns a pytree of forms, structured as actions are.
 
     Args:

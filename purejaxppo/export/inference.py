@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.act import actor_of
+from purejaxppo.act import actor_of, as_declared
 from purejaxppo.components import Components
 from purejaxppo.runs.agents import Agents
 from purejaxppo.spaces import fields, zeros
@@ -65,7 +65,7 @@ def make_acting(
     Returns:
         The function, and what goes into it.
     """
-    actor = actor_of(components, agent, deterministic=True)
+    actor = as_declared(components, actor_of(components, agent, deterministic=True))
     # templates of the trees that the policy knows; the most probable action draws nothing
     first_obs = zeros(components.spec.observation)
     first_carry = jax.tree.map(lambda x: x[0], actor.initial_carry((1,)))

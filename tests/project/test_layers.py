@@ -32,6 +32,7 @@ LAYERS = [
     ["components", "check"],
     ["train"],
     ["act"],
+    ["trained_policy"],
     ["run_folder"],
     ["report"],
     ["runs"],
