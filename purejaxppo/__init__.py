@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from purejaxppo.run_folder.rows import final_returns
     from purejaxppo.runs.agents import as_policy, load_agents, load_policy
     from purejaxppo.runs.evaluate import make_evaluate
+    from purejaxppo.runs.evaluate_policy import Scores, evaluate_policy
     from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
@@ -65,11 +66,13 @@ __all__ = [
     "Policy",
     "Rollout",
     "RunWarning",
+    "Scores",
     "TrainOutput",
     "TrainedPolicy",
     "as_policy",
     "check_env",
     "compiler_options",
+    "evaluate_policy",
     "export_policy",
     "final_returns",
     "fit",
@@ -103,6 +106,7 @@ _MODULES = {
     "rendering.render": ["render"],
     "runs.agents": ["as_policy", "load_agents", "load_policy"],
     "runs.evaluate": ["make_evaluate"],
+    "runs.evaluate_policy": ["Scores", "evaluate_policy"],
     "runs.fit": ["FitResult", "fit"],
     "run_folder.rows": ["final_returns"],
     "spaces": ["EnvSpec"],

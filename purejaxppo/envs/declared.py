@@ -250,9 +250,10 @@ def forms_of(space: DeclaredSpace, choices: np.typing.DTypeLike | None = None) -
     """
     parts = parts_of(space)
     if parts is None:
-        ours = _single(space)
+        ours = space_of(space, "action", shifted=True)
         chosen = isinstance(ours, Discrete | MultiDiscrete)
-        dtype = np.dtype(choices if chosen and choices else space.dtype)
+        declared = getattr(space, "dtype", ours.dtype)  # which who declares n alone leaves out
+        dtype = np.dtype(choices if chosen and choices else declared)
         if not isinstance(ours, Box) or dtype == ours.dtype or dtype.kind != "f":
             return Form(dtype, None)
         return Form(dtype, (np.asarray(space.low), np.asarray(space.high)))
