@@ -48,7 +48,7 @@ class TrainedPolicy:
         self.spec: EnvSpec = components.spec
         self.deterministic = deterministic
         self._parts = _parts_of(self.spec.observation)
-        self._forms = jax.tree.leaves(_forms(components))
+        self._forms = jax.tree.leaves(action_forms(components))
         self._actions = jax.tree.structure(self.spec.action)
         # of Discrete a scalar, of anything else an array, as Gymnasium's spaces sample them
         kinds: list[Space] = jax.tree.leaves(self.spec.action)
@@ -242,8 +242,12 @@ def _parts_of(spaces: PyTree) -> list[_Part]:
     ]
 
 
-def _forms(components: Components) -> Arrays:
-    """Returns the forms of actions, which are Gymnasium's where the environment is in JAX."""
+def action_forms(components: Components) -> Arrays:
+    """Returns the form of each part of an action, Gymnasium's where the environment is in JAX.
+
+    Args:
+        components: of the run.
+    """
     env = components.env
     if isinstance(env, HostEnvironment):
         return env.forms

@@ -72,7 +72,8 @@ def evaluate_policy(
     episodes, seed = as_count("episodes", episodes, 10), coerce("seed", int, seed, 0)
     check_value("seed", seed, SEED, 0)
     several = hasattr(env, "num_envs") and hasattr(env, "single_action_space")
-    if isinstance(env, str | type) or not (hasattr(env, "reset") and hasattr(env, "step")):
+    methods = all(hasattr(env, name) for name in ("reset", "step"))
+    if not methods or isinstance(env, str | type) or hasattr(env, "step_env"):
         raise ConfigError(
             f"env={shown(env)} must be an environment of Gymnasium's, such as "
             "gymnasium.make('CartPole-v1'): make_evaluate is for those in JAX"

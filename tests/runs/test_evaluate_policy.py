@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from support.run_folders import tiny_config
 
-from purejaxppo import ConfigError, Policy, as_policy, evaluate_policy, make_learner
+from purejaxppo import ConfigError, Policy, as_policy, evaluate_policy, make_env, make_learner
 from purejaxppo.policies import Categorical
 
 LENGTHS = (3, 1, 5)
@@ -171,6 +171,7 @@ def test_a_function_of_observations_will_do():
     assert scores.returns.tolist() == [-199, -199]
 
 
+@pytest.mark.slow
 def test_equal_calls_give_equal_scores(counting):
     """Sampled actions too: the policy's stream begins at the seed."""
     config = tiny_config(1)
@@ -192,6 +193,7 @@ def test_equal_calls_give_equal_scores(counting):
         (Walk, "must be an environment of Gymnasium's"),
         (None, "must be an environment of Gymnasium's"),
         (Shown(), "make_evaluate is for those in JAX"),
+        (make_env("CartPole-v1")[0], "make_evaluate is for those in JAX"),
         (gymnasium.make("Acrobot-v1"), "observation has shape [6]: pass float32 [2]"),
         (gymnasium.make("CartPole-v1"), "takes actions Discrete(n=3), the environment Discrete"),
         (gymnasium.make("Pendulum-v1"), "takes actions Discrete(n=3), the environment Box"),
