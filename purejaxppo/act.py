@@ -62,7 +62,7 @@ def make_actor(
         deterministic: the most probable action rather than a sampled one.
         env: the environment, if one was passed to training.
         env_params: its parameters; None: its defaults.
-        policy: the policy or linen module, if one was passed to training.
+        policy: the policy or network, if one was passed to training.
 
     Returns:
         The functions that start and step it.
@@ -144,7 +144,7 @@ def make_act(
         deterministic: the most probable action rather than a sampled one.
         env: the environment, if one was passed to training.
         env_params: its parameters; None: its defaults.
-        policy: the policy or linen module, if one was passed to training.
+        policy: the policy or network, if one was passed to training.
 
     Returns:
         `act(key, obs [..., *O]) -> action [..., *A]`, within the action bounds. The key is

@@ -27,7 +27,7 @@ class Fixed(NamedTuple):
     x: np.ndarray
 
 
-Operand: TypeAlias = str | np.ndarray | Fixed
+Operand: TypeAlias = str | np.ndarray
 """The name of a result, or an array that is known."""
 
 Call: TypeAlias = Callable[..., str]
@@ -42,7 +42,7 @@ class Program:
         self.constants: dict[str, np.ndarray] = {}
         self._names: dict[Any, str] = {}
 
-    def name(self, x: Operand) -> str:
+    def name(self, x: Operand | Fixed) -> str:
         """Returns the name of a result, or of an array; equal arrays are kept once.
 
         Args:
@@ -55,7 +55,9 @@ class Program:
         self.constants[name] = x
         return name
 
-    def call(self, function: str, *operands: Operand, options: Sequence[object] = ()) -> str:
+    def call(
+        self, function: str, *operands: Operand | Fixed, options: Sequence[object] = ()
+    ) -> str:
         """Writes a call down.
 
         Args:
@@ -189,8 +191,8 @@ def _round(call: Call, eqn: JaxprEqn, x: Operand) -> str:
 def _select(call: Call, eqn: JaxprEqn, which: Operand, *cases: Any) -> str:
     if _in(eqn).dtype != bool:
         _refuse(eqn)
-    which, *cases = _aligned(call, eqn, (which, *cases))
-    return call("where", which, *reversed(cases))
+    condition, *values = _aligned(call, eqn, (which, *cases))
+    return call("where", condition, *reversed(values))
 
 
 def _logistic(call: Call, eqn: JaxprEqn, x: Operand) -> str:
@@ -231,10 +233,10 @@ def _dot(call: Call, eqn: JaxprEqn, x: Operand, y: Operand) -> str:
     x_letters, y_letters, letters = map("".join, (of_x, of_y, batch + free))
     # weights are the same for all: without a letter for each, BLAS multiplies by them
     both = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
-    x, of_each_x = (Fixed(x), "") if isinstance(x, np.ndarray) and not both else (x, EACH)
-    y, of_each_y = (Fixed(y), "") if isinstance(y, np.ndarray) else (y, EACH)
-    letters = f"{of_each_x}{x_letters},{of_each_y}{y_letters}->{EACH}{letters}"
-    return call("einsum", x, y, options=[letters])
+    left, each_x = (Fixed(x), "") if isinstance(x, np.ndarray) and not both else (x, EACH)
+    right, each_y = (Fixed(y), "") if isinstance(y, np.ndarray) else (y, EACH)
+    letters = f"{each_x}{x_letters},{each_y}{y_letters}->{EACH}{letters}"
+    return call("einsum", left, right, options=[letters])
 
 
 def _convolution(call: Call, eqn: JaxprEqn, x: Operand, kernel: Operand) -> str:

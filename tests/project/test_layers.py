@@ -57,6 +57,7 @@ ONE_IMPORTER = {
     "export.numpy_program": "jaxprs as NumPy calls, a table of primitives",
     "policies.cores": "a registry that users extend",
     "policies.distributions": "what custom policies return",
+    "policies.nnx_network": "modules of another library, imported when they are met",
     "ppo.metrics": "equations of what is reported, not of what is learned",
     "ppo.shuffle": "an algorithm with a paper of its own",
     "ppo.update": "the gradient steps",
