@@ -491,7 +491,7 @@ def test_there_is_one_program_for_each_size_of_batch():
 
 
 def test_predict_takes_far_less_than_a_millisecond():
-    """About 50 microseconds for CartPole on one core; the bound is for machines under load."""
+    """Tens of microseconds for CartPole on one core; the bound is for machines under load."""
     policy, obs = random_policy("CartPole-v1"), np.zeros(4, np.float32)
     policy.predict(obs)
     best = np.inf
