@@ -9,10 +9,14 @@ What is here, in an order to read it in:
   says of itself, and `final_returns` what is left of them.
 - *Training from the host*: `fit` adds folders, checkpoints, evaluations and callbacks, and gives a
   `FitResult`. What goes wrong around it is a `RunWarning`.
-- *Acting*: `make_act`, and `make_actor` with a memory, an `Actor`; `make_evaluate` plays whole
-  episodes.
-- *Loading*: `load_policy` and `load_agents` read a run folder; `export_policy` and `render` write a
-  file that acts elsewhere, and a film.
+- *Callbacks*: a `Callback` hears of a run and can stop it, as `StopWithoutImprovement` does;
+  `CSVLogger`, `TensorBoard` and `WandB` write down what they hear.
+- *Acting*: `load_policy` reads a run folder, and `as_policy` takes what was just trained: a
+  `TrainedPolicy`, which acts in NumPy and in JAX. `evaluate_policy` plays whole episodes with it in
+  Gymnasium's environments, and gives `Scores`.
+- *Acting in a program of your own*: `load_agents`; `make_act`, and `make_actor` with a memory, an
+  `Actor`; `make_evaluate` plays whole episodes.
+- *Elsewhere*: `export_policy` and `render` write a file that acts elsewhere, and a film.
 - *Environments*: `make_env` by name; `Environment` is what yours has, `HostEnvironment` one that
   runs in Python; `check_env` tells what is wrong with it. `EnvSpec` is what it shows and takes,
   `EnvStep` what a step of many gives. All of them: `purejaxppo.envs`, with
@@ -48,13 +52,15 @@ if TYPE_CHECKING:
     from purejaxppo.ppo.optimizer import Optimizer
     from purejaxppo.rendering.render import render
     from purejaxppo.run_folder.rows import final_returns
-    from purejaxppo.runs.agents import load_agents, load_policy
+    from purejaxppo.runs.agents import as_policy, load_agents, load_policy
     from purejaxppo.runs.callbacks import Callback, StopWithoutImprovement
     from purejaxppo.runs.evaluate import make_evaluate
+    from purejaxppo.runs.evaluate_policy import Scores, evaluate_policy
     from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
+    from purejaxppo.trained_policy import TrainedPolicy
     from purejaxppo.tuning import compiler_options
     from purejaxppo.types import (
         Batch,
@@ -96,12 +102,16 @@ __all__ = [
     "Policy",
     "Rollout",
     "RunWarning",
+    "Scores",
     "StopWithoutImprovement",
     "TensorBoard",
     "TrainOutput",
+    "TrainedPolicy",
     "WandB",
+    "as_policy",
     "check_env",
     "compiler_options",
+    "evaluate_policy",
     "export_policy",
     "final_returns",
     "fit",
@@ -133,14 +143,16 @@ _MODULES = {
     "ppo.objectives": ["OBJECTIVES", "Objective"],
     "ppo.optimizer": ["Optimizer"],
     "rendering.render": ["render"],
-    "runs.agents": ["load_agents", "load_policy"],
+    "runs.agents": ["as_policy", "load_agents", "load_policy"],
     "runs.callbacks": ["Callback", "StopWithoutImprovement"],
     "runs.evaluate": ["make_evaluate"],
+    "runs.evaluate_policy": ["Scores", "evaluate_policy"],
     "runs.fit": ["FitResult", "fit"],
     "runs.loggers": ["CSVLogger", "TensorBoard", "WandB"],
     "run_folder.rows": ["final_returns"],
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
+    "trained_policy": ["TrainedPolicy"],
     "tuning": ["compiler_options"],
     "types": [
         "Batch", "Distribution", "EnvStep", "Environment", "Estimate", "Learner", "LearnerState",

@@ -12,7 +12,7 @@ from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_comp
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.normalize import normalize
-from purejaxppo.spaces import to_bounds
+from purejaxppo.spaces import from_start, from_zero, to_bounds
 from purejaxppo.types import Action, Array, Carry, EnvParams, Normalizers, Obs, Params
 
 
@@ -62,7 +62,7 @@ def make_actor(
         deterministic: the most probable action rather than a sampled one.
         env: the environment, if one was passed to training.
         env_params: its parameters; None: its defaults.
-        policy: the policy or linen module, if one was passed to training.
+        policy: the policy or network, if one was passed to training.
 
     Returns:
         The functions that start and step it.
@@ -71,11 +71,11 @@ def make_actor(
         ConfigError: see `components.make_components`.
     """
     components = make_components(config, env=env, env_params=env_params, policy=policy)
-    return actor_of(components, state, deterministic)
+    return as_declared(components, actor_of(components, state, deterministic))
 
 
 def actor_of(components: Components, state: Trained, deterministic: bool) -> Actor:
-    """Makes the actor of components that are built already.
+    """Makes the actor of components that are built already, for the environments of a program.
 
     Args:
         components: of the run.
@@ -83,19 +83,47 @@ def actor_of(components: Components, state: Trained, deterministic: bool) -> Act
         deterministic: the most probable action rather than a sampled one.
 
     Returns:
-        The functions that start and step it.
+        The functions that start and step it; integers are counted from 0.
     """
     spec = components.spec
 
     def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
-        # observations may come from Python; they are normalised as they were in training
-        obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
+        # observations are normalised as they were in training
         obs = normalize(state.normalizers.obs, obs)
         carry, dist, _ = components.policy.apply(state.params, carry, obs, episode_start)
         action = dist.mode() if deterministic else dist.sample(key)
         return carry, to_bounds(spec.action, action)
 
     return Actor(components.policy.initial_carry, act)
+
+
+def as_declared(components: Components, actor: Actor) -> Actor:
+    """Makes an actor for users: integers are counted as the environment declares them.
+
+    Args:
+        components: of the run.
+        actor: what `actor_of` makes.
+
+    Returns:
+        The same, of observations as the environment gives them and actions as it takes them.
+    """
+    spec = components.spec
+
+    def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
+        obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
+        carry, action = actor.act(key, carry, from_zero(spec.observation, obs), episode_start)
+        return carry, from_start(spec.action, action)
+
+    return actor._replace(act=act)
+
+
+def has_memory(components: Components) -> bool:
+    """Says whether the policy of components remembers anything.
+
+    Args:
+        components: of a run.
+    """
+    return bool(jax.tree.leaves(jax.eval_shape(lambda: components.policy.initial_carry((1,)))))
 
 
 def make_act(
@@ -116,7 +144,7 @@ def make_act(
         deterministic: the most probable action rather than a sampled one.
         env: the environment, if one was passed to training.
         env_params: its parameters; None: its defaults.
-        policy: the policy or linen module, if one was passed to training.
+        policy: the policy or network, if one was passed to training.
 
     Returns:
         `act(key, obs [..., *O]) -> action [..., *A]`, within the action bounds. The key is
@@ -143,9 +171,10 @@ def act_of(components: Components, state: Trained, deterministic: bool) -> Calla
     Raises:
         ConfigError: the policy has a memory.
     """
-    actor, spec = actor_of(components, state, deterministic), components.spec
-    if jax.tree.leaves(jax.eval_shape(lambda: actor.initial_carry((1,)))):
+    if has_memory(components):
         raise ConfigError("this policy has a memory: use make_actor, which passes it in and out")
+    actor = as_declared(components, actor_of(components, state, deterministic))
+    spec = components.spec
 
     def act(key: Array, obs: Obs) -> Action:
         # any leading axes: those that the first part has beyond its space

@@ -92,7 +92,8 @@ def make_components(
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
         env: an environment, or what makes one; see `envs.given.environment_of`.
         env_params: its parameters; None: its defaults.
-        policy: a `Policy`, or a linen module `obs [B, *O] -> (parameters, value [B])`.
+        policy: a `Policy`, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx
+            (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone.
         advantage: `(rollout, hyperparams, config) -> Estimate`.
         optimizer: an `Optimizer`, or `(hyperparams) -> optax.GradientTransformation`.

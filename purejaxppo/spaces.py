@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,10 @@ PIXELS = 36
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """The integers 0 .. n - 1."""
+    """The integers 0 .. n - 1; outside of the program they are counted from `start`."""
 
     n: int
+    start: int = dataclasses.field(default=0, repr=False)
 
     shape = ()
     dtype = np.dtype(np.int32)
@@ -30,9 +32,10 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class MultiDiscrete:
-    """One integer from each of several ranges 0 .. n - 1."""
+    """One integer from each of several ranges 0 .. n - 1; outside, each is counted from `start`."""
 
     nvec: tuple[int, ...]
+    start: int | tuple[int, ...] = dataclasses.field(default=0, repr=False)
 
     dtype = np.dtype(np.int32)
 
@@ -137,6 +140,47 @@ def to_bounds(spaces: SpaceTree, action: Arrays) -> Arrays:
         return action.astype(space.dtype) if isinstance(space, Box | MultiBinary) else action
 
     return jax.tree.map(bounded, spaces, action)
+
+
+def from_zero(spaces: SpaceTree, outside: Arrays) -> Arrays:
+    """Returns values as the program counts them: integers from 0, wherever they start outside.
+
+    Args:
+        spaces: of the values.
+        outside: arrays as the environment gives them, with any leading axes.
+    """
+    return _moved(spaces, outside, operator.sub)
+
+
+def from_start(spaces: SpaceTree, inside: Arrays) -> Arrays:
+    """Returns values as the environment counts them: the inverse of `from_zero`.
+
+    Args:
+        spaces: of the values.
+        inside: arrays of integers from 0, with any leading axes.
+    """
+    return _moved(spaces, inside, operator.add)
+
+
+def _moved(spaces: SpaceTree, values: Arrays, how: Callable[[Any, Any], Any]) -> Arrays:
+    """Returns values with the starts of their spaces added or subtracted."""
+
+    def moved(space: Space, x: Any) -> Any:
+        if not starts(space):
+            return x
+        start = np.asarray(space.start, np.int32)
+        return how(x, start.reshape((1,) * (x.ndim - start.ndim) + start.shape))
+
+    return jax.tree.map(moved, spaces, values)
+
+
+def starts(space: Space) -> TypeGuard[Discrete | MultiDiscrete]:
+    """Says whether the integers of a space are counted from another number than 0.
+
+    Args:
+        space: of any kind.
+    """
+    return isinstance(space, Discrete | MultiDiscrete) and bool(np.any(space.start))
 
 
 def whole_bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:

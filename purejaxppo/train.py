@@ -78,8 +78,8 @@ def make_learner(
         env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
             one that `config` names.
         env_params: its parameters; None: its defaults.
-        policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
-            the network that `config` describes.
+        policy: a policy, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx, in
+            place of the one that `config` describes (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
             state) -> [B]`, in place of the one that `config` names. The loss may also return values
             to be logged, `([B], {name: [B]})`.
@@ -358,8 +358,8 @@ def make_train(
         env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
             one that `config` names.
         env_params: its parameters; None: its defaults.
-        policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
-            the network that `config` describes.
+        policy: a policy, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx, in
+            place of the one that `config` describes (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
             state) -> [B]`, in place of the one that `config` names. The loss may also return values
             to be logged, `([B], {name: [B]})`.

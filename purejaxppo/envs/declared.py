@@ -23,22 +23,24 @@ from purejaxppo.spaces import (
     Space,
     SpaceTree,
     fields,
+    starts,
     whole_bounds,
 )
 
 
-def space_of(space: DeclaredSpace, what: str) -> Space:
+def space_of(space: DeclaredSpace, what: str, shifted: bool = False) -> Space:
     """Returns our form of a single space.
 
     Args:
         space: of gymnax, gymnasium or their like, known by its attributes.
         what: it describes, for messages: "action", "observation" or a part of one.
+        shifted: integers may start at another number than 0, as who steps the environment sees to.
 
     Raises:
         ConfigError: the space is of no kind that is known, or no value is in it.
     """
     # gymnasium's Discrete(3, start=1) would reach networks and masks as indices that are one off
-    if np.any(getattr(space, "start", 0)):
+    if not shifted and np.any(getattr(space, "start", 0)):
         raise ConfigError(f"{what} space {space!r} must start at 0: shift it in the environment")
     if hasattr(space, "nvec") and np.ndim(space.nvec) != 1:
         raise ConfigError(f"{what} space {space!r} must be a vector: flatten it")
@@ -61,12 +63,14 @@ def _single(space: DeclaredSpace) -> Space | None:
         return None
     shape = tuple(operator.index(size) for size in getattr(space, "shape", ()) or ())
     if hasattr(space, "nvec"):
-        return MultiDiscrete(tuple(int(n) for n in space.nvec))
+        start = getattr(space, "start", 0)
+        start = tuple(int(n) for n in np.ravel(start)) if np.any(start) else 0
+        return MultiDiscrete(tuple(int(n) for n in space.nvec), start)
     # gymnasium's MultiBinary and Discrete both have n: only one of them has axes
     if isinstance(space, MultiBinary) or (hasattr(space, "n") and shape):
         return MultiBinary(shape)
     if hasattr(space, "n"):
-        return Discrete(int(space.n))
+        return Discrete(int(space.n), int(getattr(space, "start", 0)))
     if not (hasattr(space, "low") and hasattr(space, "high")):
         return None
 
@@ -99,6 +103,8 @@ def _check_values(space: Space, what: str) -> None:
             f"{what} space {space} holds nothing: leave it out, or use sizes of at least 1"
         )
     if not isinstance(space, Box):
+        if starts(space) and max(map(abs, np.ravel(space.start).tolist())) > 2**30:
+            raise ConfigError(f"{what} space {space} starts beyond 2**30: shift it to 0")
         return
     if not is_number(space.dtype):
         raise ConfigError(f"{what} space {space} holds no numbers: use np.float32")
@@ -126,22 +132,23 @@ def parts_of(space: DeclaredSpace) -> Mapping[str, DeclaredSpace] | tuple | list
     return space if isinstance(space, Mapping | tuple | list) else None
 
 
-def spaces_of(space: DeclaredSpace, what: str = "action") -> SpaceTree:
+def spaces_of(space: DeclaredSpace, what: str = "action", shifted: bool = False) -> SpaceTree:
     """Returns a pytree of our spaces, structured as the declared ones: dictionaries and tuples.
 
     Args:
         space: as declared.
         what: it describes, for messages.
+        shifted: integers may start at another number than 0.
 
     Raises:
         ConfigError: a space in it is of no kind that is known, or has no values.
     """
     parts = parts_of(space)
     if parts is None:
-        return space_of(space, what)
+        return space_of(space, what, shifted)
     if isinstance(parts, Mapping):
-        return {name: spaces_of(part, f"{what}[{name!r}]") for name, part in parts.items()}
-    inner = [spaces_of(part, f"{what}[{i}]") for i, part in enumerate(parts)]
+        return {n: spaces_of(part, f"{what}[{n!r}]", shifted) for n, part in parts.items()}
+    inner = [spaces_of(part, f"{what}[{i}]", shifted) for i, part in enumerate(parts)]
     return type(parts)(*inner) if hasattr(parts, "_fields") else tuple(inner)
 
 
@@ -213,3 +220,44 @@ def check_actions(spaces: SpaceTree) -> None:
                 f"action bounds {space.low.tolist()} .. {space.high.tolist()} must be finite: "
                 "declare the bounds that the environment clips to, such as -1 .. 1"
             )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Form:
+    """What the values of one declared action space are made of.
+
+    Attributes:
+        dtype: as declared, where JAX may have a narrower one.
+        bounds: as declared, of floats that JAX has narrower; else None.
+    """
+
+    dtype: np.dtype
+    bounds: tuple[np.ndarray, np.ndarray] | None
+
+    def __call__(self, action: Any) -> np.ndarray:
+        """Returns actions in this dtype and within these bounds, as an array of their own."""
+        action = np.asarray(action).astype(self.dtype)
+        # a float32 bound may lie outside of the float64 one that it was rounded from
+        return action if self.bounds is None else np.clip(action, *self.bounds)
+
+
+def forms_of(space: DeclaredSpace, choices: np.typing.DTypeLike | None = None) -> Arrays:
+    """Returns a pytree of forms, structured as actions are.
+
+    Args:
+        space: of the actions, as declared.
+        choices: a dtype for what is chosen from ranges of integers; None: as declared.
+    """
+    parts = parts_of(space)
+    if parts is None:
+        ours = space_of(space, "action", shifted=True)
+        chosen = isinstance(ours, Discrete | MultiDiscrete)
+        declared = getattr(space, "dtype", ours.dtype)  # which who declares n alone leaves out
+        dtype = np.dtype(choices if chosen and choices else declared)
+        if not isinstance(ours, Box) or dtype == ours.dtype or dtype.kind != "f":
+            return Form(dtype, None)
+        return Form(dtype, (np.asarray(space.low), np.asarray(space.high)))
+    if isinstance(parts, Mapping):
+        return {name: forms_of(part, choices) for name, part in parts.items()}
+    inner = [forms_of(part, choices) for part in parts]
+    return type(parts)(*inner) if hasattr(parts, "_fields") else tuple(inner)

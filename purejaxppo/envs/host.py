@@ -10,7 +10,7 @@ import contextlib
 import logging
 import multiprocessing.connection
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,11 +19,11 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
-from purejaxppo.envs.declared import check_actions, parts_of, spaces_of
+from purejaxppo.envs.declared import check_actions, forms_of, spaces_of
 from purejaxppo.envs.info import at_ends
 from purejaxppo.envs.interface import kind_of, making
 from purejaxppo.errors import ConfigError, HostError
-from purejaxppo.spaces import DeclaredSpace, EnvSpec, Space, to_bounds
+from purejaxppo.spaces import Arrays, EnvSpec, Space, from_start, starts, to_bounds
 from purejaxppo.types import (
     Action,
     Array,
@@ -72,7 +72,7 @@ class HostEnvironment:
                 f"HostEnvironment({type(make).__name__}) must be given a function: {MAKES}"
             )
         self.make, self.name, self.clip_rewards = make, name, clip_rewards
-        self._spec: EnvSpec | None = None
+        self._inspected: tuple[EnvSpec, Arrays] | None = None
 
     @property
     def spec(self) -> EnvSpec:
@@ -82,7 +82,16 @@ class HostEnvironment:
             ConfigError: it cannot be made, is no vector environment, resets by itself, or has a
                 space that is not supported.
         """
-        if self._spec is None:
+        return self._inspect()[0]
+
+    @property
+    def forms(self) -> Arrays:
+        """Returns the form of each part of an action, in which the environments take it."""
+        return self._inspect()[1]
+
+    def _inspect(self) -> tuple[EnvSpec, Arrays]:
+        """Makes one environment, the first time, and reads its spaces."""
+        if self._inspected is None:
             with making(self.name, {}):
                 envs = self.make(1)
             spaces = ("single_observation_space", "single_action_space")
@@ -101,13 +110,14 @@ class HostEnvironment:
                     raise ConfigError(
                         f"{self.name} has {envs.num_envs} environments, not 1: {MAKES}"
                     )
-                observation = spaces_of(envs.single_observation_space, "observation")
-                action = spaces_of(envs.single_action_space)
+                observation = spaces_of(envs.single_observation_space, "observation", shifted=True)
+                action = spaces_of(envs.single_action_space, shifted=True)
+                forms = forms_of(envs.single_action_space)
             finally:
                 envs.close()
             check_actions(action)
-            self._spec = EnvSpec(observation, action)
-        return self._spec
+            self._inspected = EnvSpec(observation, action), forms
+        return self._inspected
 
 
 def _told_once(record: logging.LogRecord) -> bool:
@@ -179,7 +189,8 @@ class Host:
                 "since this state; go on from the last one, or begin with init"
             )
         with self._keeping_errors():
-            action = _as_declared(envs.single_action_space, action)
+            action = from_start(self.env.spec.action, jax.tree.map(np.asarray, action))
+            action = jax.tree.map(lambda form, x: form(x), self.env.forms, action)
             obs, *paid, self.info = envs.step(action)
             # the last observations are copied before a reset, which may write over them
             final = self._copied(obs)
@@ -283,7 +294,11 @@ class Host:
 
     def _copied(self, obs: Obs) -> Obs:
         """Copies observations: the environments may write the next ones where these are."""
-        return jax.tree.map(lambda s, x: np.array(x, s.dtype), self.env.spec.observation, obs)
+
+        def copied(space: Space, x: Any) -> np.ndarray:  # integers are counted from 0 inside
+            return np.array(np.subtract(x, space.start) if starts(space) else x, space.dtype)
+
+        return jax.tree.map(copied, self.env.spec.observation, obs)
 
 
 def _words(error: Exception, workers: Sequence[Any] = ()) -> str:
@@ -365,15 +380,3 @@ def alone(x: PyTree) -> PyTree:
 @alone.def_vmap
 def _refuse(axis_size: int, in_batched: PyTree, x: PyTree) -> PyTree:
     raise ConfigError(ONE_AT_A_TIME)
-
-
-def _as_declared(space: DeclaredSpace, action: Action) -> Action:
-    """Returns actions in NumPy, in the dtypes and bounds that the environments declare."""
-    inner = parts_of(space)
-    if inner is None:
-        action = np.asarray(action, space.dtype)
-        # a float32 bound may lie outside of the float64 one that it was rounded from
-        return np.clip(action, space.low, space.high) if hasattr(space, "low") else action
-    if isinstance(inner, Mapping):
-        return {name: _as_declared(inner[name], part) for name, part in action.items()}
-    return tuple(map(_as_declared, inner, action))

@@ -45,7 +45,7 @@ def export_policy(
         overwrite: write over files that exist.
         env: the environment, if one was passed to training.
         env_params: its parameters; None: those of the run.
-        policy: the policy or linen module, if one was passed to training.
+        policy: the policy or network, if one was passed to training.
 
     Returns:
         The file.

@@ -23,7 +23,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.export import numpy_policy
 from purejaxppo.export.flatten_jaxpr import evaluate, flatten
 from purejaxppo.export.inference import Acting
-from purejaxppo.export.numpy_program import as_numpy
+from purejaxppo.export.numpy_program import Fixed, as_numpy
 from purejaxppo.runs.options import Format
 from purejaxppo.types import PyTree
 
@@ -82,7 +82,7 @@ def write_onnx(acting: Acting) -> list[bytes]:
 
 
 def write_npz(acting: Acting) -> list[bytes]:
-    """Writes calls of NumPy for one observation with their constants.
+    """Writes calls of NumPy with their constants, for one observation or a batch.
 
     Args:
         acting: the policy.
@@ -100,17 +100,24 @@ def write_npz(acting: Acting) -> list[bytes]:
 
     specs, names = acting.specs(), acting.input_names()
     program, outputs = as_numpy(flatten(act, *specs), names)
+    # actions come last, in the dtypes and bounds that the environment declares
+    for i, form in enumerate(acting.forms, len(outputs) - len(acting.forms)):
+        outputs[i] = program.call("astype", outputs[i], options=[form.dtype.name])
+        for nearest, bound in zip(("maximum", "minimum"), form.bounds or (), strict=False):
+            outputs[i] = program.call(nearest, outputs[i], bound)
 
     # what the reader needs: where inputs are in the arguments, calls, and where outputs go
-    paths = [
-        [key.key if hasattr(key, "key") else key.idx for key in path]
-        for path, _ in jax.tree_util.tree_leaves_with_path(specs)
+    inputs = [
+        (name, [key.key if hasattr(key, "key") else key.idx for key in path], x.shape)
+        for name, (path, x) in zip(names, jax.tree_util.tree_leaves_with_path(specs), strict=True)
     ]
     text = {
-        "inputs": list(zip(names, paths, strict=True)),
+        "inputs": inputs,
         "calls": program.calls,
         "outputs": jax.tree.structure(jax.eval_shape(act, *specs)).unflatten(outputs),
-        "initial_carry": jax.tree.map(lambda x: program.name(np.asarray(x)), acting.initial_carry),
+        "initial_carry": jax.tree.map(
+            lambda x: program.name(Fixed(np.asarray(x))), acting.initial_carry
+        ),
     }
 
     # constants as arrays, calls as JSON in one more
@@ -121,9 +128,7 @@ def write_npz(acting: Acting) -> list[bytes]:
 
     def play(leaves: list[np.ndarray]) -> list[np.ndarray]:
         policy = numpy_policy.Policy(io.BytesIO(file.getvalue()))
-        batch = zip(*leaves, strict=True)
-        actions = [policy(*jax.tree.structure(specs).unflatten(one)) for one in batch]
-        return jax.tree.leaves(jax.tree.map(lambda *xs: np.stack(xs), *actions))
+        return jax.tree.leaves(policy(*jax.tree.structure(specs).unflatten(leaves)))
 
     with _or_refuse("npz"):
         check(acting, play)
@@ -200,7 +205,7 @@ USES: dict[Format, Use] = {
     ),
     "npz": Use(
         "from {module} import Policy; policy = Policy({path!r})  # {module}.py is beside it",
-        "action = policy(obs)  # one observation",
+        "action = policy(obs)  # one observation, or a batch",
         "carry, action = policy(carry, obs, episode_start)  # first: policy.initial_carry",
     ),
 }

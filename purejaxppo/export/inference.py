@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.act import actor_of
+from purejaxppo.act import actor_of, as_declared
 from purejaxppo.components import Components
+from purejaxppo.envs.declared import Form
 from purejaxppo.runs.agents import Agents
 from purejaxppo.spaces import fields, zeros
+from purejaxppo.trained_policy import action_forms
 from purejaxppo.types import Array, PyTree
 
 
@@ -23,11 +25,13 @@ class Acting(NamedTuple):
             every array has a leading axis [B].
         inputs: of `act`, by name and in order: shapes and dtypes without [B].
         initial_carry: memory before an episode, without [B]; `()` without memory.
+        forms: of the leaves of an action, in their order: dtypes and bounds as declared.
     """
 
     act: Callable[..., PyTree]
     inputs: dict[str, PyTree]
     initial_carry: PyTree
+    forms: Sequence[Form]
 
     def specs(self, *lead: Any) -> tuple[PyTree, ...]:
         """Returns shapes and dtypes of the inputs.
@@ -65,7 +69,7 @@ def make_acting(
     Returns:
         The function, and what goes into it.
     """
-    actor = actor_of(components, agent, deterministic=True)
+    actor = as_declared(components, actor_of(components, agent, deterministic=True))
     # templates of the trees that the policy knows; the most probable action draws nothing
     first_obs = zeros(components.spec.observation)
     first_carry = jax.tree.map(lambda x: x[0], actor.initial_carry((1,)))
@@ -80,10 +84,15 @@ def make_acting(
         lead = jax.tree.leaves(obs)[0].shape[:1]
         return act(first_carry, obs, jnp.ones(lead, bool))[1]
 
+    # dictionaries have another order of leaves than records
+    forms, structure = jax.tree.flatten(action_forms(components))
+    order = jax.tree.leaves(_plain(structure.unflatten(range(len(forms)))))
+    forms = [forms[i] for i in order]
     obs, carry = _plain(first_obs), _plain(first_carry)
     if not jax.tree.leaves(carry):
-        return Acting(act_without_memory, {"obs": obs}, ())
-    return Acting(act, {"carry": carry, "obs": obs, "episode_start": jnp.bool_(True)}, carry)
+        return Acting(act_without_memory, {"obs": obs}, (), forms)
+    inputs = {"carry": carry, "obs": obs, "episode_start": jnp.bool_(True)}
+    return Acting(act, inputs, carry, forms)
 
 
 def names(first: str, tree: PyTree) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs a policy that purejaxppo exported for NumPy: the most probable action for one observation.
+"""Runs a policy that purejaxppo exported for NumPy: the most probable actions.
 
     policy = Policy("policy.npz")
     action = policy(obs)
@@ -6,7 +6,8 @@
     carry = policy.initial_carry  # with a memory: at the start of an episode
     carry, action = policy(carry, obs, episode_start)
 
-An observation is an array, or a dictionary or tuple of them, as the environment gives it.
+An observation is an array, or a dictionary or tuple of them, as the environment gives it. A batch
+has a leading axis more in every array; actions and memory then have it too.
 """
 
 import json
@@ -15,14 +16,29 @@ from operator import getitem
 
 import numpy as np
 
+
+def concatenate(*parts_axis):
+    """Joins arrays, some of which may be the same for all observations."""
+    *parts, axis = parts_axis
+    lead = np.broadcast_shapes(*(part.shape[:1] for part in parts))
+    return np.concatenate([np.broadcast_to(p, lead + p.shape[1:]) for p in parts], axis)
+
+
+def take(x, places):
+    """Returns elements by their places; -1: the zero at the end."""
+    rows = np.reshape(x, (len(x), int(np.prod(x.shape[1:]))))
+    return np.pad(rows, ((0, 0), (0, 1)))[:, places]
+
+
+# every array has a leading axis: of observations, or 1
 CALLS: dict = {name: f for name, f in vars(np).items() if isinstance(f, np.ufunc)}
-CALLS |= {f.__name__: f for f in (np.argmax, np.broadcast_to, np.reshape, np.transpose, np.where)}
+CALLS |= {f.__name__: f for f in (np.argmax, np.transpose, np.where, concatenate, take)}
 CALLS |= {
     "astype": lambda x, dtype: np.asarray(x, dtype),
-    "concatenate": lambda *parts_axis: np.concatenate(parts_axis[:-1], parts_axis[-1]),
+    "broadcast_to": lambda x, shape: np.broadcast_to(x, (len(x), *shape)),
     "einsum": lambda x, y, letters: np.einsum(letters, x, y, optimize=True),
     "reduce": lambda x, name, axes, dtype: CALLS[name].reduce(x, tuple(axes), dtype),
-    "take": lambda x, places: np.append(x, x.dtype.type(0))[places],  # -1: the zero at the end
+    "reshape": lambda x, shape: np.reshape(x, (len(x), *shape)),
 }
 
 
@@ -37,16 +53,28 @@ class Policy:
 
     @np.errstate(all="ignore")
     def __call__(self, *args):
-        """Returns one action; with a memory, the carry before it."""
-        inputs = {name: reduce(getitem, path, args) for name, path in self.program["inputs"]}
-        values = self.constants | inputs
+        """Returns one action, or actions for a batch; with a memory, the carry before them."""
+        values, leads = dict(self.constants), []
+        for name, path, shape in self.program["inputs"]:
+            x = np.asarray(reduce(getitem, path, args))
+            lead = x.shape[: x.ndim - len(shape)]
+            if [*lead, *shape] != [*x.shape] or len(lead) > 1:
+                raise ValueError(f"{name} has shape {[*x.shape]}: pass {shape}, or more of them")
+            values[name] = x if lead else x[None]
+            leads.append(lead)
         for name, call, operands, options in self.program["calls"]:
             values[name] = CALLS[call](*(values[operand] for operand in operands), *options)
-        return build(self.program["outputs"], values)
+        lead = np.broadcast_shapes(*leads)
+        return build(
+            self.program["outputs"], values,
+            lambda x: np.broadcast_to(x, lead + x.shape[1:]).copy() if lead else x[0],
+        )  # fmt: skip
 
 
-def build(names, values):
+def build(names, values, row=lambda x: x):
     """Puts values in place of their names, in the dictionaries and tuples that the names are in."""
     if isinstance(names, dict):
-        return {key: build(part, values) for key, part in names.items()}
-    return values[names] if isinstance(names, str) else tuple(build(n, values) for n in names)
+        return {key: build(part, values, row) for key, part in names.items()}
+    if isinstance(names, str):
+        return row(values[names])
+    return tuple(build(part, values, row) for part in names)

@@ -1,6 +1,8 @@
 """A list of primitives of JAX as calls of NumPy, those that `numpy_policy` makes.
 
-What moves elements is one call, `take`: what JAX does to their places is found beforehand.
+The primitives are those for one observation. The calls are for N of them: every result has a
+leading axis more, [N], or [1] where it is the same for all. What moves elements is one call,
+`take`: what JAX does to their places is found beforehand.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from string import ascii_letters
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 from jax import lax
@@ -17,6 +19,13 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from numpy.lib.stride_tricks import sliding_window_view
 
 from purejaxppo.errors import ConfigError
+
+
+class Fixed(NamedTuple):
+    """An array that is known and is not one of N: it has no leading axis more."""
+
+    x: np.ndarray
+
 
 Operand: TypeAlias = str | np.ndarray
 """The name of a result, or an array that is known."""
@@ -33,7 +42,7 @@ class Program:
         self.constants: dict[str, np.ndarray] = {}
         self._names: dict[Any, str] = {}
 
-    def name(self, x: Operand) -> str:
+    def name(self, x: Operand | Fixed) -> str:
         """Returns the name of a result, or of an array; equal arrays are kept once.
 
         Args:
@@ -41,11 +50,14 @@ class Program:
         """
         if isinstance(x, str):
             return x
+        x = x.x if isinstance(x, Fixed) else x[None]
         name = self._names.setdefault((x.dtype, x.shape, x.tobytes()), f"c{len(self._names)}")
         self.constants[name] = x
         return name
 
-    def call(self, function: str, *operands: Operand, options: Sequence[object] = ()) -> str:
+    def call(
+        self, function: str, *operands: Operand | Fixed, options: Sequence[object] = ()
+    ) -> str:
         """Writes a call down.
 
         Args:
@@ -65,7 +77,7 @@ def as_numpy(flat: ClosedJaxpr, names: Sequence[str]) -> tuple[Program, list[str
     """Turns a list of primitives into calls of NumPy.
 
     Args:
-        flat: what `flatten` returns, of known sizes.
+        flat: what `flatten` returns, for one observation, of known sizes.
         names: of its inputs.
 
     Returns:
@@ -103,6 +115,10 @@ def _refuse(eqn: JaxprEqn) -> NoReturn:
     )
 
 
+EACH = "Z"
+"""The letter of the leading axis in sums of products."""
+
+
 # -- rules: `(call, equation, *operands)` to a result, or a list of them ------------------------
 
 
@@ -131,6 +147,10 @@ def _dtype(eqn: JaxprEqn) -> str:
     return _out(eqn).dtype.name
 
 
+def _axes(eqn: JaxprEqn) -> list[int]:
+    return [axis + 1 for axis in eqn.params["axes"]]
+
+
 def _param(name: str) -> Callable[[JaxprEqn], Any]:
     return lambda eqn: eqn.params[name]
 
@@ -143,7 +163,23 @@ def _as(function: str, *options: Callable[[JaxprEqn], Any]) -> Callable[..., str
 def _divide(call: Call, eqn: JaxprEqn, x: Operand, y: Operand) -> str:
     if _out(eqn).dtype.kind != "f":  # of integers, JAX gives integers
         _refuse(eqn)
-    return call("divide", x, y)
+    return call("divide", *_aligned(call, eqn, (x, y)))
+
+
+def _elementwise(function: str) -> Callable[..., str]:
+    """Returns the rule that is one call of what broadcasts its operands."""
+    return lambda call, eqn, *xs: call(function, *_aligned(call, eqn, xs))
+
+
+def _aligned(call: Call, eqn: JaxprEqn, xs: Sequence[Operand]) -> list[Operand]:
+    """Returns operands of equal rank: [N] numbers would be taken for the last axis of arrays."""
+    ndim = _out(eqn).ndim
+    return [
+        x
+        if _shaped(var).ndim == ndim or not isinstance(x, str)
+        else call("reshape", x, options=[[1] * ndim])
+        for x, var in zip(xs, eqn.invars, strict=True)
+    ]
 
 
 def _round(call: Call, eqn: JaxprEqn, x: Operand) -> str:
@@ -155,7 +191,8 @@ def _round(call: Call, eqn: JaxprEqn, x: Operand) -> str:
 def _select(call: Call, eqn: JaxprEqn, which: Operand, *cases: Any) -> str:
     if _in(eqn).dtype != bool:
         _refuse(eqn)
-    return call("where", which, *reversed(cases))
+    condition, *values = _aligned(call, eqn, (which, *cases))
+    return call("where", condition, *reversed(values))
 
 
 def _logistic(call: Call, eqn: JaxprEqn, x: Operand) -> str:
@@ -164,7 +201,7 @@ def _logistic(call: Call, eqn: JaxprEqn, x: Operand) -> str:
 
 
 def _argmax(call: Call, eqn: JaxprEqn, x: Operand) -> str:
-    place = call("argmax", x, options=eqn.params["axes"])
+    place = call("argmax", x, options=[axis + 1 for axis in eqn.params["axes"]])
     return call("astype", place, options=[_dtype(eqn)])
 
 
@@ -179,13 +216,13 @@ def _stack(call: Call, eqn: JaxprEqn, *parts: Any) -> str:
     axis, shape = eqn.params["axis"], list(_shape(eqn))
     shape[axis] = 1
     parts = tuple(call("reshape", part, options=[shape]) for part in parts)
-    return call("concatenate", *parts, options=[axis])
+    return call("concatenate", *parts, options=[axis + 1])
 
 
 def _dot(call: Call, eqn: JaxprEqn, x: Operand, y: Operand) -> str:
     (summed_x, summed_y), (batch_x, batch_y) = eqn.params["dimension_numbers"]
     # einsum: a letter for each axis of x, and for those of y that x does not share
-    letters = iter(ascii_letters)
+    letters = iter(ascii_letters.replace(EACH, ""))
     avals = [_shaped(var) for var in eqn.invars]
     of_x, of_y = ([next(letters) for _ in aval.shape] for aval in avals)
     for i, j in zip((*summed_x, *batch_x), (*summed_y, *batch_y), strict=True):
@@ -194,7 +231,12 @@ def _dot(call: Call, eqn: JaxprEqn, x: Operand, y: Operand) -> str:
     # JAX puts batch axes first, then what is left of x and of y
     free = [a for a in of_x + of_y if (a in of_x) != (a in of_y)]
     x_letters, y_letters, letters = map("".join, (of_x, of_y, batch + free))
-    return call("einsum", x, y, options=[f"{x_letters},{y_letters}->{letters}"])
+    # weights are the same for all: without a letter for each, BLAS multiplies by them
+    both = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
+    left, each_x = (Fixed(x), "") if isinstance(x, np.ndarray) and not both else (x, EACH)
+    right, each_y = (Fixed(y), "") if isinstance(y, np.ndarray) else (y, EACH)
+    letters = f"{each_x}{x_letters},{each_y}{y_letters}->{EACH}{letters}"
+    return call("einsum", left, right, options=[letters])
 
 
 def _convolution(call: Call, eqn: JaxprEqn, x: Operand, kernel: Operand) -> str:
@@ -212,8 +254,8 @@ def _convolution(call: Call, eqn: JaxprEqn, x: Operand, kernel: Operand) -> str:
     # what is left is a sum of products over channels and places in the window
     steps, inside = "uvw"[: kernel.ndim - 2], "xyz"[: kernel.ndim - 2]
     order = np.array(["b", "o", *steps])[np.argsort(out)]
-    letters = f"bi{steps}{inside},oi{inside}->{''.join(order)}"
-    return call("einsum", call("take", x, places), kernel, options=[letters])
+    letters = f"{EACH}bi{steps}{inside},oi{inside}->{EACH}{''.join(order)}"
+    return call("einsum", call("take", x, Fixed(places)), Fixed(kernel), options=[letters])
 
 
 def _rearrange(call: Call, eqn: JaxprEqn, x: Operand, *indices: Operand) -> list[str]:
@@ -221,7 +263,7 @@ def _rearrange(call: Call, eqn: JaxprEqn, x: Operand, *indices: Operand) -> list
         _refuse(eqn)
     moved = eqn.primitive.bind(_places(_in(eqn)), *indices, **eqn.params)
     moved = moved if eqn.primitive.multiple_results else [moved]
-    return [call("take", x, np.asarray(places)) for places in moved]
+    return [call("take", x, Fixed(np.asarray(places))) for places in moved]
 
 
 def _scatter_add(call: Call, eqn: JaxprEqn, x: Operand, indices: Operand, updates: Operand) -> str:
@@ -233,7 +275,7 @@ def _scatter_add(call: Call, eqn: JaxprEqn, x: Operand, indices: Operand, update
     )
     names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
     moved = lax.scatter(nowhere, indices, places, **{name: eqn.params[name] for name in names})
-    return call("add", x, call("take", updates, np.asarray(moved)))
+    return call("add", x, call("take", updates, Fixed(np.asarray(moved))))
 
 
 def _places(aval: ShapedArray) -> np.ndarray:
@@ -244,7 +286,7 @@ def _places(aval: ShapedArray) -> np.ndarray:
 RULES: dict[str, Callable[..., str | list[str]]] = {
     "argmax": _argmax,
     "broadcast_in_dim": _broadcast,
-    "concatenate": _as("concatenate", _param("dimension")),
+    "concatenate": _as("concatenate", lambda eqn: eqn.params["dimension"] + 1),
     "conv_general_dilated": _convolution,
     "convert_element_type": _as("astype", _dtype),
     "div": _divide,
@@ -258,14 +300,14 @@ RULES: dict[str, Callable[..., str | list[str]]] = {
     "select_n": _select,
     "squeeze": _as("reshape", _shape),
     "stack": _stack,
-    "transpose": _as("transpose", _param("permutation")),
+    "transpose": _as("transpose", lambda eqn: [0, *(i + 1 for i in eqn.params["permutation"])]),
 }
 RULES |= dict.fromkeys(("dynamic_slice", "gather", "rev", "slice", "split"), _rearrange)
 REDUCTIONS = {
     "and": "logical_and", "max": "maximum", "min": "minimum", "or": "logical_or", "sum": "add",
 }  # fmt: skip
 RULES |= {
-    f"reduce_{name}": _as("reduce", lambda _, function=function: function, _param("axes"), _dtype)
+    f"reduce_{name}": _as("reduce", lambda _, function=function: function, _axes, _dtype)
     for name, function in REDUCTIONS.items()
 }
 UFUNCS = {
@@ -276,4 +318,4 @@ UFUNCS = {
     "not": "invert", "or": "bitwise_or", "pow": "power", "sign": "sign", "sin": "sin",
     "sqrt": "sqrt", "square": "square", "sub": "subtract", "tanh": "tanh",
 }  # fmt: skip
-RULES |= {name: _as(function) for name, function in UFUNCS.items()}
+RULES |= {name: _elementwise(function) for name, function in UFUNCS.items()}

@@ -13,6 +13,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from purejaxppo.assertions import chex
+from purejaxppo.errors import ConfigError
+from purejaxppo.types import PyTree
 
 
 def orthogonal(scale: float) -> Callable[..., Array]:
@@ -150,3 +152,20 @@ def _backward(strides: tuple, padding: tuple, residuals: tuple, dy: Array) -> tu
 
 
 _convolve.defvjp(_forward, _backward)
+
+
+def outputs_of(returned: Any) -> tuple[PyTree, Array]:
+    """Returns what a custom network has returned, if it is what it should be.
+
+    Args:
+        returned: by the network.
+
+    Returns:
+        The parameters of the distributions, and values.
+
+    Raises:
+        ConfigError: it is no pair.
+    """
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ConfigError("the network must return (parameters, value), and nothing else")
+    return returned

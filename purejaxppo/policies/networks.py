@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -15,16 +15,19 @@ from jax import Array
 
 from purejaxppo.assertions import chex
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.policies.cores import CORES, initial_carry
 from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
-from purejaxppo.policies.layers import orthogonal
+from purejaxppo.policies.layers import orthogonal, outputs_of
 from purejaxppo.policies.torsos import Torso, check_torso
 from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
 from purejaxppo.types import Carry, Distribution, Obs, Params, Policy, PyTree
 
-Network = nn.Module
-"""A custom network: `obs [B, *O] -> (parameters of the distributions, value [B])`."""
+Network: TypeAlias = Any
+"""A custom network: `obs [B, *O] -> (parameters of the distributions, value [B])`.
+
+It is a linen module; or an `nnx.Module`, its class, or a function `(rngs) -> nnx.Module`.
+"""
 
 
 class ActorCritic(nn.Module):
@@ -105,10 +108,7 @@ class Memoryless(nn.Module):
         Raises:
             ConfigError: the module returns something else.
         """
-        returned = self.network(obs)
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            raise ConfigError("the network must return (parameters, value), and nothing else")
-        return carry, *returned
+        return carry, *outputs_of(self.network(obs))
 
 
 def branches(shared: bool) -> tuple[str, ...]:
@@ -126,9 +126,10 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
     Args:
         config: torso, core and distribution.
         spec: of the environment.
-        network: a custom linen module in place of torso and core,
+        network: a custom network in place of torso and core,
             `obs [B, *O] -> (parameters, value [B])`, with the parameters that `heads.distribution`
-            reads.
+            reads: a linen module; or an `nnx.Module`, with whose own parameters every seed begins,
+            or what makes one for each seed, its class or a function `(rngs) -> nnx.Module`.
 
     Returns:
         A policy that takes any leading axes; with a memory, those of a step [N] or of sequences
@@ -138,13 +139,11 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
         ConfigError: the torso cannot read these observations, an option has no effect on these
             actions, a mask does not fit them, or the module returns something else.
     """
-    if network is not None and not isinstance(network, nn.Module):
-        raise ConfigError(f"policy={network!r} must be a Policy or a linen module, such as MyNet()")
     # what cannot work is said now, in the words of the configuration, and not by a trace
     check_mask(spec)
     _check_distribution(config, spec)
-    module = _build(config, spec) if network is None else Memoryless(network)
-    if isinstance(module, Memoryless):
+    module: Any = _build(config, spec) if network is None else _as_module(network)
+    if network is not None:
         _check_network(module, spec)
 
     def carry_of(batch_shape: tuple[int, ...]) -> Carry:
@@ -167,7 +166,7 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
         # networks see two leading axes flattened into one; a step is a sequence of one
         obs = _lead(obs, lead, (-1,))
         starts = episode_start.reshape(-1, length)
-        outputs: Any = module.apply({"params": params}, _lead(carry, batch, (-1,)), obs, starts)
+        outputs = module.apply({"params": params}, _lead(carry, batch, (-1,)), obs, starts)
         carry, parameters, value = outputs
         # the mask is read from the observations, whatever the network does with it
         dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
@@ -212,6 +211,27 @@ def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
     )
 
 
+def _as_module(network: Network) -> Any:
+    """Returns a custom network as a module that is called as `ActorCritic` is.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(network, nn.Module):
+        return Memoryless(network)
+    if isinstance(network, type) and issubclass(network, nn.Module):
+        raise ConfigError(f"policy={shown(network)} is a class: pass {network.__name__}()")
+    if not callable(network):
+        raise ConfigError(
+            f"policy={shown(network)} must be a Policy, a linen module such as MyNet(), or a "
+            "function (rngs) -> nnx.Module"
+        )
+    # imported where it is needed: linen does without
+    from purejaxppo.policies.nnx_network import NnxNetwork
+
+    return NnxNetwork(network)
+
+
 def _lead(tree: PyTree, old: tuple[int, ...], new: tuple[int, ...]) -> PyTree:
     """Returns every array of a pytree with its leading axes `old` replaced by `new`."""
     return jax.tree.map(lambda x: x.reshape(*new, *x.shape[len(old) :]), tree)
@@ -236,7 +256,7 @@ def _check_distribution(config: PPOConfig, spec: EnvSpec) -> None:
                 )
 
 
-def _check_network(module: Memoryless, spec: EnvSpec) -> None:
+def _check_network(module: Any, spec: EnvSpec) -> None:
     """Compares what a custom module returns for two observations with what it should return."""
     obs, starts = zeros(spec.observation, (2,)), jnp.zeros((2, 1), bool)
     key = jax.random.key(0)

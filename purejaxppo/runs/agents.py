@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from purejaxppo.act import act_of
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.coerce import coerce
 from purejaxppo.config.rules import check_choice
@@ -26,16 +25,8 @@ from purejaxppo.run_folder.read import read_run
 from purejaxppo.run_folder.schemas import ActingFile
 from purejaxppo.runs.options import Weights
 from purejaxppo.train import learner_of
-from purejaxppo.types import (
-    Action,
-    Array,
-    EnvParams,
-    LearnerState,
-    Normalizers,
-    Obs,
-    Params,
-    PyTree,
-)
+from purejaxppo.trained_policy import TrainedPolicy
+from purejaxppo.types import Array, EnvParams, LearnerState, Normalizers, Params, PyTree
 
 FILES = {"final": "agents.npz", "best": "best.npz"}
 
@@ -163,8 +154,8 @@ def load_components(
     # the file is compared with what the configuration would train
     change = env_params_of(run_dir, run, env_params)
     components = make_components(config, env=env, policy=policy, change_env_params=change)
-    state = jax.eval_shape(learner_of(components).init, jax.random.key(0))
-    return components, read_agents(run_dir, weights, with_seeds(Agents.of(state), run["seeds"]))
+    template = with_seeds(_template(components), run["seeds"])
+    return components, read_agents(run_dir, weights, template)
 
 
 def read_agents(run_dir: str | Path, weights: Weights, template: Agents) -> Agents:
@@ -240,31 +231,94 @@ def load_policy(
     weights: Weights = "final",
     deterministic: bool = True,
     *,
+    seed: int = 0,
     env: CustomEnv = None,
     env_params: EnvParams = None,
     policy: CustomPolicy = None,
-) -> Callable[[jax.Array, Obs], Action]:
-    """Loads a trained policy of a run folder as one compiled function, statistics frozen.
+) -> TrainedPolicy:
+    """Loads a trained policy of a run folder, compiled, statistics frozen.
 
     Args:
         run_dir: a folder that `purejaxppo train` or `fit` wrote.
         agent: which of the run's seeds, counted from 0.
         weights: "final", at the end of the run; or "best", by evaluation.
         deterministic: the most probable action rather than a sampled one.
+        seed: of what `predict` draws.
         env: the environment, if one was passed to training.
         env_params: its parameters; None: those of the run.
         policy: the policy, if one was passed to training.
 
     Returns:
-        `act(key, obs [..., *O]) -> action [..., *A]`. The key is consumed (and not used when
-        deterministic).
+        The policy: `policy.predict(obs)` for NumPy and Gymnasium, one observation or a batch, with
+        a memory or without; without one also `policy(key, obs [..., *O]) -> action [..., *A]`, a
+        pure function of JAX. The key is consumed (and not used when deterministic).
 
     Raises:
-        ConfigError: the folder holds no such agents, or those of another network; no such agent; or
-            the policy has a memory: `make_actor` passes it in and out.
+        ConfigError: the folder holds no such agents, or those of another network; there is no such
+            agent or seed.
     """
     components, agents = load_components(run_dir, weights, env, policy, env_params)
-    return jax.jit(act_of(components, agent_of(agents, agent), deterministic))
+    return TrainedPolicy(components, agent_of(agents, agent), deterministic, seed)
+
+
+def as_policy(
+    config: PPOConfig | Mapping[str, Any],
+    state: Any,
+    agent: int = 0,
+    deterministic: bool = True,
+    *,
+    seed: int = 0,
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
+) -> TrainedPolicy:
+    """Makes what `load_policy` returns of a run that is still in memory.
+
+    Args:
+        config: the configuration that was trained.
+        state: what `fit` or `make_train`'s function returned, its `state`, or agents
+            (`load_agents`, `result.best.agents`); of one seed, or with a leading axis of them.
+        agent: which of the seeds, counted from 0.
+        deterministic: the most probable action rather than a sampled one.
+        seed: of what `predict` draws.
+        env: the environment, if one was passed to training.
+        env_params: its parameters; None: its defaults.
+        policy: the policy, if one was passed to training.
+
+    Returns:
+        The policy, see `load_policy`.
+
+    Raises:
+        ConfigError: the state is of another configuration, there is no such agent or seed; or see
+            `components.make_components`.
+    """
+    components = make_components(config, env=env, env_params=env_params, policy=policy)
+    trained = getattr(state, "state", state)  # of a result
+    if not (hasattr(trained, "params") and hasattr(trained, "normalizers")):
+        raise ConfigError(
+            f"state={shown(state)} holds no agent: pass what fit or train returns, or its state"
+        )
+    agents, template = Agents.of(trained), _template(components)
+    if _shapes(agents) == _shapes(template):
+        agents = jax.tree.map(lambda x: x[None], agents)
+    seeds = len(jax.tree.leaves(agents)[0]) if np.ndim(jax.tree.leaves(agents)[0]) else 1
+    if _shapes(agents) != _shapes(with_seeds(template, seeds)):
+        raise ConfigError(
+            "state is of another network or environment than the configuration describes, or of "
+            "more than one axis of seeds: pass the config, env and policy that were trained"
+        )
+    return TrainedPolicy(components, agent_of(agents, agent), deterministic, seed)
+
+
+def _template(components: Components) -> Agents:
+    """Returns shapes and dtypes of what the components would train."""
+    return Agents.of(jax.eval_shape(learner_of(components).init, jax.random.key(0)))
+
+
+def _shapes(tree: PyTree) -> tuple[Any, list[tuple[int, ...]]]:
+    """Returns the structure of a tree, and the shapes in it."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [x.shape for x in leaves]
 
 
 def agent_of(agents: Agents, agent: int) -> Agents:

@@ -48,7 +48,7 @@ def make_evaluate(
         sampled: sampled actions rather than the most probable ones.
         env: the environment, if one was passed to training.
         env_params: its parameters; None: its defaults.
-        policy: the policy or linen module, if one was passed to training.
+        policy: the policy or network, if one was passed to training.
 
     Returns:
         `evaluate(agents of one seed, key) -> Evaluation` (the key is consumed), and what closes

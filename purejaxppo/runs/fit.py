@@ -171,8 +171,8 @@ def fit(
             one that `config` names.
         env_params: its parameters; None: its defaults. Numbers and small arrays are kept with the
             run, and loaded with it.
-        policy: a policy, or a linen module `obs [B, *O] -> (parameters, value [B])`, in place of
-            the network that `config` describes.
+        policy: a policy, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx, in
+            place of the one that `config` describes (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
             state) -> [B]`, in place of the one that `config` names. Values that the loss also
             returns, `([B], {name: [B]})`, are columns of the rows.

@@ -473,17 +473,62 @@ def test_a_policy_drives_a_dictionary_of_actions():
     assert np.isfinite(result.metrics.policy_loss).all()
 
 
+class Countdown(gymnasium.Env):
+    """Shows the numbers 5, 6, 7 in turn, and takes what Gymnasium says its space holds."""
+
+    def __init__(self, action_space, log):
+        self.observation_space = spaces.Discrete(3, start=5)
+        self.action_space, self.log = action_space, log
+
+    def reset(self, *, seed=None, options=None):
+        self.shown = 5
+        return self.shown, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.log.append(np.asarray(action).tolist())
+        self.shown = 5 + (self.shown - 4) % 3
+        return self.shown, 0.0, False, False, {}
+
+
+STARTS = {
+    "Discrete": (spaces.Discrete(3, start=-1), jnp.int32([2]), [1]),
+    "MultiDiscrete": (spaces.MultiDiscrete([2, 4], start=[7, 0]), jnp.int32([[1, 3]]), [8, 3]),
+    "int8": (spaces.MultiDiscrete([2, 4], np.int8, start=[1, 2]), jnp.int32([[0, 3]]), [1, 5]),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_discrete_space_with_a_start_is_counted_from_zero_inside(name):
+    space, inside, outside = STARTS[name]
+    log = []
+
+    def make(n):
+        return SyncVectorEnv(
+            [lambda: Countdown(space, log)] * n, autoreset_mode=AutoresetMode.DISABLED
+        )
+
+    vec_env = make_host_vec_env(HostEnvironment(make), 1)
+    assert vec_env.spec.observation.n == 3
+    state, obs = vec_env.reset(jax.random.key(0), ())
+    seen = [obs.tolist()]
+    for _ in range(3):
+        state, after = jax.jit(vec_env.step)((), state, inside, ())
+        seen.append(after.obs.tolist())
+    vec_env.close()
+    assert seen == [[0], [1], [2], [0]]
+    assert np.ravel(log).tolist() == np.ravel([outside] * 3).tolist()
+
+
 @pytest.mark.parametrize(
     ("what", "space", "words"),
     [
         ("action_space", spaces.Box(-np.inf, np.inf, (2,)), "must be finite"),
         ("action_space", spaces.Box(np.float32([-1, 0]), np.float32([1, np.inf])), "finite"),
         ("action_space", spaces.Text(5), "not supported"),
-        ("action_space", spaces.Discrete(3, start=1), "must start at 0"),
         ("action_space", spaces.Dict(a=spaces.Discrete(2), b=spaces.Text(5)), r"action\['b'\]"),
         ("action_space", spaces.OneOf((spaces.Discrete(2), spaces.Discrete(3))), "not supported"),
         ("observation_space", spaces.Text(5), "not supported"),
-        ("observation_space", spaces.Discrete(3, start=1), "must start at 0"),
         ("observation_space", spaces.Dict(a=spaces.Text(5)), "not supported"),
         ("observation_space", spaces.Sequence(spaces.Discrete(3)), "observation"),
         ("observation_space", spaces.Graph(spaces.Discrete(3), None), "observation"),

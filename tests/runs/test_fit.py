@@ -17,7 +17,7 @@ from purejaxppo import (
 from purejaxppo.components import make_components
 from purejaxppo.report.aggregate import binned_returns
 from purejaxppo.report.plots import plot_curve
-from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.run_folder.rows import SCALARS, final_returns
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.plan import plan_of
 from purejaxppo.types import Metrics
@@ -130,8 +130,7 @@ def test_one_program_serves_every_chunk_length(result):
 
 def metrics_of(episodes, return_sum):
     zeros = np.zeros_like(episodes)
-    names = Metrics.__dataclass_fields__
-    fields = dict.fromkeys(names, zeros) | {"episodes": episodes, "return_sum": return_sum}
+    fields = dict.fromkeys(SCALARS, zeros) | {"episodes": episodes, "return_sum": return_sum}
     return Metrics(**fields)
 
 
