@@ -12,15 +12,18 @@ from pathlib import Path
 
 from purejaxppo.cli.arguments import (
     CheckArgs,
+    CompletionArgs,
+    EnvsArgs,
     EvalOptions,
     ExportOptions,
     PlotOptions,
     RenderOptions,
     ReportOptions,
-    parse,
     parse_train,
 )
+from purejaxppo.cli.completion import remember_environments, script_of
 from purejaxppo.cli.devices import start_jax
+from purejaxppo.cli.reading import parse
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import ConfigError
 
@@ -223,21 +226,38 @@ def envs(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: there is no such suite.
     """
-    if argv in (["-h"], ["--help"]):
-        print("usage: purejaxppo envs [SUITE]\n\nList the environments that can be trained.")
-        return 0
+    options = parse(EnvsArgs, argv, "envs")
     start_jax()  # some suites compute when they are imported
     from purejaxppo.config import presets
     from purejaxppo.envs import registry
 
-    if len(argv) > 1 or set(argv) - set(registry.SUITES):
-        suites = ", ".join(filter(None, registry.SUITES))
-        raise ConfigError(f"envs takes one suite or none, not {' '.join(argv)!r}: use {suites}")
-    tuned = presets.names()
-    for name in registry.names(*argv):
+    suites = [] if options.suite is None else [options.suite]
+    if not registry.SUITES.keys() >= {*suites}:
+        known = ", ".join(filter(None, registry.SUITES))
+        raise ConfigError(f"envs takes one suite or none, not {options.suite!r}: use {known}")
+    names, tuned = registry.names(*suites), presets.names()
+    for name in names:
         print(f"{name}  (preset: {', '.join(presets.tables(name))})" if name in tuned else name)
-    for suite, what in registry.missing(*argv).items():
+    for suite, what in registry.missing(*suites).items():
         print(f"{suite}/...  ({what})")
+    if not suites:
+        remember_environments(names)
+    return 0
+
+
+def completion(argv: Sequence[str]) -> int:
+    """Prints what completes commands and options in a shell: `purejaxppo completion SHELL`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: bad input.
+    """
+    print(script_of(parse(CompletionArgs, argv, "completion").shell), end="")
     return 0
 
 

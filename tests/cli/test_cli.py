@@ -301,22 +301,6 @@ def test_imports_are_quick():
     assert seconds["ours"] < 1.5 * seconds["theirs"]
 
 
-@pytest.mark.parametrize("argv", ["--help", "train --help", "train X --gamma two"])
-def test_help_and_mistakes_import_nothing_heavy(argv):
-    code = f"""
-import sys
-sys.argv = ["purejaxppo", *{argv.split()}]
-from purejaxppo import cli
-try:
-    cli.main()
-except SystemExit:
-    pass
-heavy = {{"jax", "flax", "gymnax", "matplotlib"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    process(sys.executable, "-c", code)
-
-
 # -- run folders -------------------------------------------------------------------------------
 
 

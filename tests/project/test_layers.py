@@ -46,8 +46,10 @@ LONG_FILES = {
 WIDE_FOLDERS = {}
 ONE_IMPORTER = {
     "cli.commands": "one function for each command; `main` knows what goes wrong with them",
+    "cli.completion": "the scripts of three shells, which the command prints",
     "cli.devices": "how JAX is started, and what it has against that",
     "cli.display": "the progress on a terminal, a logger like others",
+    "cli.help": "imported when a help is asked for: `main` starts without it",
     "cli.streams": "file descriptors and encodings, which no command need know",
     "cli.train": "the one command that is more than a call of a public function",
     "config.purejaxrl": "the keys of another library",
