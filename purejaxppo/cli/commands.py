@@ -23,7 +23,9 @@ from purejaxppo.cli.arguments import (
 )
 from purejaxppo.cli.completion import remember_environments, script_of
 from purejaxppo.cli.devices import start_jax
+from purejaxppo.cli.display import Display
 from purejaxppo.cli.reading import parse
+from purejaxppo.cli.words import counted
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import ConfigError
 
@@ -42,10 +44,13 @@ def train(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options, config = parse_train(argv)
-    start_jax(options.seeds)
-    from purejaxppo.cli import train as console
+    # something is shown from here on: the imports take seconds already
+    with Display(config.total_timesteps, options.seeds, options.quiet) as display:
+        display.announce("importing jax")
+        start_jax(options.seeds)
+        from purejaxppo.cli import train as console
 
-    return console.train(config, options)
+        return console.train(config, options, display)
 
 
 def evaluate(argv: Sequence[str]) -> int:
@@ -94,14 +99,17 @@ def evaluate(argv: Sequence[str]) -> int:
         return 0
 
     # for people: a line for each seed, and one for all
-    table = Table("seed", "return", "± std", "length", "episodes", box=None)
+    several = options.episodes > 1  # one alone has no spread
+    table = Table("seed", "return", *["± std"] * several, "length", "episodes", box=None)
     for i, row in enumerate(rows):
-        numbers = row["return_mean"], row["return_std"], row["length_mean"]
+        numbers = [row["return_mean"], *[row["return_std"]] * several, row["length_mean"]]
         table.add_row(str(i), *(f"{x:.1f}" for x in numbers), str(row["episodes"]))
     Console().print(table)
-    print(f"{components.config.env}: mean return {np.mean(means):.1f} over {len(rows)} seeds")
+    over = counted(len(rows), "seed")
+    print(f"{components.config.env}: mean return {np.mean(means):.1f} over {over}")
     if unfinished:
-        print(f"{unfinished} episodes did not end within {LONGEST:,} steps: counted as they stood")
+        some = counted(unfinished, "episode")
+        print(f"{some} did not end within {LONGEST:,} steps: counted as they stood")
     return 0
 
 
@@ -153,7 +161,8 @@ def render(argv: Sequence[str]) -> int:
     path, episode = film(options.run, options)
     steps, size = len(episode.returns) - 1, path.stat().st_size / 1e3
     going_on = "" if episode.over else " (not over yet: --max-steps shows more)"
-    print(f"return {episode.returns[-1]:z.1f} in {steps} steps{going_on}, {path} ({size:,.0f} kB)")
+    took = f"{episode.returns[-1]:z.1f} in {counted(steps, 'step')}"
+    print(f"return {took}{going_on}, {path} ({size:,.0f} kB)")
     return 0
 
 

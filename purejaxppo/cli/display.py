@@ -1,120 +1,147 @@
-"""The progress of a run: bars on a terminal, else a line now and then."""
+"""What `purejaxppo train` shows of a run: lines that move on a terminal, else one now and then."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from purejaxppo.cli.frame import MOST_SEEDS, Progress, frame, waiting
+from purejaxppo.cli.screen import SECONDS_BETWEEN_FRAMES, Screen, is_screen
+from purejaxppo.cli.words import number
 
-from purejaxppo.config.schema import PPOConfig
-from purejaxppo.types import Row
-
-SECONDS_BETWEEN_FRAMES = 0.2
 SECONDS_BETWEEN_LINES = 10.0
-MOST_BARS = 16  # more seeds share one
+TRAINING = "training"
+LONG = ("tracing", "compiling")
+"""What may take minutes, and gets a line where none moves."""
+
+LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl")
+"""Columns of rows that are shown as they are."""
 
 
 class Display:
-    """A logger that shows steps, the return of each seed, speed and time left.
+    """Says what is being done, and as a logger where a run is: its returns, speed and time left.
 
     Args:
-        config: what is trained.
+        total: environment steps of each seed.
         seeds: how many agents.
+        quiet: show nothing.
     """
 
-    def __init__(self, config: PPOConfig, seeds: int):
-        self._total, self._seeds = config.total_timesteps, seeds
-        console = Console(stderr=True)
-        self._terminal = console.is_terminal
-        self._wait = SECONDS_BETWEEN_FRAMES if self._terminal else SECONDS_BETWEEN_LINES
+    def __init__(self, total: int, seeds: int, quiet: bool = False):
+        self._total, self._seeds, self._quiet = total, seeds, quiet
+        self._screen = Screen(self._lines) if not quiet and is_screen(sys.stderr) else None
+        self._wait = SECONDS_BETWEEN_LINES if self._screen is None else SECONDS_BETWEEN_FRAMES
+        self._phase, self._since = "starting", time.perf_counter()
         self._first: tuple[int, float] | None = None  # steps and time of the first row
-        self._shown = 0.0
-        self._episodes, self._returns = np.zeros(seeds), np.zeros(seeds)  # since the last time
-        self._means, self._evaluated = np.full(seeds, np.nan), np.full(seeds, np.nan)
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f} steps  {task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self._terminal,
-            transient=True,
-        )
-        names = [f"seed {i}" for i in range(seeds)] if seeds <= MOST_BARS else [f"{seeds} seeds"]
-        self._tasks = [self._bars.add_task(name, total=self._total, text="") for name in names]
+        self._step, self._shown, self._speed = 0, 0.0, None
+        # sums since the last time something was shown
+        self._episodes, self._sums = [0.0] * seeds, {n: [0.0] * seeds for n in ("return", "length")}
+        self._columns: dict[str, list[float]] = {
+            name: [math.nan] * seeds for name in ("return", "evaluated", "length", *LOSSES)
+        }
 
     def __enter__(self) -> Display:
-        self._bars.start()
+        if self._screen is not None:
+            self._screen.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self.close()
 
-    def __call__(self, step: int, row: Row) -> None:
+    def close(self) -> None:
+        """Shows nothing more, and leaves the terminal as it was."""
+        if self._screen is not None:
+            screen, self._screen, self._quiet = self._screen, None, True
+            screen.__exit__()
+
+    def announce(self, phase: str) -> None:
+        """Takes in what is done from here on.
+
+        Args:
+            phase: in a word or two.
+        """
+        self._phase, self._since = phase, time.perf_counter()
+        if phase in LONG and self._screen is None and not self._quiet:
+            print(f"{phase} ...", file=sys.stderr, flush=True)
+
+    def __call__(self, step: int, row: Mapping[str, Any]) -> None:
         """Takes in a row, and shows where the run is if it is time to.
 
         Args:
             step: environment steps of each seed so far.
             row: of an update or an evaluation of one seed.
         """
+        seed = row["seed"]
         if "eval_return_mean" in row:
-            self._evaluated[row["seed"]] = row["eval_return_mean"]
+            self._columns["evaluated"][seed] = row["eval_return_mean"]
             return
-        self._episodes[row["seed"]] += row["episodes"]
-        self._returns[row["seed"]] += row["return_sum"]
+        self._episodes[seed] += row["episodes"]
+        for name, sums in self._sums.items():
+            sums[seed] += row.get(f"{name}_sum", 0.0)
+        for name in LOSSES:
+            self._columns[name][seed] = row.get(name, math.nan)
 
         # speed is counted from the first row: compilation comes before it
         now = time.perf_counter()
         if self._first is None:
             self._first, self._shown = (step, now), now
         # only once all seeds are at this step
-        last = row["seed"] == self._seeds - 1
+        last = seed == self._seeds - 1
         if last and step > self._first[0] and now - self._shown > self._wait:
-            self._shown = now
-            self._show(step, (step - self._first[0]) / (now - self._first[1]))
+            self._shown, self._step = now, step
+            self._speed = self._seeds * (step - self._first[0]) / (now - self._first[1])
+            self._take_means()
+            if self._screen is None and not self._quiet:
+                print(self._line(), file=sys.stderr, flush=True)
 
-    def _show(self, step: int, speed: float) -> None:
-        """Shows a frame of the bars, or a line.
+    def _take_means(self) -> None:
+        """Takes means of what ended since the last time; a seed that ended nothing keeps its."""
+        for seed, episodes in enumerate(self._episodes):
+            if episodes:
+                for name, sums in self._sums.items():
+                    self._columns[name][seed] = sums[seed] / episodes
+        self._episodes = [0.0] * self._seeds
+        self._sums = {name: [0.0] * self._seeds for name in self._sums}
 
-        Args:
-            step: environment steps of each seed so far.
-            speed: steps per second of one seed.
-        """
-        # the mean of what ended since the last time; a seed that ended nothing keeps its last one
-        ended = self._episodes > 0
-        self._means[ended] = self._returns[ended] / self._episodes[ended]
-        self._episodes[:], self._returns[:] = 0, 0
+    def _progress(self) -> Progress:
+        """Returns where the run is; what no seed has is left out."""
+        now = time.perf_counter()
+        left = None
+        if self._speed is not None:
+            left = self._seeds * (self._total - self._step) / self._speed
+            left = max(0.0, left - (now - self._shown))
+        columns = {
+            name: numbers for name, numbers in self._columns.items()
+            if name == "return" or any(map(math.isfinite, numbers))
+        }  # fmt: skip
+        elapsed = now - self._since
+        return Progress(self._step, self._total, self._speed, elapsed, left, columns)
 
-        rate = f"{speed * self._seeds:,.0f} steps/s"
-        if self._terminal:
-            alone = len(self._tasks) == self._seeds
-            each = zip(self._means, self._evaluated, strict=True)
-            texts = (_numbers(*pair) for pair in each) if alone else [self._summary()]
-            for task, text in zip(self._tasks, texts, strict=True):
-                self._bars.update(task, completed=step, text=f"return {text}  {rate}")
-        else:
-            left = (self._total - step) / speed
-            text = f"{step:,} steps  return {self._summary()}  {rate}  {left:.0f} s left"
-            print(text, file=sys.stderr, flush=True)
+    def _lines(self, columns: int, rows: int) -> list[str]:
+        """Returns what a terminal shows."""
+        if self._phase == TRAINING:
+            return frame(self._progress(), columns, rows)
+        return [waiting(self._phase, time.perf_counter() - self._since)[:columns]]
+
+    def _line(self) -> str:
+        """Returns what a pipe gets."""
+        progress = self._progress()
+        parts = [f"{progress.step:,} steps", f"return {self._summary()}"]
+        parts += [f"{progress.speed or 0:,.0f} steps/s", f"{progress.left or 0:.0f} s left"]
+        return "  ".join(parts)
 
     def _summary(self) -> str:
         """Returns the mean over seeds, and each of them if they are few."""
-        known = self._means[np.isfinite(self._means)]
-        if self._seeds == 1 or not known.size:
-            return _numbers(self._means[0], self._evaluated[0])
-        mean = _numbers(known.mean(), self._evaluated.mean())
-        if self._seeds > MOST_BARS:
-            return f"{mean} ({known.min():.1f} to {known.max():.1f})"
-        return f"{mean} ({' '.join(map(_number, self._means))})"
-
-
-def _numbers(mean: float, evaluated: float) -> str:
-    """Returns a return as text, and that of the last evaluation if there was one."""
-    return _number(mean) + (f"  evaluated {evaluated:.1f}" if np.isfinite(evaluated) else "")
-
-
-def _number(x: float) -> str:
-    return f"{x:.1f}" if np.isfinite(x) else "-"
+        returns, evaluated = self._columns["return"], self._columns["evaluated"]
+        known = [x for x in returns if math.isfinite(x)]
+        text = number(sum(known) / len(known) if known else math.nan)
+        if all(map(math.isfinite, evaluated)):
+            text += f"  evaluated {number(sum(evaluated) / self._seeds)}"
+        if self._seeds == 1 or not known:
+            return text
+        if self._seeds > MOST_SEEDS:
+            return f"{text} ({number(min(known))} .. {number(max(known))})"
+        return f"{text} ({' '.join(map(number, returns))})"

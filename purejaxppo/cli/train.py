@@ -18,6 +18,7 @@ from rich.table import Table
 from purejaxppo.cli.arguments import RunOptions
 from purejaxppo.cli.display import Display
 from purejaxppo.cli.signals import saying
+from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
@@ -41,12 +42,13 @@ RESUMED_OPTIONS = [
 """Options that a resumed run takes from the one that it goes on with, in `run.json`."""
 
 
-def train(config: PPOConfig, options: RunOptions) -> int:
+def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
     """Trains, writes the run folder and prints the results.
 
     Args:
         config: what to train.
         options: seeds, where results go, and what is printed.
+        display: what is shown until the results are printed.
 
     Returns:
         The exit code: 0; 1 if something could not be written; 128 and the signal that stopped it.
@@ -66,6 +68,7 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     for extra, wanted in {"tensorboard": options.tensorboard, "wandb": options.wandb}.items():
         if wanted:
             import_extra(extra)
+    display.announce("building the environment")
     components = make_components(config)
     plan = plan_of(components, options.seeds)
 
@@ -80,13 +83,12 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     kept = {name: getattr(options, name) for name in RESUMED_OPTIONS}
     about = {"algorithm": options.algorithm, "options": kept}
     with saying(lambda: when_interrupted(config.env, run_dir)):
-        with contextlib.ExitStack() as stack:
-            loggers = make_loggers(config, options, run_dir)
-            if not options.quiet:
-                loggers.append(stack.enter_context(Display(config, options.seeds)))
-            result = fit_of(components, FitOptions(**given), loggers, about)
+        loggers = [*make_loggers(config, options, run_dir), display]
+        result = fit_of(components, FitOptions(**given), loggers, about, announce=display.announce)
+        display.announce("writing the results")
         summary = summarize(config, options, plan, result, str(run_dir))
         problems = write_results(run_dir, config, result, summary)
+    display.close()
     print_results(run_dir, options, result, summary)
     if result.stopped is not None:
         return 128 + result.stopped
@@ -125,7 +127,7 @@ def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
     """
     return (
         f"{config.env}: {plan.updates:,} updates of {config.batch_size:,} steps = "
-        f"{plan.timesteps:,} steps for each of {seeds} seed{'s' * (seeds > 1)}; "
+        f"{plan.timesteps:,} steps for each of {counted(seeds, 'seed')}; "
         f"{plan.parameters:,} parameters, about {plan.bytes_per_seed / 1e6:.1f} MB per seed"
     )
 
@@ -273,11 +275,16 @@ def results_table(summary: dict[str, Any]) -> Table:
         summary: the results.
     """
     mean, spread = summary["final_return_mean"], summary["final_return_std"]
-    final = "no episode ended" if mean is None else f"{mean:.1f} ± {spread:.1f}"
-    seeds = f"{summary['seeds']} seed" + "s" * (summary["seeds"] > 1)
+    # seeds that ended no episode do not count, and one alone has no spread
+    ended = sum(x is not None for x in summary["final_returns"])
+    seeds = counted(summary["seeds"], "seed")
+    over = seeds if ended == summary["seeds"] else f"{ended} of {seeds}"
+    final = "no episode ended" if mean is None else f"{mean:.1f}  ({over})"
+    if ended > 1:
+        final = f"{mean:.1f} ± {spread:.1f}  (mean ± std over {over})"
     best = [x for x in summary["best_evaluations"] if x is not None]
     rows = {
-        "final return": f"{final}  (mean ± std over {seeds})",
+        "final return": final,
         "best evaluation": f"{np.mean(best):.1f}" if best else "",
         "episodes": f"{summary['episodes']:,}",
         "steps/s": _known(summary["steps_per_second"], ",.0f"),

@@ -51,8 +51,20 @@ class Programs(NamedTuple):
         )
 
 
+def unheard(phase: str) -> None:
+    """Tells nobody what is done from here on.
+
+    Args:
+        phase: in a word or two.
+    """
+
+
 def compile_run(
-    learner: Learner, seeds: int, config: PPOConfig, hyper: Hyperparams | None = None
+    learner: Learner,
+    seeds: int,
+    config: PPOConfig,
+    hyper: Hyperparams | None = None,
+    announce: Callable[[str], None] = unheard,
 ) -> Programs:
     """Compiles the programs of a run.
 
@@ -61,6 +73,7 @@ def compile_run(
         seeds: S.
         config: its sizes.
         hyper: its hyperparameters; None: those of the configuration.
+        announce: is told what is done from here on, while it takes its time.
 
     Returns:
         The programs.
@@ -92,8 +105,10 @@ def compile_run(
     )  # fmt: skip
     spread = NamedSharding(mesh, P(SEEDS))
     keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=spread)
+    announce("tracing")
     init = jax.jit(start, compiler_options=options).lower(keys)
     chunk = jax.jit(
         run_chunk, donate_argnums=0, in_shardings=(spread, None), compiler_options=options
     ).lower(init.out_info, 1)
+    announce("compiling")
     return Programs(init.compile(), chunk.compile(), init.out_info, chunk.out_info[1], mesh)

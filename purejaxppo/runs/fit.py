@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Best
-from purejaxppo.runs.compiled import compile_run
+from purejaxppo.runs.compiled import compile_run, unheard
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.identity import describe_custom, to_plain
 from purejaxppo.runs.loop import Run
@@ -173,6 +173,7 @@ def fit_of(
     callbacks: Logger | Sequence[Logger] = (),
     about: Mapping[str, Any] | None = None,
     extra: PyTree = (),
+    announce: Callable[[str], None] = unheard,
 ) -> FitResult:
     """Trains components that are built already, as `fit` does.
 
@@ -182,6 +183,7 @@ def fit_of(
         callbacks: `(step, row)`, called with every row that is logged.
         about: plain values to keep in the folder's `run.json`.
         extra: `Hyperparams.extra`.
+        announce: is told what is done from here on: tracing, compiling, training.
 
     Returns:
         States, metrics, times, and what went wrong on the way.
@@ -211,11 +213,12 @@ def fit_of(
 
         # everything is compiled before the first step, so that times are measured apart
         started = time.perf_counter()
-        programs = compile_run(learner, options.seeds, config, hyper)
+        programs = compile_run(learner, options.seeds, config, hyper, announce)
         with compile_evaluate(components, options, programs) as evaluate:
             compiled = time.perf_counter()
             # from here on a signal ends the run saved: before, there was nothing to save
             stop.begin()
+            announce("training")
             run = Run(config, options, programs, evaluate, writer)
             run.begin(learner)
             state = run.train(stop.received)
