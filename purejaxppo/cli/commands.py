@@ -45,8 +45,8 @@ def train(argv: Sequence[str]) -> int:
     """
     options, config = parse_train(argv)
     # something is shown from here on: the imports take seconds already
-    with Display(config.total_timesteps, options.seeds, options.quiet) as display:
-        display.announce("importing jax")
+    evaluated = options.eval_every is not None
+    with Display(config.total_timesteps, options.seeds, evaluated, options.quiet) as display:
         start_jax(options.seeds)
         from purejaxppo.cli import train as console
 

@@ -27,14 +27,16 @@ class Display:
     Args:
         total: environment steps of each seed.
         seeds: how many agents.
+        evaluated: whether they will be; room is left for it.
         quiet: show nothing.
     """
 
-    def __init__(self, total: int, seeds: int, quiet: bool = False):
+    def __init__(self, total: int, seeds: int, evaluated: bool = False, quiet: bool = False):
         self._total, self._seeds, self._quiet = total, seeds, quiet
+        self._always = {"return", "evaluated"} if evaluated else {"return"}
         self._screen = Screen(self._lines) if not quiet and is_screen(sys.stderr) else None
         self._wait = SECONDS_BETWEEN_LINES if self._screen is None else SECONDS_BETWEEN_FRAMES
-        self._phase, self._since = "starting", time.perf_counter()
+        self._phase, self._since = "importing jax", time.perf_counter()
         self._first: tuple[int, float] | None = None  # steps and time of the first row
         self._step, self._shown, self._speed = 0, 0.0, None
         # sums since the last time something was shown
@@ -115,7 +117,7 @@ class Display:
             left = max(0.0, left - (now - self._shown))
         columns = {
             name: numbers for name, numbers in self._columns.items()
-            if name == "return" or any(map(math.isfinite, numbers))
+            if name in self._always or any(map(math.isfinite, numbers))
         }  # fmt: skip
         elapsed = now - self._since
         return Progress(self._step, self._total, self._speed, elapsed, left, columns)

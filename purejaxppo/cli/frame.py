@@ -66,17 +66,20 @@ def frame(progress: Progress, width: int, height: int) -> list[str]:
     alone = seeds <= min(MOST_SEEDS, height - 1)
     rows = range(seeds) if alone else ()
     lines = [fitted(_totals(progress), width)]
-    lines += [fitted(_of_seed(progress.columns, i), width) for i in rows]
-    return lines if alone else [*lines, fitted(_of_all(progress.columns), width)][:height]
+    lines += [fitted(_of_seed(progress.columns, i), width, gaps=False) for i in rows]
+    if not alone:
+        lines.append(fitted(_of_all(progress.columns), width, gaps=False))
+    return lines[:height]
 
 
-def fitted(wishes: Iterable[tuple[int, str]], width: int) -> str:
+def fitted(wishes: Iterable[tuple[int, str]], width: int, gaps: bool = True) -> str:
     """Puts texts on a line, as many as it holds.
 
     Args:
         wishes: a place on the line and what stands there, the most important first; a later text
             for the same place is a longer one, which is taken if there is room for it.
         width: columns.
+        gaps: after what does not fit, less important texts are tried that may be shorter.
     """
     chosen, line = {}, ""
     for place, text in wishes:
@@ -84,6 +87,8 @@ def fitted(wishes: Iterable[tuple[int, str]], width: int) -> str:
         joined = GAP.join(wanted[key] for key in sorted(wanted))
         if len(joined) <= width:
             chosen, line = wanted, joined
+        elif not gaps:
+            break
     return line
 
 
@@ -91,13 +96,15 @@ def _totals(progress: Progress) -> Iterator[tuple[int, str]]:
     """Returns what the line of totals would say: a bar, and the numbers of all seeds."""
     step, total = progress.step, progress.total
     bar, percent, steps, speed, elapsed, left = range(6)
-    rate = progress.speed
     yield steps, f"{compact(step)} of {compact(total)} steps"
-    yield left, f"{'-:--' if progress.left is None else clock(progress.left)} left"
-    yield speed, f"{'-' if rate is None else compact(rate)} steps/s"
+    if progress.left is not None:
+        yield left, f"{clock(progress.left)} left"
+    if progress.speed is not None:
+        yield speed, f"{compact(progress.speed)} steps/s"
     yield elapsed, clock(progress.elapsed)
     yield percent, f"{100 * step // total:3}%"
-    yield speed, f"{'-' if rate is None else f'{rate:,.0f}'} steps/s"
+    if progress.speed is not None:
+        yield speed, f"{progress.speed:,.0f} steps/s"
     yield steps, f"{step:{len(f'{total:,}')},} of {total:,} steps"
     yield elapsed, f"{clock(progress.elapsed)} elapsed"
     for columns in BARS:

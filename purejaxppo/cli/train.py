@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
 
     run_dir = Path(options.run_dir or create_run_dir(None, config.env))
     if not options.quiet:
-        print(describe_plan(plan, config, options.seeds))
+        text = describe_plan(plan, config, options.seeds)
+        # words are not cut at the end of a terminal's line
+        print(textwrap.fill(text, Console().width) if sys.stdout.isatty() else text)
         sys.stdout.flush()  # progress goes to stderr: it must not come first
 
     # the run itself
