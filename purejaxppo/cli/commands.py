@@ -23,7 +23,7 @@ from purejaxppo.cli.arguments import (
 )
 from purejaxppo.cli.completion import remember_environments, script_of
 from purejaxppo.cli.devices import start_jax
-from purejaxppo.cli.display import Display
+from purejaxppo.cli.progress.display import Display
 from purejaxppo.cli.reading import parse
 from purejaxppo.cli.words import counted
 from purejaxppo.config.coerce import parse_options

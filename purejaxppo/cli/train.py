@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from purejaxppo.cli.arguments import RunOptions
-from purejaxppo.cli.display import Display
+from purejaxppo.cli.progress.display import Display
 from purejaxppo.cli.signals import saying
 from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 import purejaxppo
-from purejaxppo.cli import display, screen
-from purejaxppo.cli.display import Display
-from purejaxppo.cli.frame import Progress, fitted, frame, waiting
-from purejaxppo.cli.screen import Screen, is_screen
+from purejaxppo.cli.progress import display, screen
+from purejaxppo.cli.progress.display import Display
+from purejaxppo.cli.progress.frame import Progress, fitted, frame, waiting
+from purejaxppo.cli.progress.screen import Screen, is_screen
 from purejaxppo.cli.streams import encoded
 from purejaxppo.cli.words import clock, compact, counted, number
 

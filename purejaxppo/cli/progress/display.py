@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from purejaxppo.cli.frame import MOST_SEEDS, Progress, frame, waiting
-from purejaxppo.cli.screen import SECONDS_BETWEEN_FRAMES, Screen, is_screen
+from purejaxppo.cli.progress.frame import MOST_SEEDS, Progress, frame, waiting
+from purejaxppo.cli.progress.screen import SECONDS_BETWEEN_FRAMES, Screen, is_screen
 from purejaxppo.cli.words import number
 
 SECONDS_BETWEEN_LINES = 10.0
