@@ -10,8 +10,8 @@ import time
 
 import pyte
 
-FRAME = re.compile(r"\r(?:\x1b\[\d+A)?((?:[^\x1b\r]|\x1b\[K|\r\n)+)\x1b\[J")
-"""What a screen draws at once; its lines end in the code that erases what is behind them."""
+FRAME = re.compile(r"\r(?!\n)(?:\x1b\[\d+A)?((?:[^\x1b\r]|\x1b\[K|\r\n)+)\x1b\[J")
+"""What a screen draws at once, whole; its lines end in the code that erases what is behind."""
 
 
 class Terminal:
