@@ -12,10 +12,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from purejaxppo.cli.progress.display import Display
 
 from benchmarks.common.timing import quartiles, report
 from purejaxppo import PPOConfig, compiler_options, fit, make_train
-from purejaxppo.cli.display import Display
 from purejaxppo.tuning import keep_compiled_programs
 
 
@@ -31,7 +31,7 @@ def measure(config: PPOConfig, checkpoints: int, rounds: int) -> dict:
         return time.perf_counter() - started, output.metrics.return_sum
 
     def driven() -> tuple[float, jax.Array]:
-        with tempfile.TemporaryDirectory() as folder, Display(config, 1) as display:
+        with tempfile.TemporaryDirectory() as folder, Display(config.timesteps, 1) as display:
             result = fit(
                 config, run_dir=Path(folder) / "run", checkpoint_every=every, callbacks=[display]
             )

@@ -1,27 +1,25 @@
-"""What the commands take, and how it is read; without jax, so that help and mistakes are quick."""
+"""What the commands take; without jax, so that help and mistakes are quick."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from purejaxppo.bounds import Bound
+from purejaxppo.cli.reading import Arguments, read
 from purejaxppo.config.coerce import coerce, parse_options
-from purejaxppo.config.libraries import meaning_of
 from purejaxppo.config.rules import COUNT, SEED, option, types_of
 from purejaxppo.config.schema import Algorithm, PPOConfig
-from purejaxppo.errors import ConfigError, shown
+from purejaxppo.errors import ConfigError
 from purejaxppo.report.axes import Axis
-from purejaxppo.runs.options import AgentOptions, FilmOptions, FitOptions, Format, Options, Weights
+from purejaxppo.runs.options import AgentOptions, FilmOptions, FitOptions, Format, Weights
 
-A = TypeVar("A", bound="Arguments")
+Shell = Literal["bash", "zsh", "fish"]
+"""What completion can be printed for."""
 
 SECONDS = Bound(lambda v: 0.1 <= v <= 86_400, "within 0.1 .. 86400 (a day)")
 
@@ -34,41 +32,28 @@ RunFolders = Annotated[
 ]
 Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")]
 EnvName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
+SuiteName = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[SUITE]")]
+ShellName = Annotated[Shell, tyro.conf.Positional, tyro.conf.arg(metavar="SHELL")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions(FitOptions):
     """A run from the command line."""
 
-    algorithm: Algorithm = "ppo"
+    algorithm: Algorithm = option("ppo", group="what is trained")
     """Where the defaults come from (a preset's table of this name, if there is one)."""
-    csv: bool = False
+    csv: bool = option(False, group="loggers")
     """Write progress.csv and evaluations.csv into the run folder."""
     tensorboard: bool = False
     """Write TensorBoard's files into the run folder (needs purejaxppo[tensorboard])."""
     wandb: str | None = None
     """Project of Weights & Biases to log to (needs purejaxppo[wandb]); WANDB_MODE=offline works."""
-    compilation_cache: bool = True
+    compilation_cache: bool = option(True, group="compilation and output")
     """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
     quiet: bool = False
     """No plan, no progress, no table."""
     json: bool = False
     """Print one JSON object as the last line."""
-
-
-class Arguments(Options):
-    """Options as they are read: checked when all of them are known, not while they are read."""
-
-    def __post_init__(self) -> None:
-        """Leaves the fields alone: what is refused in tyro's hands would get a box around it."""
-
-    def check(self) -> None:
-        """Brings values to their declared types, then checks every rule.
-
-        Raises:
-            ConfigError: a value of another type, or one that is out of its bounds.
-        """
-        super().__post_init__()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,12 +143,12 @@ class ListOptions(Arguments):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainArgs(Arguments, PPOConfig, RunOptions):
+class TrainArgs(Arguments, RunOptions, PPOConfig):
     """Train PPO and its relatives, all seeds in one compiled program."""
 
     env: EnvName = dataclasses.field()
     """A name that `purejaxppo envs` lists, or module:object, an environment or what makes one."""
-    preset: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
+    preset: str | None = option(None, group="what is trained")  # pyright: ignore[reportIncompatibleMethodOverride]
     """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
 
 
@@ -179,152 +164,35 @@ class CheckArgs(Arguments):
     """Random steps of each of 4 copies."""
 
 
-REGISTRY = tyro.constructors.ConstructorRegistry()
-"""What texts are read by beside tyro's own rules."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvsArgs(Arguments):
+    """List the environments that can be trained."""
+
+    suite: SuiteName = None
+    """Of this suite alone: the word before the / of their names."""
 
 
-@REGISTRY.primitive_rule
-def whole_numbers(
-    info: tyro.constructors.PrimitiveTypeInfo,
-) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
-    """Reads integers that are written like 1e6 too.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompletionArgs(Arguments):
+    """Print what completes commands, options and their values in a shell."""
 
-    Args:
-        info: of the type that is read.
-
-    Returns:
-        How; None for other types.
-    """
-    if info.type is not int:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=lambda texts: _whole(texts[0]),
-        is_instance=lambda value: type(value) is int,
-        str_from_instance=lambda value: [str(value)],
-    )
+    shell: ShellName = dataclasses.field()
+    """The one that it is for."""
 
 
-def _whole(text: str) -> int:
-    """Reads an integer.
-
-    Raises:
-        ValueError: it is none.
-    """
-    with contextlib.suppress(ValueError):
-        return int(text)
-    with contextlib.suppress(ValueError, OverflowError):
-        number = float(text)
-        if number.is_integer():
-            return int(number)
-    raise ValueError(f"{shown(text)} is no whole number, such as 1000 or 1e6")
-
-
-def parse(kind: type[A], argv: Sequence[str], command: str) -> A:
-    """Reads arguments into a dataclass, and checks them.
-
-    Args:
-        kind: the dataclass.
-        argv: the arguments after the command.
-        command: name of the command, for the help.
-
-    Returns:
-        An instance of `kind`.
-
-    Raises:
-        ConfigError: they cannot be read (tyro's report, in one line), or one is out of its bounds.
-        SystemExit: the help was asked for, and is printed.
-    """
-    options = read(kind, argv, command)
-    options.check()
-    return options
-
-
-def read(kind: type[A], argv: Sequence[str], command: str, default: A | None = None) -> A:
-    """Reads arguments into a dataclass.
-
-    Args:
-        kind: the dataclass.
-        argv: the arguments after the command.
-        command: name of the command, for the help.
-        default: what arguments that are not given are taken from; None: the defaults of `kind`.
-
-    Returns:
-        An instance of `kind`.
-
-    Raises:
-        ConfigError: they cannot be read; tyro's report, in one line.
-        SystemExit: the help was asked for, and is printed.
-    """
-    # an environment is given without a name before it
-    check_words(argv, command, [name for name in types_of(kind) if name != "env"])
-    report = io.StringIO()
-    prog = f"purejaxppo {command}"
-    try:
-        with contextlib.redirect_stderr(report):
-            if default is None:
-                return tyro.cli(kind, args=argv, prog=prog, registry=REGISTRY)
-            return tyro.cli(kind, args=argv, prog=prog, default=default, registry=REGISTRY)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-    raise ConfigError(without_box(report.getvalue()))
-
-
-def check_words(argv: Sequence[str], command: str, known: Sequence[str]) -> None:
-    """Checks arguments before tyro reads them.
-
-    Args:
-        argv: the arguments after the command.
-        command: name of the command, for the message.
-        known: names of its options.
-
-    Raises:
-        ConfigError: an option is given twice, of which tyro would take the last one; is one of
-            tyro's own, which are not for this program; too long to be an option; or called
-            something else here than in the library that it is of.
-    """
-    given = set()
-    for word in argv:
-        name = word.partition("=")[0].replace("_", "-")
-        if len(word) < 3 or not name.startswith("--"):
-            continue
-        if name.startswith("--tyro-") or len(name) > 100:
-            raise ConfigError(
-                f"unknown option {shown(name)}: `purejaxppo {command} --help` lists them"
-            )
-        if name in given:
-            raise ConfigError(f"{name} is given twice: keep one of them")
-        given.add(name)
-        positive = name.removeprefix("--").removeprefix("no-").replace("-", "_")
-        hint = None if positive in known else meaning_of(positive, known, _as_option)
-        if command == "train" and hint is not None:
-            raise ConfigError(f"unknown option {name}: {hint}")
-
-
-def _as_option(name: str) -> str:
-    """Writes a name of ours as it is given on the command line."""
-    if name == "env":
-        return "ENV, as in `purejaxppo train CartPole-v1`"
-    return f"--{name.replace('_', '-')}"
-
-
-def without_box(report: str) -> str:
-    """Writes what tyro reports in one line.
-
-    Args:
-        report: a box of lines, titled, with separators between its parts.
-
-    Returns:
-        What is in the box, in at most 400 characters.
-    """
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", report).splitlines()
-    lines = [line.strip(" ╭╮╰╯│├┤─") for line in lines]
-    # the title says what the next line says again, and the last line names the help
-    words = " ".join(" ".join([line for line in lines if line.strip("-")][1:]).split())
-    words = re.sub(r" For full helptext, (?!.*For full helptext, ).*", "", words)
-    return words if len(words) <= 400 else f"{words[:250]} ... {words[-145:]}"
+ARGUMENTS: dict[str, type[Arguments]] = {
+    "train": TrainArgs,
+    "eval": EvalOptions,
+    "runs": ListOptions,
+    "plot": PlotOptions,
+    "render": RenderOptions,
+    "report": ReportOptions,
+    "export": ExportOptions,
+    "envs": EnvsArgs,
+    "check-env": CheckArgs,
+    "completion": CompletionArgs,
+}
+"""What each command takes, by its name."""
 
 
 def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:
@@ -340,20 +208,39 @@ def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:
         ConfigError: they cannot be read, or cannot be trained; or the run to go on with is not
             there.
     """
+    args = read_train(argv)
+    # the two parents of TrainArgs apart again: each checks itself
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(PPOConfig)}
+    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(RunOptions)}
+    return RunOptions(**options), PPOConfig(**values)
+
+
+def read_train(argv: Sequence[str], env: str | None = None) -> TrainArgs:
+    """Reads the arguments of `purejaxppo train` over the values of a preset or of a run.
+
+    Args:
+        argv: the arguments after the command.
+        env: what is trained on if they do not say; None: they must.
+
+    Returns:
+        The arguments, of which only types are checked.
+
+    Raises:
+        ConfigError: they cannot be read, the preset does not exist, or the run to go on with is not
+            there.
+    """
     # read twice: first for the preset or the run that defaults come from, then over its values
-    first = read(TrainArgs, argv, "train")
+    first = read(TrainArgs, argv, "train", None if env is None else TrainArgs(env=env))
     base, own = base_config(first.env, first.algorithm, first.preset), {}
     if first.resume:
         base, own = resumed(first, base)
     given = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
     args = read(TrainArgs, argv, "train", TrainArgs(**{**given, **own, **base.to_dict()}))
 
-    # the two parents of TrainArgs apart again: each checks itself
-    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(PPOConfig)}
-    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(RunOptions)}
     # options of the environment go over the preset's one by one, as all other options do
     env_options = {**parse_options(base.env_options), **parse_options(args.env_options)}
-    return RunOptions(**options), PPOConfig(**{**values, "env_options": env_options})
+    texts = coerce("env_options", tuple[str, ...], env_options)
+    return dataclasses.replace(args, env_options=texts)
 
 
 def base_config(env: str, algorithm: Algorithm, preset: str | None) -> PPOConfig:
@@ -367,13 +254,25 @@ def base_config(env: str, algorithm: Algorithm, preset: str | None) -> PPOConfig
     Raises:
         ConfigError: there is no such preset, or it has no table for the algorithm.
     """
+    preset = preset_of(env, algorithm, preset)
+    if preset is None:
+        return getattr(PPOConfig, algorithm)(env=env)
+    return PPOConfig.preset(preset, algorithm, env=env)
+
+
+def preset_of(env: str, algorithm: Algorithm, preset: str | None) -> str | None:
+    """Returns the name of the preset that a run starts from, None for the plain algorithm.
+
+    Args:
+        env: name of the environment.
+        algorithm: which table of the preset.
+        preset: a name; "none" for none; None for the environment's if it has one.
+    """
     from purejaxppo.config import presets
 
     if preset is None and env in presets.names() and algorithm in presets.tables(env):
-        preset = env
-    if preset is None or preset == "none":
-        return getattr(PPOConfig, algorithm)(env=env)
-    return PPOConfig.preset(preset, algorithm, env=env)
+        return env
+    return None if preset == "none" else preset
 
 
 def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any]]:

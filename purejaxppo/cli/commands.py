@@ -13,17 +13,22 @@ from pathlib import Path
 
 from purejaxppo.cli.arguments import (
     CheckArgs,
+    CompletionArgs,
+    EnvsArgs,
     EvalOptions,
     ExportOptions,
     ListOptions,
     PlotOptions,
     RenderOptions,
     ReportOptions,
-    parse,
     parse_train,
     with_value,
 )
+from purejaxppo.cli.completion import remember_environments, script_of
 from purejaxppo.cli.devices import start_jax
+from purejaxppo.cli.progress.display import Display
+from purejaxppo.cli.reading import parse
+from purejaxppo.cli.words import counted
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.paths import free_file, new_file
@@ -45,10 +50,13 @@ def train(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options, config = parse_train(argv)
-    start_jax(options.seeds)
-    from purejaxppo.cli import train as console
+    # something is shown from here on: the imports take seconds already
+    evaluated = options.eval_every is not None
+    with Display(config.timesteps, options.seeds, evaluated, options.quiet) as display:
+        start_jax(options.seeds)
+        from purejaxppo.cli import train as console
 
-    return console.train(config, options)
+        return console.train(config, options, display)
 
 
 def evaluate(argv: Sequence[str]) -> int:
@@ -97,14 +105,17 @@ def evaluate(argv: Sequence[str]) -> int:
         return 0
 
     # for people: a line for each seed, and one for all
-    table = Table("seed", "return", "± std", "length", "episodes", box=None)
+    several = options.episodes > 1  # one alone has no spread
+    table = Table("seed", "return", *["± std"] * several, "length", "episodes", box=None)
     for i, row in enumerate(rows):
-        numbers = row["return_mean"], row["return_std"], row["length_mean"]
+        numbers = [row["return_mean"], *[row["return_std"]] * several, row["length_mean"]]
         table.add_row(str(i), *(f"{x:.1f}" for x in numbers), str(row["episodes"]))
     Console().print(table)
-    print(f"{components.config.env}: mean return {np.mean(means):.1f} over {len(rows)} seeds")
+    over = counted(len(rows), "seed")
+    print(f"{components.config.env}: mean return {np.mean(means):.1f} over {over}")
     if unfinished:
-        print(f"{unfinished} episodes did not end within {LONGEST:,} steps: counted as they stood")
+        some = counted(unfinished, "episode")
+        print(f"{some} did not end within {LONGEST:,} steps: counted as they stood")
     return 0
 
 
@@ -210,7 +221,8 @@ def render(argv: Sequence[str]) -> int:
     path, episode = film(options.run, options)
     steps, size = len(episode.returns) - 1, path.stat().st_size / 1e3
     going_on = "" if episode.over else " (not over yet: --max-steps shows more)"
-    print(f"return {episode.returns[-1]:z.1f} in {steps} steps{going_on}, {path} ({size:,.0f} kB)")
+    took = f"{episode.returns[-1]:z.1f} in {counted(steps, 'step')}"
+    print(f"return {took}{going_on}, {path} ({size:,.0f} kB)")
     return 0
 
 
@@ -285,21 +297,38 @@ def envs(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: there is no such suite.
     """
-    if argv in (["-h"], ["--help"]):
-        print("usage: purejaxppo envs [SUITE]\n\nList the environments that can be trained.")
-        return 0
+    options = parse(EnvsArgs, argv, "envs")
     start_jax()  # some suites compute when they are imported
     from purejaxppo.config import presets
     from purejaxppo.envs import registry
 
-    if len(argv) > 1 or set(argv) - set(registry.SUITES):
-        suites = ", ".join(filter(None, registry.SUITES))
-        raise ConfigError(f"envs takes one suite or none, not {' '.join(argv)!r}: use {suites}")
-    tuned = presets.names()
-    for name in registry.names(*argv):
+    suites = [] if options.suite is None else [options.suite]
+    if not registry.SUITES.keys() >= {*suites}:
+        known = ", ".join(filter(None, registry.SUITES))
+        raise ConfigError(f"envs takes one suite or none, not {options.suite!r}: use {known}")
+    names, tuned = registry.names(*suites), presets.names()
+    for name in names:
         print(f"{name}  (preset: {', '.join(presets.tables(name))})" if name in tuned else name)
-    for suite, what in registry.missing(*argv).items():
+    for suite, what in registry.missing(*suites).items():
         print(f"{suite}/...  ({what})")
+    if not suites:
+        remember_environments(names)
+    return 0
+
+
+def completion(argv: Sequence[str]) -> int:
+    """Prints what completes commands and options in a shell: `purejaxppo completion SHELL`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: bad input.
+    """
+    print(script_of(parse(CompletionArgs, argv, "completion").shell), end="")
     return 0
 
 

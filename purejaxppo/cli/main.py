@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any
 
+from purejaxppo import __version__
 from purejaxppo.cli.signals import end_at_signals
 from purejaxppo.cli.streams import forgiving_streams
 from purejaxppo.errors import ConfigError, HostError, RunWarning, raised_in
@@ -22,8 +24,10 @@ USAGE = """usage: purejaxppo COMMAND ...
   export RUN          write a policy that runs without purejaxppo (JAX, ONNX or NumPy)
   envs [SUITE]        list the environments that can be trained
   check-env ENV       check an environment, by name or as module:object, for what training needs
+  completion SHELL    print what completes commands and options in bash, zsh or fish
 
-purejaxppo COMMAND --help shows every option. RUN is a run folder, as train writes it.
+purejaxppo COMMAND --help shows every option, train ENV --help with the values of that environment.
+RUN is a run folder, as train writes it. purejaxppo --version says what is installed.
 """
 
 
@@ -38,6 +42,9 @@ def _command(function: str) -> Callable[[Sequence[str]], int]:
     return run
 
 
+HELP = ("-h", "--help")
+"""Asks for the help of a command wherever it stands among its arguments."""
+
 COMMANDS = {
     "train": _command("train"),
     "eval": _command("evaluate"),
@@ -48,6 +55,7 @@ COMMANDS = {
     "export": _command("export"),
     "envs": _command("envs"),
     "check-env": _command("check_env"),
+    "completion": _command("completion"),
 }
 """What each command does with the arguments after it; it returns the exit code."""
 
@@ -88,18 +96,20 @@ def run(command: str = "--help", *rest: str) -> int:
     Returns:
         The exit code.
     """
-    if command in ("-h", "--help"):
+    if command in HELP:
         print(USAGE, end="")
+        return 0
+    if command in ("-V", "--version"):
+        print(installed())
         return 0
     try:
         if command not in COMMANDS:
             raise ConfigError(f"unknown command {command!r}: use {' or '.join(COMMANDS)}")
         with end_at_signals():
+            asked = next((i for i, word in enumerate(rest) if word in HELP), None)
+            if asked is not None:
+                return _help(command, rest[:asked])
             return COMMANDS[command]([*rest])
-    except SystemExit as stop:  # of a help
-        if stop.code:
-            raise
-        return 0
     except ConfigError as error:
         return _failed(error, 2)
     except ValueError as error:
@@ -118,6 +128,20 @@ def run(command: str = "--help", *rest: str) -> int:
             raise
         less = "make --num-envs, --num-steps, --seeds or --hidden-sizes smaller"
         return _failed(f"out of memory ({str(error) or 'MemoryError'}): {less}", 1)
+
+
+def _help(command: str, argv: Sequence[str]) -> int:
+    """Prints the help of a command, with values of the arguments before it; returns 0."""
+    from purejaxppo.cli.help import print_help
+
+    print_help(command, argv)
+    return 0
+
+
+def installed() -> str:
+    """Returns the versions of this package, of jax and of Python, without importing jax."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"purejaxppo {__version__}, jax {metadata.version('jax')}, Python {python}"
 
 
 def _failed(what: object, code: int) -> int:

@@ -14,10 +14,13 @@ from purejaxppo.runs.signals import StopRequests
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 _ending = threading.RLock()
-SHOW_CURSOR = b"\x1b[?25h"
+SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 _words: list[Callable[[], str]] = [lambda: "interrupted"]
 """What is said when a signal ends the process: the last of these."""
+
+_beside: list[Callable[[], contextlib.AbstractContextManager[None]]] = [contextlib.nullcontext]
+"""What is entered while something is said: the last of these."""
 
 
 @contextlib.contextmanager
@@ -32,6 +35,20 @@ def saying(words: Callable[[], str]) -> Iterator[None]:
         yield
     finally:
         _words.pop()
+
+
+@contextlib.contextmanager
+def beside(aside: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
+    """Moves what is drawn on the terminal aside when a signal says something within the block.
+
+    Args:
+        aside: enters a block in which nothing is drawn.
+    """
+    _beside.append(aside)
+    try:
+        yield
+    finally:
+        _beside.pop()
 
 
 @contextlib.contextmanager
@@ -88,14 +105,15 @@ def _listen(receiving: socket.socket, others: int) -> None:
             # a run that is under way takes the first one as a wish to be saved
             if isinstance(signal.getsignal(number), StopRequests) and not stopping:
                 stopping = True
-                _say("stopping after the updates in flight; again: at once")
+                with _beside[-1]():
+                    _say("stopping after the updates in flight; again: at once")
             else:
                 _end(number)
 
 
 def _end(number: int) -> None:
     """Ends the process and those of its environments; who comes second waits for the first."""
-    with _ending:
+    with _ending, _beside[-1]():
         _say(_words[-1]())
         for child in multiprocessing.active_children():
             child.kill()
@@ -104,6 +122,6 @@ def _end(number: int) -> None:
 
 def _say(text: str) -> None:
     """Writes a line to stderr, whoever else may be writing there, and shows the cursor again."""
-    line = f"purejaxppo: {text}\n".encode(errors="backslashreplace")
+    line = SHOW_CURSOR * os.isatty(2) + f"purejaxppo: {text}\n"
     with contextlib.suppress(OSError):
-        os.write(2, SHOW_CURSOR * os.isatty(2) + line)
+        os.write(2, line.encode(errors="backslashreplace"))

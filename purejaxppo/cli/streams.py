@@ -10,8 +10,21 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
-PLAIN = str.maketrans({"±": "+-", "…": "..."})
+PLAIN = str.maketrans({"±": "+-", "…": "...", "━": "=", "─": "-"})
 """What stands for letters that an encoding lacks; others are written as Python escapes them."""
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """Encodes a text, whatever letters it has.
+
+    Args:
+        text: any letters.
+        encoding: which may lack some.
+    """
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(PLAIN).encode(encoding, "backslashreplace")
 
 
 class Output:
@@ -47,8 +60,7 @@ class Output:
                 raise OSError(errno.EBADF, "it is closed")
         except UnicodeEncodeError:
             encoding = self._stream.encoding
-            plain = text.translate(PLAIN).encode(encoding, "backslashreplace").decode(encoding)
-            return self.write(plain) and len(text)
+            return self.write(encoded(text, encoding).decode(encoding)) and len(text)
         except OSError as error:
             self._lose(error)
         return len(text)

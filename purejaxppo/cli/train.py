@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from purejaxppo.cli.arguments import RunOptions
-from purejaxppo.cli.display import Display
+from purejaxppo.cli.progress.display import Display
 from purejaxppo.cli.signals import saying
+from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
@@ -39,12 +40,13 @@ RESUMED_OPTIONS = [
 """Options that a resumed run takes from the one that it goes on with, in `run.json`."""
 
 
-def train(config: PPOConfig, options: RunOptions) -> int:
+def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
     """Trains, writes the run folder and prints the results.
 
     Args:
         config: what to train.
         options: seeds, where results go, and what is printed.
+        display: what is shown until the results are printed.
 
     Returns:
         The exit code: 0; 1 if something could not be written; 128 and the signal that stopped it.
@@ -64,6 +66,7 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     for extra, wanted in {"tensorboard": options.tensorboard, "wandb": options.wandb}.items():
         if wanted:
             import_extra(extra)
+    display.announce("building the environment")
     components = make_components(config)
     plan = plan_of(components, options.seeds)
 
@@ -71,9 +74,11 @@ def train(config: PPOConfig, options: RunOptions) -> int:
 
     run_dir = Path(options.run_dir or create_run_dir(None, config.env))
     if not options.quiet:
-        print(describe_plan(plan, config, options.seeds))
+        lines = [describe_plan(plan, config, options.seeds)]
         if beginning is not None:
-            print(f"begins with {beginning.words}")
+            lines.append(f"begins with {beginning.words}")
+        for line in lines:  # words are not cut at the end of a terminal's line
+            print(textwrap.fill(line, Console().width) if sys.stdout.isatty() else line)
         sys.stdout.flush()  # progress goes to stderr: it must not come first
 
     # the run itself
@@ -81,12 +86,13 @@ def train(config: PPOConfig, options: RunOptions) -> int:
     given["run_dir"] = str(run_dir)
     kept = {name: getattr(options, name) for name in RESUMED_OPTIONS}
     about = {"algorithm": options.algorithm, "options": kept}
-    with saying(lambda: when_interrupted(config.env, run_dir)), contextlib.ExitStack() as stack:
-        loggers = make_loggers(options, run_dir)
-        if not options.quiet:
-            loggers.append(stack.enter_context(Display(config, options.seeds)))
-        fitted = FitOptions(**given)
-        result = fit_of(components, fitted, loggers, about, beginning=beginning)
+    with saying(lambda: when_interrupted(config.env, run_dir)):
+        called = [*make_loggers(options, run_dir), display]
+        result = fit_of(
+            components, FitOptions(**given), called, about,
+            beginning=beginning, announce=display.announce,
+        )  # fmt: skip
+    display.close()
     print_results(run_dir, options, result)
     if result.stopped is not None:
         return 128 + result.stopped
@@ -128,7 +134,7 @@ def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
     asked = "" if plan.timesteps == total else f" ({total:,} were asked for)"
     return (
         f"{config.env}: {plan.updates:,} updates of {config.batch_size:,} steps = "
-        f"{plan.timesteps:,} steps{asked} for each of {seeds} seed{'s' * (seeds > 1)}; "
+        f"{plan.timesteps:,} steps{asked} for each of {counted(seeds, 'seed')}; "
         f"{plan.parameters:,} parameters, about {plan.bytes_per_seed / 1e6:.1f} MB per seed"
     )
 

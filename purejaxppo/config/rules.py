@@ -46,18 +46,23 @@ NAMES = Bound(
 )
 
 
-def option(default: Any, *bounds: Bound, when: Sequence[Effect] = ()) -> Any:
+def option(
+    default: Any, *bounds: Bound, when: Sequence[Effect] = (), group: str | None = None
+) -> Any:
     """Declares a field of a configuration.
 
     Args:
         default: its value unless it is given.
         *bounds: what a value must be, beside what is said of it in `hyperparams.BOUNDS`.
         when: what must hold for a value other than the default to have an effect.
+        group: title that it and the fields after it stand under in a help; None: that of the field
+            before it.
 
     Returns:
         A dataclass field.
     """
-    return dataclasses.field(default=default, metadata={"bounds": bounds, "when": when})
+    metadata = {"bounds": bounds, "when": when, "group": group}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @functools.cache

@@ -30,6 +30,8 @@ from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams
 
 Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
+ObjectiveName = Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"]
+ValueLoss = Literal["squared", "clipped", "huber"]
 
 # when fields have an effect
 GAE = Effect(lambda c: c.advantage == "gae", "advantage='gae'")
@@ -63,11 +65,11 @@ class PPOConfig:
 
     env: str = option("CartPole-v1", TEXT)
     """What `purejaxppo envs` lists, or module:object, an environment or what makes one."""
-    env_options: tuple[str, ...] = ()
+    env_options: tuple[str, ...] = option((), group="what is trained")
     """What its suite makes it with, as name=value; in Python a mapping: {"max_steps": 50}."""
     info_metrics: tuple[str, ...] = option((), NAMES)
     """Numbers of its info to log, of each episode's last step; those inside a part as part/name."""
-    total_timesteps: int = option(500_000, *STEPS)
+    total_timesteps: int = option(500_000, *STEPS, group="sizes")
     """Environment steps, in whole updates of num_envs * num_steps: as many as fit."""
     num_envs: int = option(8, *COUNT)
     """Environments stepped side by side (N)."""
@@ -83,7 +85,7 @@ class PPOConfig:
     """Transitions per pass through the network in a gradient step; None: chosen for the device."""
 
     # floats are hyperparameters: what they must be is in `hyperparams.BOUNDS`
-    learning_rate: float = 2.5e-4
+    learning_rate: float = option(2.5e-4, group="optimisation")
     """Step size of Adam."""
     learning_rate_final_scale: float = 1.0
     """The learning rate falls linearly to this fraction of itself (1: constant, 0: annealed)."""
@@ -92,7 +94,7 @@ class PPOConfig:
     max_grad_norm: float | None = 0.5
     """Gradients are scaled down to this global norm; None: never."""
 
-    gamma: float = 0.99
+    gamma: float = option(0.99, group="advantages")
     """Discount per step."""
     advantage: Literal["gae", "n_step", "monte_carlo", "td", "none"] = "gae"
     """Advantage estimator, a name in ADVANTAGES."""
@@ -103,7 +105,7 @@ class PPOConfig:
     advantage_normalization: Literal["minibatch", "batch", "none"] = "minibatch"
     """Where advantages are brought to mean 0 and standard deviation 1."""
 
-    objective: Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"] = "clip"
+    objective: ObjectiveName = option("clip", group="objective")
     """Policy objective, a name in OBJECTIVES."""
     clip_eps: float = option(0.2, when=(CLIP, SEVERAL_STEPS))
     """Probability ratios are clipped to 1 - clip_eps .. 1 + clip_eps (objective='clip')."""
@@ -116,7 +118,7 @@ class PPOConfig:
     target_kl: float | None = option(None, when=(SEVERAL_STEPS,))
     """Skip the rest of an update once a minibatch's approx_kl exceeds this; None: never."""
 
-    value_loss: Literal["squared", "clipped", "huber"] = option("squared", when=(CRITIC,))
+    value_loss: ValueLoss = option("squared", when=(CRITIC,), group="value")
     """Loss of the critic."""
     value_coef: float = 0.5
     """Weight of the value loss."""
@@ -124,12 +126,12 @@ class PPOConfig:
     """Values move at most this far from the rollout's (value_loss='clipped')."""
     huber_delta: float = option(1.0, when=(HUBER,))
     """Error at which the value loss turns linear (value_loss='huber')."""
-    entropy_coef: float = 0.0
+    entropy_coef: float = option(0.0, group="objective")
     """Weight of the entropy bonus."""
     entropy_coef_final_scale: float = option(1.0, when=(ENTROPY,))
     """entropy_coef falls linearly to this fraction of itself."""
 
-    torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = "auto"
+    torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = option("auto", group="network")
     """Body of the network; auto: nature for images, cnn for smaller grids, mlp for all else."""
     core: Literal["none", "gru", "lstm", "linear"] = "none"
     """Memory of the policy, behind the torso; none: feed-forward."""
@@ -149,7 +151,7 @@ class PPOConfig:
     """Continuous actions: a normal distribution squashed into the bounds by tanh, not clipped."""
     state_dependent_std: bool = False
     """Continuous actions: the network gives the standard deviation, not one parameter per axis."""
-    normalize_observations: bool = False
+    normalize_observations: bool = option(False, group="normalisation")
     """Bring observations to mean 0 and variance 1 by running statistics."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""

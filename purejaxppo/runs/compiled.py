@@ -72,8 +72,20 @@ class Given(NamedTuple):
     updates: Array  # () int32, of the whole run: what schedules run over
 
 
+def unheard(phase: str) -> None:
+    """Tells nobody what is done from here on.
+
+    Args:
+        phase: in a word or two.
+    """
+
+
 def compile_run(
-    learner: Learner, seeds: int, config: PPOConfig, hyper: Hyperparams | None = None
+    learner: Learner,
+    seeds: int,
+    config: PPOConfig,
+    hyper: Hyperparams | None = None,
+    announce: Callable[[str], None] = unheard,
 ) -> Programs:
     """Compiles the programs of a run.
 
@@ -82,13 +94,16 @@ def compile_run(
         seeds: S.
         config: its sizes.
         hyper: its hyperparameters; None: those of the configuration.
+        announce: is told what is done from here on, while it takes its time.
 
     Returns:
         The programs.
     """
     mesh = seed_mesh(seeds)
     given = jax.device_put(given_to(config, hyper), NamedSharding(mesh, P()))
+    announce("tracing")
     init, chunk = lower_run(learner, seeds, mesh, given)
+    announce("compiling")
     # what is given stays on the devices from call to call
     start, run_chunk = compiled(init), compiled(chunk)
     return Programs(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,7 +31,7 @@ from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Agents, Best
 from purejaxppo.runs.beginning import Beginning, read_beginning
 from purejaxppo.runs.callbacks import GivenCallbacks, callbacks_of
-from purejaxppo.runs.compiled import compile_run
+from purejaxppo.runs.compiled import compile_run, unheard
 from purejaxppo.runs.evaluate import compile_evaluate
 from purejaxppo.runs.identity import describe_custom, to_plain
 from purejaxppo.runs.loop import Run
@@ -223,6 +223,7 @@ def fit_of(
     about: Mapping[str, Any] | None = None,
     extra: PyTree = (),
     beginning: Beginning | None = None,
+    announce: Callable[[str], None] = unheard,
 ) -> FitResult:
     """Trains components that are built already, as `fit` does.
 
@@ -233,6 +234,7 @@ def fit_of(
         about: plain values to keep in the folder's `run.json`.
         extra: `Hyperparams.extra`.
         beginning: the agents to begin with; None: those of the keys.
+        announce: is told what is done from here on: tracing, compiling, training.
 
     Returns:
         States, metrics, times, and what went wrong on the way.
@@ -265,11 +267,12 @@ def fit_of(
 
         # everything is compiled before the first step, so that times are measured apart
         started = time.perf_counter()
-        programs = compile_run(learner, options.seeds, config, hyper)
+        programs = compile_run(learner, options.seeds, config, hyper, announce)
         with compile_evaluate(components, options, programs) as evaluate:
             compiled = time.perf_counter()
             # from here on a signal ends the run saved: before, there was nothing to save
             stop.begin()
+            announce("training")
             run = Run(config, options, programs, evaluate, writer, beginning)
             run.begin(learner)
             writer.callbacks.start(config, writer.folder)
@@ -285,6 +288,7 @@ def fit_of(
         known = {**plain, "own": parts, "run_dir": options.run_dir, "problems": writer.problems}
         known |= {} if beginning is None else {"init_from": beginning.words}
         summary = summarize(config, state, metrics, run.best, known, times)
+        announce("writing the results")
         writer.write_results(metrics, summary, run.begun)
         result = FitResult(
             state=state, metrics=metrics, best=run.best, **times,

@@ -18,6 +18,8 @@ Weights = Literal["final", "best"]
 Format = Literal["stablehlo", "onnx", "npz"]
 """What an exported policy is for: any JAX, ONNX, or NumPy alone."""
 
+SEEDS = Bound(lambda v: v <= MOST_SEEDS, f"at most {MOST_SEEDS}")
+
 # viewers slow down what has delays below 20 ms
 FPS = Bound(lambda v: 1 <= v <= 50, "within 1 .. 50")
 
@@ -41,7 +43,7 @@ class Options:
 class FitOptions(Options):
     """Seeds, where results go, and what happens between updates."""
 
-    seeds: int = option(1, AT_LEAST_ONE, Bound(lambda v: v <= MOST_SEEDS, f"at most {MOST_SEEDS}"))
+    seeds: int = option(1, AT_LEAST_ONE, SEEDS, group="seeds and run folder")
     """Agents trained side by side."""
     seed: int = option(0, *SEED)
     """Of the random key that every agent's is split from."""
@@ -53,7 +55,7 @@ class FitOptions(Options):
     """Steps of each agent between checkpoints, rounded up to whole updates; None: once a minute."""
     keep_checkpoints: int = option(3, *COUNT)
     """How many of the last checkpoints stay."""
-    eval_every: int | None = option(None, *STEPS)
+    eval_every: int | None = option(None, *STEPS, group="evaluation")
     """Steps of each agent between evaluations, rounded up to whole updates; None: never."""
     eval_episodes: int = option(16, *COUNT)
     """Episodes of an evaluation, which begin alike every time and for every agent."""

@@ -134,9 +134,12 @@ def in_words(summary: Mapping[str, Any]) -> dict[str, str]:
     mean, spread, seeds = (
         summary[name] for name in ("final_return_mean", "final_return_std", "seeds")
     )
-    final = "no episode ended" if mean is None else f"{mean:.1f}"
-    if mean is not None and seeds > 1:
-        final += f" ± {spread:.1f}  (mean ± std over {seeds} seeds)"
+    # seeds that ended no episode do not count, and one alone has no spread
+    ended = sum(x is not None for x in summary["final_returns"])
+    over = f"{seeds} seed{'s' * (seeds > 1)}" if ended == seeds else f"{ended} of {seeds} seeds"
+    final = "no episode ended" if mean is None else f"{mean:.1f}  ({over})"
+    if ended > 1:
+        final = f"{mean:.1f} ± {spread:.1f}  (mean ± std over {over})"
     best = [x for x in summary["best_evaluations"] if x is not None]
     words = {
         "final return": final,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import tomllib
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from purejaxppo import PPOConfig, cli, components
 from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.train import results_table
 from purejaxppo.tuning import keep_compiled_programs
 
 FILES = {
@@ -245,6 +248,32 @@ def test_ctrl_c_saves_what_was_reached(tmp_path):
     assert last["step"] == summary["timesteps"]
 
 
+# -- results -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returns", "line"),
+    [
+        ([500.0], "500.0  (1 seed)"),
+        ([10.0, 14.0], "12.0 ± 2.0  (mean ± std over 2 seeds)"),
+        ([10.0, 14.0, None], "12.0 ± 2.0  (mean ± std over 2 of 3 seeds)"),
+        ([10.0, None], "10.0  (1 of 2 seeds)"),
+        ([None], "no episode ended"),
+    ],
+)
+def test_results_of_one_seed_have_no_spread(returns, line, capsys):
+    ended = [x for x in returns if x is not None]
+    summary = {
+        "seeds": len(returns), "final_returns": returns, "best_evaluations": [], "episodes": 1,
+        "final_return_mean": np.mean(ended) if ended else None,
+        "final_return_std": np.std(ended) if ended else None,
+        "steps_per_second": None, "compile_seconds": None, "run_seconds": None, "run_dir": "r",
+    }  # fmt: skip
+    Console(width=100).print(results_table(summary))
+    rows = [row.strip() for row in capsys.readouterr().out.splitlines()]
+    assert rows[0] == f"final return  {line}"
+
+
 # -- starting quickly --------------------------------------------------------------------------
 
 
@@ -320,22 +349,6 @@ def test_imports_are_quick():
     assert seconds["ours"] < 1.5 * seconds["theirs"]
 
 
-@pytest.mark.parametrize("argv", ["--help", "train --help", "train X --gamma two"])
-def test_help_and_mistakes_import_nothing_heavy(argv):
-    code = f"""
-import sys
-sys.argv = ["purejaxppo", *{argv.split()}]
-from purejaxppo import cli
-try:
-    cli.main()
-except SystemExit:
-    pass
-heavy = {{"jax", "flax", "gymnax", "matplotlib"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    process(sys.executable, "-c", code)
-
-
 # -- run folders -------------------------------------------------------------------------------
 
 
@@ -392,7 +405,12 @@ def test_eval_plays_what_was_trained(purejaxppo, tmp_path):
     code, again, _ = purejaxppo("eval r --episodes 3 --json")
     assert again == out
     code, out, _ = purejaxppo("eval r --episodes 3 --sampled")
-    assert "CartPole-v1: mean return" in out
+    assert "± std" in out
+    assert re.search(r"CartPole-v1: mean return [\d.]+ over 2 seeds\n", out)
+    assert purejaxppo(f"train CartPole-v1 {SMALL} --run-dir one --quiet")[0] == 0
+    _, out, _ = purejaxppo("eval one --episodes 1")
+    assert "±" not in out
+    assert re.search(r"CartPole-v1: mean return [\d.]+ over 1 seed\n", out)
     for argv, words in [
         ("eval nowhere", "holds no run"),
         ("eval r --weights best", "train with --eval-every"),

@@ -20,16 +20,7 @@ import purejaxppo.runs.agents
 from purejaxppo import cli
 from purejaxppo.cli import arguments
 
-KINDS = {
-    "train": arguments.TrainArgs,
-    "eval": arguments.EvalOptions,
-    "plot": arguments.PlotOptions,
-    "render": arguments.RenderOptions,
-    "report": arguments.ReportOptions,
-    "export": arguments.ExportOptions,
-    "envs": None,
-    "check-env": arguments.CheckArgs,
-}
+KINDS = arguments.ARGUMENTS
 FITTING = {
     "int": ["1", "2", "8", "1e3", "1000", "1_000"],
     "float": ["0.5", "1", "1e-3", "None"],
@@ -79,9 +70,8 @@ def command_lines(draw):
     words = draw(st.sampled_from([["r"], ["r"], ["r"], []]))
     if command in ("train", "check-env"):
         words = [draw(st.sampled_from(ENVS))]
-    if KINDS[command] is not None:
-        for given in draw(st.lists(options(command), max_size=4)):
-            words = [*words, *given] if draw(st.integers(0, 4)) else [*given, *words]
+    for several in draw(st.lists(options(command), max_size=4)):
+        words = [*words, *several] if draw(st.integers(0, 4)) else [*several, *words]
     if draw(st.integers(0, 2)) == 0:
         word = draw(WORDS)
         words = [word, *words] if draw(st.booleans()) else [*words, word]

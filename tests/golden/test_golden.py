@@ -143,7 +143,7 @@ def test_bits_are_those_of_before(name):
     assert_same(ours, recorded)
 
 
-COMMANDS = ["", "train", "eval", "runs", "plot", "render", "report", "export", "envs", "check-env"]
+COMMANDS = ["", *cli.COMMANDS]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -18,6 +18,7 @@ SMALL = "--total-timesteps 512"
 SMOKE = {
     "speed.breakdown": "--shapes a --rounds 2",
     "speed.driver": f"--rounds 2 --checkpoints 1 {SMALL}",
+    "speed.first_run": "--here --total-timesteps 2000",
     "learning.memory": "--cores none --seeds 2 --total-timesteps 4096",
     "peers.peers": f"--shapes a --peers none --rounds 2 {SMALL}",
     "speed.resets": "--env CartPole-v1 --num-envs 4 --updates 1 --batches 2 --rounds 2",

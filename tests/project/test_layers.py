@@ -50,9 +50,11 @@ WIDE_FOLDERS = {
 }
 ONE_IMPORTER = {
     "cli.commands": "one function for each command; `main` knows what goes wrong with them",
+    "cli.completion": "the scripts of three shells, which the command prints",
     "cli.devices": "how JAX is started, and what it has against that",
-    "cli.display": "the progress on a terminal, a logger like others",
-    "cli.streams": "file descriptors and encodings, which no command need know",
+    "cli.help": "imported when a help is asked for: `main` starts without it",
+    "cli.progress.frame": "a pure function of a run's numbers and the width of a terminal",
+    "cli.progress.screen": "escape codes and a thread, which know nothing of runs",
     "cli.train": "the one command that is more than a call of a public function",
     "cli.watch": "a command that goes on until a signal or the end of all runs",
     "envs.given": "what may stand for an environment; names are another matter",
