@@ -153,9 +153,7 @@ def test_it_is_saved_loaded_played_and_exported(trained):
     policy = load_policy(folder, 1, policy=wide)
     actions = policy.predict(obs)
     assert 0 < actions.mean() < 1
-    np.testing.assert_array_equal(
-        actions, as_policy(config, result, 1, policy=wide).predict(obs)
-    )
+    np.testing.assert_array_equal(actions, as_policy(config, result, 1, policy=wide).predict(obs))
     path = export_policy(folder, "npz", agent=1, policy=wide)
     np.testing.assert_array_equal(numpy_policy.Policy(path)(obs), actions)
     # as nnx itself computes it
