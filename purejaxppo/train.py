@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import io_callback
 
 from purejaxppo.components import (
@@ -269,15 +270,16 @@ def _opaque(tree: PyTree) -> PyTree:
     return jax.lax.optimization_barrier(tree)
 
 
-def _in_force(
-    components: Components, hyper: Hyperparams, step: Array, updates: Array | int
-) -> Hyperparams:
+def _in_force(components: Components, hyper: Hyperparams, step: Array, updates: Any) -> Hyperparams:
     """Returns the hyperparameters that the schedule gives after so many updates of all.
 
     Raises:
         ConfigError: it gives something else.
     """
-    done = step.astype(jnp.float32) / _opaque(jnp.asarray(updates, jnp.float32))
+    # times the inverse: the compiler may divide otherwise by what it knows
+    known = not isinstance(updates, jax.Array)
+    share = 1 / (np.float32(updates) if known else updates.astype(jnp.float32))
+    done = step.astype(jnp.float32) * _opaque(share)
     hyper = components.schedule(hyper, jnp.minimum(done, 1.0))
     if not isinstance(hyper, Hyperparams):
         raise ConfigError(

@@ -109,16 +109,20 @@ class TrainedPolicy:
 
         Raises:
             ConfigError: the observation has another shape, dtype or structure than the policy
-                sees, or `episode_start` is not as long as the batch.
+                sees, `episode_start` is not as long as the batch, or `deterministic` is no bool.
         """
-        mode = self.deterministic if deterministic is None else bool(deterministic)
+        mode = self.deterministic if deterministic is None else deterministic
+        if not isinstance(mode, bool | np.bool_):
+            raise ConfigError(
+                f"deterministic={shown(mode)} must be True or False: a memory is kept inside"
+            )
         leaves, size = self._read(obs)
         begun = self._begun(size, episode_start)
         draw = None
         if not mode:
             draw = np.array([self._seed, self._drawn % 2**32], np.uint32)
             self._drawn += 1
-        self._carry, actions = self._step[mode](self._carry, leaves, begun, draw)
+        self._carry, actions = self._step[bool(mode)](self._carry, leaves, begun, draw)
         actions = [form(x) for form, x in zip(self._forms, actions, strict=True)]
         if size is None:
             actions = [x[place] for x, place in zip(actions, self._first, strict=True)]

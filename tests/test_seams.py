@@ -166,7 +166,9 @@ def test_the_schedule_by_default_passed_is_the_same():
         return linear_schedule(hyper.replace(learning_rate_final_scale=0.5), progress)
 
     ours, default = run(schedule=schedule), run(config)
-    same(ours.state.params, default.state.params)
+    # a number in the schedule is known to the compiler, which rounds otherwise than with arguments
+    for a, b in zip(*map(jax.tree.leaves, (ours.state.params, default.state.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     assert isinstance(linear_schedule(hyper, jnp.float32(1)), Hyperparams)
 
 

@@ -350,6 +350,15 @@ def test_seeds_that_are_none_are_refused(seed):
         random_policy("CartPole-v1", seed=seed)
 
 
+@pytest.mark.parametrize("mode", ["yes", 1, np.zeros(2), (None, None)])
+def test_deterministic_is_a_bool(of_record, mode):
+    """A memory, which Stable-Baselines3 takes in this place, is one's own business here."""
+    obs = Record(np.zeros(2), np.zeros((4, 4, 1), np.uint8))
+    with pytest.raises(ConfigError, match="must be True or False"):
+        of_record.predict(obs, mode)
+    assert of_record.predict(obs, np.True_) == of_record.predict(obs, None)
+
+
 # -- memory ------------------------------------------------------------------------------------
 
 

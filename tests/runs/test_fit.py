@@ -33,10 +33,19 @@ def result():
     return fit(CONFIG, seeds=3, seed=7)
 
 
+ANNEALED = CONFIG.replace(
+    learning_rate_final_scale=0.1, entropy_coef=0.03, entropy_coef_final_scale=0.0, value_coef=0.7,
+    value_loss="clipped", target_kl=0.05, normalize_rewards=True, hidden_sizes=(8, 8),
+)  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.as_shipped
-def test_chunks_give_the_bits_of_the_single_program(result):
-    train = jax.jit(jax.vmap(make_train(CONFIG)), compiler_options=compiler_options())
+@pytest.mark.parametrize("config", [CONFIG, ANNEALED], ids=["plain", "annealed"])
+def test_chunks_give_the_bits_of_the_single_program(config):
+    """Where hyperparameters are arguments, and where they are in the program."""
+    result = fit(config, seeds=3, seed=7)
+    train = jax.jit(jax.vmap(make_train(config)), compiler_options=compiler_options())
     whole = train(jax.random.split(jax.random.key(7), 3))
     for a, b in zip(jax.tree.leaves(result.state), jax.tree.leaves(whole.state), strict=True):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
