@@ -42,7 +42,6 @@ LAYERS = [
 RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 
 LONG_FILES = {
-    "cli/arguments.py": "what every command takes, side by side, and the one way it is read",
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
 WIDE_FOLDERS = {

@@ -473,7 +473,8 @@ def result_of(**changes):
     """A result with a summary made by hand."""
     summary = {
         "env": "CartPole-v1", "seeds": 2, "total_timesteps": 1000, "timesteps": 1000,
-        "final_return_mean": 20.0, "final_return_std": 4.0, "best_evaluations": [30.0, 31.0],
+        "final_returns": [16.0, 24.0], "final_return_mean": 20.0, "final_return_std": 4.0,
+        "best_evaluations": [30.0, 31.0],
         "episodes": 1234, "steps_per_second": 9999.9, "compile_seconds": 1.25, "run_seconds": 0.5,
         "run_dir": "runs/a", "problems": [],
     }  # fmt: skip
@@ -492,11 +493,13 @@ def test_a_result_is_printed_in_a_few_lines():
         "  run             0.5 s",
         "  saved in        runs/a",
     ]
-    one = result_of(seeds=1, best_evaluations=[None], run_dir=None, timesteps=500)
+    one = result_of(
+        seeds=1, final_returns=[20.0], best_evaluations=[None], run_dir=None, timesteps=500
+    )
     one = one._replace(stopped=2, problems=["metrics.jsonl could not be written"])
     assert repr(one).splitlines() == [
         "CartPole-v1: 500 of 1,000 steps of 1 seed",
-        "  final return    20.0",
+        "  final return    20.0  (1 seed)",
         "  episodes        1,234",
         "  steps/s         10,000",
         "  compile         1.2 s",
@@ -504,7 +507,9 @@ def test_a_result_is_printed_in_a_few_lines():
         "  stopped by      signal 2",
         "  problem         metrics.jsonl could not be written",
     ]
-    assert "final return    no episode ended" in str(result_of(final_return_mean=None))
+    assert "final return    no episode ended" in str(
+        result_of(final_return_mean=None, final_returns=[None, None])
+    )
 
 
 def test_states_and_metrics_are_printed_in_a_line(whole):
