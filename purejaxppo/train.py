@@ -27,13 +27,14 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams, check_hyperparameter
 from purejaxppo.policies.heads import empty_masks
-from purejaxppo.ppo.collectives import across, standardize, total
+from purejaxppo.ppo.collectives import gather, joined, moments, standardize
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
 from purejaxppo.ppo.minibatches import Minibatches, as_batch, rows_per_pass
 from purejaxppo.ppo.normalize import (
     init_obs_stats,
     init_reward_scaler,
     normalize,
+    obs_moments,
     scale_rewards,
     update_obs_stats,
 )
@@ -190,24 +191,36 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
             axis_name,
         )
 
-        # what the objective remembers, adapted to how far the policy has moved
-        kl_coef, objective_state = objective.kl_coef(hyper, state.objective_state), ()
+        # how far the policy has moved, for an objective that adapts to it
+        kl = ()
         if objective.adapt is not None:
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
-            kl = across(batch.dist.kl(dist).mean(), axis_name)
-            objective_state = objective.adapt(state.objective_state, kl, hyper)
+            kl = batch.dist.kl(dist).mean()
 
-        # statistics move once per update, after all use of the old ones
-        obs_stats = update_obs_stats(norms.obs, rollout.obs, axis_name)
+        # what else is to be known of all devices, in one exchange
+        sums = episode_sums(rollout, done)
+        sums["empty_masks"] = empty_masks(components.spec, rollout.obs)
+        here = (
+            sums,
+            (moments(target - rollout.value), moments(target)),
+            obs_moments(norms.obs, rollout.obs),
+            kl,
+        )
+        sums, fit, seen, kl = gather(here, axis_name)
+
+        # what the objective remembers; and statistics, after all use of the old ones
+        kl_coef, objective_state = objective.kl_coef(hyper, state.objective_state), ()
+        if objective.adapt is not None:
+            objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
+        obs_stats = update_obs_stats(norms.obs, seen)
 
         # metrics, in scalars: nothing of size [T, N] leaves the program
         metrics = Metrics(
-            **episode_sums(rollout, done, axis_name),
+            **{name: x.sum(0, x.dtype) for name, x in sums.items()},
             **learned,
-            explained_variance=explained_variance(rollout.value, target, axis_name),
+            explained_variance=explained_variance(*map(joined, fit)),
             learning_rate=jnp.asarray(hyper.learning_rate, jnp.float32),
             kl_coef=jnp.asarray(kl_coef, jnp.float32),
-            empty_masks=total(empty_masks(components.spec, rollout.obs), axis_name),
         )
         return state.replace(
             params=params,

@@ -68,22 +68,37 @@ def as_batch(
     return jax.tree.map(rows, batch).replace(carry=carry)
 
 
-def take(batch: Batch, rows: Array, plan: Minibatches, axis_name: str | None = None) -> Batch:
-    """Takes a minibatch: rows of the batch, their advantages standardised if so planned.
+def deal_advantages(
+    advantage: Array, rows: Array, plan: Minibatches, axis_name: str | None = None
+) -> Array:
+    """Deals advantages out to the minibatches of an update, standardised in each if so planned.
 
     Args:
-        batch: [B] rows.
-        rows: [B / M] int32, which of them.
+        advantage: [B] rows.
+        rows: [E * M, B / M] int32, which of them each gradient step takes.
         plan: whether advantages are standardised.
         axis_name: mesh axis over which the batch is spread, or None.
 
     Returns:
+        [E * M, B / M] rows.
+    """
+    dealt = advantage[rows]
+    return standardize(dealt, axis_name, tuple(range(1, dealt.ndim))) if plan.standardize else dealt
+
+
+def take(batch: Batch, rows: Array, advantage: Array) -> Batch:
+    """Takes a minibatch.
+
+    Args:
+        batch: [B] rows.
+        rows: [B / M] int32, which of them.
+        advantage: [B / M], theirs.
+
+    Returns:
         [B / M] rows.
     """
-    minibatch = jax.tree.map(lambda x: x[rows], batch)
-    if plan.standardize:
-        minibatch = minibatch.replace(advantage=standardize(minibatch.advantage, axis_name))
-    return minibatch
+    others = jax.tree.map(lambda x: x[rows], batch.replace(advantage=()))
+    return others.replace(advantage=advantage)
 
 
 def rows_per_pass(
