@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import io_callback
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from purejaxppo.components import (
     Components,
@@ -24,10 +26,12 @@ from purejaxppo.components import (
     make_components,
 )
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.config.sizes import check_shares
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams, check_hyperparameter
 from purejaxppo.policies.heads import empty_masks
-from purejaxppo.ppo.collectives import gather, joined, moments, standardize
+from purejaxppo.parallel import ENVS, where
+from purejaxppo.ppo.collectives import gather, joined, moments, own_key, standardize
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
 from purejaxppo.ppo.minibatches import Minibatches, as_batch, rows_per_pass
 from purejaxppo.ppo.normalize import (
@@ -70,7 +74,7 @@ def make_learner(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
-    axis_name: str | None = None,
+    mesh: Mesh | None = None,
 ) -> Learner:
     """Makes a training run as `(init, update)`, for those who drive the updates themselves.
 
@@ -90,8 +94,9 @@ def make_learner(
             Adam; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             the linear one.
-        axis_name: mesh axis over which environments are spread (each device has num_envs); None:
-            one device.
+        mesh: devices that the environments are spread over, an axis "envs" of it: each steps its
+            share of num_envs, and gradients and statistics are averaged; see `make_mesh`. None: one
+            device.
 
     Returns:
         `init(key, hyperparams=None, env_params=None) -> LearnerState` and
@@ -99,7 +104,8 @@ def make_learner(
         where environments run on the host, which belong to the last `init` until it is called.
 
     Raises:
-        ConfigError: see `PPOConfig` and `components.make_components`.
+        ConfigError: see `PPOConfig` and `components.make_components`; the environments or their
+            minibatches cannot be shared out equally among the devices.
 
     Reference: arXiv:1707.06347, algorithm 1.
     """
@@ -107,21 +113,67 @@ def make_learner(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
     )  # fmt: skip
-    return learner_of(components, axis_name)
+    return learner_of(components) if mesh is None else learner_on(components, mesh)
 
 
-def learner_of(components: Components, axis_name: str | None = None) -> Learner:
+def learner_on(components: Components, mesh: Mesh) -> Learner:
+    """Makes a training run over devices of components that are built already.
+
+    Args:
+        components: what is trained, and how.
+        mesh: devices, its axis "envs" those that the environments are spread over.
+
+    Returns:
+        `init` and `update`, see `make_learner`, each to be called with whole arrays.
+
+    Raises:
+        ConfigError: what a device would have is not whole.
+    """
+    whole, part = learner_of(components), share_of(components, mesh)
+    specs = where(jax.eval_shape(whole.init, jax.random.key(0)))
+    spread = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    init = spread(part.init, in_specs=(P(), P(), P()), out_specs=specs)
+    update = spread(part.update, in_specs=(specs, P(), P()), out_specs=(specs, P()))
+    return Learner(
+        lambda key, hyperparams=None, env_params=None: init(key, hyperparams, env_params),
+        lambda state, hyperparams=None, env_params=None: update(state, hyperparams, env_params),
+    )
+
+
+def share_of(components: Components, mesh: Mesh) -> Learner:
+    """Makes what one device of a mesh does of a training run, to be called inside `shard_map`.
+
+    Args:
+        components: what is trained, and how.
+        mesh: devices, its axis "envs" those that the environments are spread over.
+
+    Returns:
+        `init`, `update` and `close` of the device's share.
+
+    Raises:
+        ConfigError: what a device would have is not whole.
+    """
+    devices = mesh.shape[ENVS]
+    if devices == 1:
+        return learner_of(components)
+    check_shares(components.config, devices)
+    return learner_of(components, ENVS, devices)
+
+
+def learner_of(components: Components, axis_name: str | None = None, devices: int = 1) -> Learner:
     """Makes a training run of components that are built already.
 
     Args:
         components: what is trained, and how.
         axis_name: mesh axis over which environments are spread, or None.
+        devices: along that axis.
 
     Returns:
         `init`, `update` and `close`, see `make_learner`.
     """
     config, policy, objective = components.config, components.policy, components.objective
-    vec_env = components.vectorize(config.num_envs)
+    num_envs = config.num_envs // devices
+    vec_env = components.vectorize(num_envs)
 
     def defaults(hyperparams, env_params):
         hyper = config.hyperparams() if hyperparams is None else hyperparams
@@ -133,6 +185,7 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
     def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
         hyper, env_params = defaults(hyperparams, env_params)
         key_params, key_reset, key = jax.random.split(_one_key(key), 3)
+        key_reset = own_key(key_reset, axis_name)
 
         # policy and optimizer
         params = policy.init(key_params)
@@ -142,15 +195,15 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         # environments, and statistics that have seen nothing
         env_state, obs = vec_env.reset(key_reset, env_params)
         obs_stats = init_obs_stats(components.spec) if config.normalize_observations else None
-        scaler = init_reward_scaler(config.num_envs) if config.normalize_rewards else None
+        scaler = init_reward_scaler(num_envs) if config.normalize_rewards else None
         return LearnerState(
             params=params,
             opt_state=opt_state,
             normalizers=Normalizers(obs_stats, scaler),
             env_state=env_state,
             obs=obs,
-            episode_start=jnp.ones(config.num_envs, bool),
-            carry=policy.initial_carry((config.num_envs,)),
+            episode_start=jnp.ones(num_envs, bool),
+            carry=policy.initial_carry((num_envs,)),
             objective_state=objective.init(hyper),
             step=jnp.int32(0),
             key=key,
@@ -163,6 +216,7 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         hyper, env_params = defaults(hyperparams, env_params)
         hyper = _in_force(components, hyper, state.step)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
+        key_rollout, key_update = (own_key(k, axis_name) for k in (key_rollout, key_update))
         norms = state.normalizers
 
         # experience: T steps of N environments

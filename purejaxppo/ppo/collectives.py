@@ -16,6 +16,16 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo.types import PyTree
 
 
+def own_key(key: Array, axis_name: str | None) -> Array:
+    """Makes a key for each device of one that all have; the key itself where there is no mesh axis.
+
+    Args:
+        key: consumed.
+        axis_name: mesh axis, or None.
+    """
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
 def across(tree: PyTree, axis_name: str | None) -> PyTree:
     """Takes means over the mesh axis where there is one, else the tree itself.
 
