@@ -99,9 +99,10 @@ def make_learner(
             device.
 
     Returns:
-        `init(key, hyperparams=None, env_params=None) -> LearnerState` and
-        `update(state, hyperparams=None, env_params=None) -> (LearnerState, Metrics)`; and `close()`
-        where environments run on the host, which belong to the last `init` until it is called.
+        `init(key, hyperparams=None, env_params=None) -> LearnerState` and `update(state,
+        hyperparams=None, env_params=None, num_updates=None) -> (LearnerState, Metrics)`, where
+        num_updates is what schedules run over, if not the configuration's; and `close()` where
+        environments run on the host, which belong to the last `init` until it is called.
 
     Raises:
         ConfigError: see `PPOConfig` and `components.make_components`; the environments or their
@@ -179,7 +180,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         hyper = config.hyperparams() if hyperparams is None else hyperparams
         _check_hyperparams(hyper, config)
         scalars = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper.replace(extra=()))
-        hyper = scalars.replace(extra=jax.tree.map(jnp.asarray, hyper.extra))
+        hyper = _opaque(scalars.replace(extra=jax.tree.map(jnp.asarray, hyper.extra)))
         return hyper, components.env_params if env_params is None else env_params
 
     def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
@@ -210,11 +211,15 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         )
 
     def update(
-        state: LearnerState, hyperparams: Hyperparams | None = None, env_params: EnvParams = None
+        state: LearnerState,
+        hyperparams: Hyperparams | None = None,
+        env_params: EnvParams = None,
+        num_updates: Array | int | None = None,
     ):
         # the hyperparameters in force, and keys for what is left to chance
         hyper, env_params = defaults(hyperparams, env_params)
-        hyper = _in_force(components, hyper, state.step)
+        updates = config.num_updates if num_updates is None else num_updates
+        hyper = _in_force(components, hyper, state.step, updates)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
         key_rollout, key_update = (own_key(k, axis_name) for k in (key_rollout, key_update))
         norms = state.normalizers
@@ -331,13 +336,24 @@ def _check_hyperparams(hyper: Any, config: PPOConfig) -> None:
             )
 
 
-def _in_force(components: Components, hyper: Hyperparams, step: Array) -> Hyperparams:
-    """Returns the hyperparameters that the schedule gives after so many updates.
+def _opaque(tree: PyTree) -> PyTree:
+    """Returns values that the compiler takes as it would take arguments.
+
+    It computes with what it knows, and rounds otherwise: a run whose hyperparameters are arguments
+    of its program has the bits of one where they are constants.
+    """
+    return jax.lax.optimization_barrier(tree)
+
+
+def _in_force(
+    components: Components, hyper: Hyperparams, step: Array, updates: Array | int
+) -> Hyperparams:
+    """Returns the hyperparameters that the schedule gives after so many updates of all.
 
     Raises:
         ConfigError: it gives something else.
     """
-    done = step.astype(jnp.float32) / components.config.num_updates
+    done = step.astype(jnp.float32) / _opaque(jnp.asarray(updates, jnp.float32))
     hyper = components.schedule(hyper, jnp.minimum(done, 1.0))
     if not isinstance(hyper, Hyperparams):
         raise ConfigError(

@@ -197,7 +197,8 @@ class Learner(NamedTuple):
 
     Attributes:
         init: `(key, hyperparams=None, env_params=None) -> LearnerState`. The key is consumed.
-        update: `(state, hyperparams=None, env_params=None) -> (LearnerState, Metrics)`.
+        update: `(state, hyperparams=None, env_params=None, num_updates=None) -> (LearnerState,
+            Metrics)`; schedules run over num_updates, or else over those of the configuration.
         close: `()`, ends environments that run on the host; None where there are none.
     """
 

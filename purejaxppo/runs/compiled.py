@@ -1,8 +1,16 @@
-"""The compiled programs of a run: how it begins, and a chunk of updates."""
+"""The compiled programs of a run: how it begins, and a chunk of updates.
+
+Hyperparameters and the number of updates are arguments of them: runs that differ in these alone
+have the same programs, which are compiled once where programs are kept.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +22,14 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.parallel import SEEDS, seed_mesh, side_by_side
 from purejaxppo.tuning import compiler_options
-from purejaxppo.types import Learner, LearnerState, Metrics
+from purejaxppo.types import Array, Learner, LearnerState, Metrics
 
 UPDATES_PER_CHUNK = 1000
+ROWS_PER_CHUNK = 2**20  # updates of all seeds: so many thousands of them have shorter chunks
+PROGRAMS_KEPT = 16  # of this process: those of the last few runs, evaluation included
+
+_kept: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+_lock = threading.Lock()
 
 
 class Programs(NamedTuple):
@@ -25,7 +38,7 @@ class Programs(NamedTuple):
     Attributes:
         init: `(keys [S]) -> state`.
         run_chunk: `(state, n) -> (state, metrics)`, n updates, whose metrics are the first n of
-            [S, UPDATES_PER_CHUNK]. The state is donated; n may differ from call to call.
+            [S, the most updates of a chunk]. The state is donated; n may differ from call to call.
         template: the state in shapes and dtypes.
         metrics: those of a chunk in shapes and dtypes.
         mesh: the devices that the seeds are spread over.
@@ -37,18 +50,26 @@ class Programs(NamedTuple):
     metrics: Any
     mesh: Mesh
 
+    @property
+    def most(self) -> int:
+        """Returns the most updates of a chunk."""
+        return self.metrics.episodes.shape[1]
+
     def place(self, tree: Any) -> Any:
         """Puts arrays of the host, with a leading axis of seeds, on the devices of those seeds."""
         return jax.device_put(tree, NamedSharding(self.mesh, P(SEEDS)))
 
     def compile(self, function: Callable[[Any], Any], template: Any) -> Callable[[Any], Any]:
         """Compiles another function of what the seeds have, ahead of time as the run's own are."""
-        spread, options = NamedSharding(self.mesh, P(SEEDS)), compiler_options()
-        return (
-            jax.jit(function, in_shardings=(spread,), compiler_options=options)
-            .lower(template)
-            .compile()
-        )
+        spread = NamedSharding(self.mesh, P(SEEDS))
+        return compiled(jax.jit(function, in_shardings=(spread,)).lower(template))
+
+
+class Given(NamedTuple):
+    """What a run is given beside its keys: arguments of its programs, the same for every seed."""
+
+    hyper: Hyperparams
+    updates: Array  # () int32, of the whole run: what schedules run over
 
 
 def compile_run(
@@ -65,35 +86,104 @@ def compile_run(
     Returns:
         The programs.
     """
-    most = min(config.num_updates, UPDATES_PER_CHUNK)
+    mesh = seed_mesh(seeds)
+    spread, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
+    given = jax.device_put(given_to(config, hyper), everywhere)
+    init, chunk = lower_run(learner, seeds, mesh, given)
+    # what is given stays on the devices from call to call
+    start, run_chunk = compiled(init), compiled(chunk)
+    return Programs(
+        lambda keys: start(keys, given),
+        lambda state, length: run_chunk(state, length, given),
+        init.out_info,
+        chunk.out_info[1],
+        mesh,
+    )
 
-    def updates(state, length):
+
+def given_to(config: PPOConfig, hyper: Hyperparams | None = None) -> Given:
+    """Returns what the programs of a run are given beside its keys.
+
+    Args:
+        config: what is trained.
+        hyper: its hyperparameters; None: those of the configuration.
+    """
+    hyper = config.hyperparams() if hyper is None else hyper
+    scalars = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper._replace(extra=()))
+    extra = jax.tree.map(jnp.asarray, hyper.extra)
+    return Given(scalars._replace(extra=extra), jnp.int32(config.num_updates))
+
+
+def lower_run(learner: Learner, seeds: int, mesh: Mesh, given: Given) -> tuple[Any, Any]:
+    """Traces the programs of a run.
+
+    Args:
+        learner: the run.
+        seeds: S.
+        mesh: the devices that they are spread over.
+        given: what the run is given beside its keys.
+
+    Returns:
+        `(keys, given) -> state` and `(state, n, given) -> (state, metrics)`, lowered.
+    """
+    most = max(1, min(UPDATES_PER_CHUNK, ROWS_PER_CHUNK // seeds))
+
+    def updates(state, length, given):
+        def update(state, _):
+            return learner.update(state, given.hyper, num_updates=given.updates)
+
         def one(i, loop):
             # within a loop of unknown length, XLA copies the state of every loop in it at each
             # step; within one of length 1 in between, it does not (2% of the time of CartPole-v1)
-            state, metrics = jax.lax.scan(lambda s, _: learner.update(s, hyper), loop[0], length=1)
+            state, metrics = jax.lax.scan(update, loop[0], length=1)
             return state, jax.tree.map(lambda b, m: b.at[i].set(m[0]), loop[1], metrics)
 
-        metrics = jax.eval_shape(learner.update, state, hyper)[1]
+        metrics = jax.eval_shape(update, state, None)[1]
         empty = jax.tree.map(lambda m: jnp.zeros(most, m.dtype), metrics)
         return jax.lax.fori_loop(0, length, one, (state, empty))
 
-    def run_chunk(state, length):
-        return side_by_side(lambda one: updates(one, length))(state)
+    def init(keys, given):
+        return side_by_side(lambda key: learner.init(key, given.hyper))(keys)
 
-    mesh, options = seed_mesh(seeds), compiler_options()
-    start = jax.shard_map(
-        side_by_side(lambda key: learner.init(key, hyper)),
-        mesh=mesh, in_specs=P(SEEDS), out_specs=P(SEEDS), check_vma=False,
-    )  # fmt: skip
-    run_chunk = jax.shard_map(
-        run_chunk,
-        mesh=mesh, in_specs=(P(SEEDS), P()), out_specs=P(SEEDS), check_vma=False,
-    )  # fmt: skip
-    spread = NamedSharding(mesh, P(SEEDS))
+    def run_chunk(state, length, given):
+        return side_by_side(lambda one: updates(one, length, given))(state)
+
+    shard = partial(jax.shard_map, mesh=mesh, out_specs=P(SEEDS), check_vma=False)
+    spread, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
     keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=spread)
-    init = jax.jit(start, compiler_options=options).lower(keys)
+    start = jax.jit(shard(init, in_specs=(P(SEEDS), P())), in_shardings=(spread, everywhere))
+    init_lowered = start.lower(keys, given)
     chunk = jax.jit(
-        run_chunk, donate_argnums=0, in_shardings=(spread, None), compiler_options=options
-    ).lower(init.out_info, 1)
-    return Programs(init.compile(), chunk.compile(), init.out_info, chunk.out_info[1], mesh)
+        shard(run_chunk, in_specs=(P(SEEDS), P(), P())),
+        donate_argnums=0, in_shardings=(spread, None, everywhere),
+    )  # fmt: skip
+    return init_lowered, chunk.lower(init_lowered.out_info, 1, given)
+
+
+def compiled(lowered: Any) -> Any:
+    """Compiles a program, or returns what this process has compiled of the same text before.
+
+    Args:
+        lowered: the program.
+
+    Returns:
+        What is called. Programs that call back into Python are compiled each time: their text does
+        not say what they call.
+    """
+    options, text = compiler_options(), lowered.as_text()
+    hoisted = jax.config.jax_use_simplified_jaxpr_constants  # pyright: ignore
+    if "callback" in text or hoisted:
+        return lowered.compile(options)
+    key = hashlib.sha256(f"{jax.default_backend()} {options} {text}".encode()).hexdigest()
+    trees = lowered.in_tree, lowered.out_tree  # a class that is defined again is another one
+    with _lock:
+        before, program = _kept.get(key, (None, None))
+        if before == trees:
+            _kept.move_to_end(key)
+            return program
+    program = lowered.compile(options)
+    with _lock:
+        _kept[key] = trees, program
+        while len(_kept) > PROGRAMS_KEPT:
+            _kept.popitem(last=False)
+    return program

@@ -14,7 +14,7 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.rows import evaluation_rows, metrics_rows, numeric_problems
 from purejaxppo.runs.agents import Agents, Best, better
-from purejaxppo.runs.compiled import UPDATES_PER_CHUNK, Programs
+from purejaxppo.runs.compiled import Programs
 from purejaxppo.runs.evaluate import Evaluation
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.writer import CheckpointInfo, RunWriter
@@ -177,7 +177,7 @@ class Run:
         """Gives the device the next updates, as many as fit before something is due."""
         marks = [self._config.num_updates]
         marks += [self.done - self.done % n + n for n in (self._eval_every, self._save_every) if n]
-        length = min(self._length, UPDATES_PER_CHUNK, min(marks) - self.done)
+        length = min(self._length, self._programs.most, min(marks) - self.done)
         first, self.done = self.done, self.done + length
         self._state, metrics = self._programs.run_chunk(self._state, length)
         return Chunk(first, length, metrics, time.perf_counter())
