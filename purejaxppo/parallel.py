@@ -13,6 +13,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -25,7 +26,7 @@ SEEDS, ENVS = "seeds", "envs"
 """Names of the mesh axes."""
 
 
-def use_cores(seeds: int, devices: int | None = None) -> None:
+def use_cores(seeds: int, devices: int | Literal["all"] | None = None) -> None:
     """Makes a device of each core that can have an equal share of the seeds.
 
     It has an effect only before JAX's first computation (`make_train` is one); a number that was
@@ -33,7 +34,7 @@ def use_cores(seeds: int, devices: int | None = None) -> None:
 
     Args:
         seeds: agents that will be trained side by side.
-        devices: how many to make in any case; None: by the cores and seeds.
+        devices: how many to make, or "all" for one of each core; None: by the cores and seeds.
     """
     chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
     if chosen >= 1 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -41,10 +42,11 @@ def use_cores(seeds: int, devices: int | None = None) -> None:
     affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has its devices already
-        jax.config.update("jax_num_cpu_devices", devices or _largest_share(seeds, cores))
+        count = cores if devices == "all" else devices or _largest_share(seeds, cores)
+        jax.config.update("jax_num_cpu_devices", count)
 
 
-def make_mesh(seeds: int = 1, devices: int | None = None) -> Mesh:
+def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Mesh:
     """Arranges devices in a mesh with the axes "seeds" and "envs".
 
     Seeds are spread first, for they need nothing of each other; devices that are left over share
@@ -52,7 +54,7 @@ def make_mesh(seeds: int = 1, devices: int | None = None) -> Mesh:
 
     Args:
         seeds: agents trained side by side.
-        devices: how many are used; None: as many as can have an equal share of the seeds.
+        devices: how many are used, or "all"; None: as many as can have an equal share of the seeds.
 
     Returns:
         The mesh. The number of seeds is a multiple of its first axis.
@@ -63,6 +65,8 @@ def make_mesh(seeds: int = 1, devices: int | None = None) -> Mesh:
     found = jax.devices()
     if devices is None:
         devices = _largest_share(seeds, len(found))
+    if devices == "all":
+        devices = len(found)
     if not 1 <= devices <= len(found):
         more = (
             ", or set JAX_NUM_CPU_DEVICES for more of a CPU" if found[0].platform == "cpu" else ""
@@ -143,6 +147,8 @@ def spread_seeds(
         )(tree)  # fmt: skip
 
     return run
+
+
 def vmap_over_devices(
     function: Callable[..., PyTree], in_axes: int | tuple[int | None, ...] = 0
 ) -> Callable[..., PyTree]:

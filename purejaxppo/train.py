@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,8 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.config.sizes import check_shares
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams, check_hyperparameter
-from purejaxppo.policies.heads import empty_masks
 from purejaxppo.parallel import ENVS, where
+from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import gather, joined, moments, own_key, standardize
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
 from purejaxppo.ppo.minibatches import Minibatches, as_batch, rows_per_pass
@@ -125,40 +125,63 @@ def learner_on(components: Components, mesh: Mesh) -> Learner:
         mesh: devices, its axis "envs" those that the environments are spread over.
 
     Returns:
-        `init` and `update`, see `make_learner`, each to be called with whole arrays.
+        `init` and `update`, see `make_learner`, to be called with whole arrays.
 
     Raises:
         ConfigError: what a device would have is not whole.
     """
-    whole, part = learner_of(components), share_of(components, mesh)
-    specs = where(jax.eval_shape(whole.init, jax.random.key(0)))
-    spread = partial(jax.shard_map, mesh=mesh, check_vma=False)
-    init = spread(part.init, in_specs=(P(), P(), P()), out_specs=specs)
-    update = spread(part.update, in_specs=(specs, P(), P()), out_specs=(specs, P()))
+    spread = spread_over(components, mesh)
+    here = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    init = here(spread.learner.init, in_specs=P(), out_specs=spread.specs)
+    update = here(
+        spread.learner.update, in_specs=(spread.specs, P(), P(), P()), out_specs=(spread.specs, P())
+    )
     return Learner(
         lambda key, hyperparams=None, env_params=None: init(key, hyperparams, env_params),
-        lambda state, hyperparams=None, env_params=None: update(state, hyperparams, env_params),
+        lambda state, hyperparams=None, env_params=None, num_updates=None: update(
+            state, hyperparams, env_params, num_updates
+        ),
     )
 
 
-def share_of(components: Components, mesh: Mesh) -> Learner:
-    """Makes what one device of a mesh does of a training run, to be called inside `shard_map`.
+class Spread(NamedTuple):
+    """A training run over the devices of a mesh.
+
+    Attributes:
+        learner: what each device does, to be called inside `shard_map`.
+        mesh: the devices.
+        specs: where on the mesh each array of the state is.
+    """
+
+    learner: Learner
+    mesh: Mesh
+    specs: LearnerState
+
+
+def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
+    """Spreads the environments of a run over the devices of a mesh.
 
     Args:
         components: what is trained, and how.
         mesh: devices, its axis "envs" those that the environments are spread over.
+        *lead: the mesh axis of a leading axis that all arrays of the state have, if they have one.
 
     Returns:
-        `init`, `update` and `close` of the device's share.
+        What each device does, and where the state is.
 
     Raises:
         ConfigError: what a device would have is not whole.
     """
-    devices = mesh.shape[ENVS]
+    whole, devices = learner_of(components), mesh.shape[ENVS]
+    specs = where(jax.eval_shape(whole.init, jax.random.key(0)), *lead)
     if devices == 1:
-        return learner_of(components)
+        return Spread(whole, mesh, specs)
+    if whole.close is not None:
+        raise ConfigError(
+            f"{devices} devices for one agent: environments on the host are stepped for one: use 1"
+        )
     check_shares(components.config, devices)
-    return learner_of(components, ENVS, devices)
+    return Spread(learner_of(components, ENVS, devices), mesh, specs)
 
 
 def learner_of(components: Components, axis_name: str | None = None, devices: int = 1) -> Learner:

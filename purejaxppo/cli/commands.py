@@ -39,7 +39,7 @@ def train(argv: Sequence[str]) -> int:
         HostError: an environment on the host failed.
     """
     options, config = parse_train(argv)
-    start_jax(options.seeds)
+    start_jax(options.seeds, options.devices)
     from purejaxppo.cli import train as console
 
     return console.train(config, options)

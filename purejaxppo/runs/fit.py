@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -25,6 +25,7 @@ from purejaxppo.components import (
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
+from purejaxppo.parallel import SEEDS, make_mesh
 from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Best
@@ -35,7 +36,7 @@ from purejaxppo.runs.loop import Run
 from purejaxppo.runs.options import FitOptions, fit_options
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.runs.writer import RunWriter
-from purejaxppo.train import learner_of
+from purejaxppo.train import spread_over
 from purejaxppo.tuning import check_compiles
 from purejaxppo.types import (
     EnvParams,
@@ -79,6 +80,7 @@ def fit(
     *,
     seeds: int = 1,
     seed: int = 0,
+    devices: int | Literal["all"] | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int | None = None,
@@ -100,7 +102,7 @@ def fit(
 ) -> FitResult:
     """Trains agents side by side in one program, in chunks of about half a second.
 
-    They are spread over all devices among which they can be shared out equally. Seed i has the key
+    Seed i has the key
     `jax.random.split(jax.random.key(seed), seeds)[i]`. Ctrl-C or SIGTERM ends the run after the
     chunk in hand, saved; a second one ends it at once, and so does the first one while programs are
     compiled (Python hears of it once the compilation in hand is done).
@@ -109,6 +111,9 @@ def fit(
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
         seeds: agents trained side by side.
         seed: of the random key that every agent's is split from.
+        devices: how many are used, or "all". Seeds are shared out among them first; where there
+            are more devices than that, several have one agent together, each its share of num_envs.
+            None: as many as can have an equal share of the seeds.
         run_dir: folder for the results; None: nothing is written.
         resume: go on with the run in run_dir from its last checkpoint; if there is no such folder
             or nothing in it, begin there, so that a script can be started again and again.
@@ -154,7 +159,7 @@ def fit(
     check_compiles()
     options = fit_options(
         dict(
-            seeds=seeds, seed=seed, run_dir=run_dir, resume=resume,
+            seeds=seeds, seed=seed, devices=devices, run_dir=run_dir, resume=resume,
             checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints,
             eval_every=eval_every, eval_episodes=eval_episodes, eval_sampled=eval_sampled,
             target_return=target_return,
@@ -191,7 +196,9 @@ def fit_of(
             `resume` the folder of another run.
         HostError: such an environment failed; its own message.
     """
-    config, learner = components.config, learner_of(components)
+    config, mesh = components.config, make_mesh(options.seeds, options.devices)
+    spread = spread_over(components, mesh, SEEDS)
+    learner = spread.learner
     hyper = config.hyperparams().replace(extra=extra)
     callbacks = [callbacks] if callable(callbacks) else callbacks
     custom = dict(components.custom)
@@ -211,7 +218,7 @@ def fit_of(
 
         # everything is compiled before the first step, so that times are measured apart
         started = time.perf_counter()
-        programs = compile_run(learner, options.seeds, config, hyper)
+        programs = compile_run(spread, options.seeds, config, hyper)
         with compile_evaluate(components, options, programs) as evaluate:
             compiled = time.perf_counter()
             # from here on a signal ends the run saved: before, there was nothing to save
