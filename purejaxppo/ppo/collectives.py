@@ -73,14 +73,14 @@ class Moments(NamedTuple):
     """Mean and spread of samples, of which devices may have different numbers.
 
     Attributes:
-        count: () float32, samples.
+        samples: () float32, how many.
         first: one of them, which the others are measured from: a constant is then exactly itself,
             and what varies little around a large number keeps its digits.
         offset: mean of the samples less `first`.
         variance: of the population.
     """
 
-    count: Array
+    samples: Array
     first: Array
     offset: Array
     variance: Array
@@ -109,8 +109,8 @@ def moments(x: Array, axis: int | tuple[int, ...] | None = None) -> Moments:
     around = x - first
     mean = jnp.mean(around, axes, keepdims=True)
     variance = jnp.mean(jnp.square(around - mean), axes)
-    count = jnp.float32(x.size // max(variance.size, 1))
-    return Moments(count, jnp.squeeze(first, axes), jnp.squeeze(mean, axes), variance)
+    samples = jnp.float32(x.size // max(variance.size, 1))
+    return Moments(samples, jnp.squeeze(first, axes), jnp.squeeze(mean, axes), variance)
 
 
 def joined(parts: Moments) -> Moments:
@@ -125,8 +125,8 @@ def joined(parts: Moments) -> Moments:
     Reference: Chan, Golub and LeVeque 1979, eq. 2.1.
     """
     lead = (slice(None), *[None] * (parts.first.ndim - 1))
-    total = parts.count.sum()
-    share = (parts.count / total)[lead]
+    total = parts.samples.sum()
+    share = (parts.samples / total)[lead]
     first = parts.first[:1]
     offsets = (parts.first - first) + parts.offset
     offset = jnp.sum(share * offsets, 0, keepdims=True)

@@ -101,11 +101,11 @@ def merged(stats: RunningStats, new: Moments) -> RunningStats:
         Statistics of both together (Chan, Golub and LeVeque 1979, eq. 2.1), or the old ones where
         the new samples are not finite.
     """
-    total = stats.count + new.count
+    total = stats.count + new.samples
     delta = new.mean - stats.mean
     # by the share of each side, which is exactly 1 for the first batch: products of counts and
     # samples would be rounded, or overflow
-    share = new.count / total
+    share = new.samples / total
     spread = stats.var * (1.0 - share) + new.variance * share
     merged = RunningStats(
         stats.mean + delta * share, spread + jnp.square(delta) * (1.0 - share) * share, total

@@ -216,7 +216,7 @@ def test_moments_against_numpy():
         got, whole = moments(jnp.asarray(x), axis), x.astype(np.float64)
         np.testing.assert_allclose(got.mean, whole.mean(axis), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(got.variance, whole.var(axis), rtol=1e-4)
-        assert float(got.count) == x.size / max(whole.mean(axis).size, 1)
+        assert float(got.samples) == x.size / max(whole.mean(axis).size, 1)
 
 
 def test_moments_over_devices():
@@ -228,7 +228,7 @@ def test_moments_over_devices():
         for device in range(DEVICES):
             np.testing.assert_allclose(got.mean[device], x.mean(whole), rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(got.variance[device], x.var(whole), rtol=1e-5)
-            assert float(got.count[device]) == x.size / max(x.mean(whole).size, 1)
+            assert float(got.samples[device]) == x.size / max(x.mean(whole).size, 1)
 
 
 def test_moments_of_different_numbers_of_samples_are_joined():
