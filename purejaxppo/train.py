@@ -248,7 +248,15 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         norms = state.normalizers
 
         # experience: T steps of N environments
-        state, rollout = collect(policy, vec_env, config.num_steps, state, env_params, key_rollout)
+        state, rollout = collect(
+            policy,
+            vec_env,
+            config.num_steps,
+            state,
+            env_params,
+            key_rollout,
+            config.num_minibatches,
+        )
         done = rollout.terminated | rollout.truncated
 
         # advantages, of rewards scaled by statistics that have seen this rollout
