@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from purejaxppo.errors import ConfigError, HostError, RunWarning
     from purejaxppo.export.export_policy import export_policy
     from purejaxppo.hyperparams import Hyperparams
-    from purejaxppo.parallel import use_cores, vmap_over_devices
+    from purejaxppo.parallel import make_mesh, use_cores, vmap_over_devices
     from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES, Objective
     from purejaxppo.ppo.optimizer import Optimizer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from purejaxppo.runs.agents import load_agents, load_policy
     from purejaxppo.runs.evaluate import make_evaluate
     from purejaxppo.runs.fit import FitResult, fit
+    from purejaxppo.sharding import shard_environments
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.tuning import compiler_options
@@ -77,8 +78,10 @@ __all__ = [
     "make_env",
     "make_evaluate",
     "make_learner",
+    "make_mesh",
     "make_train",
     "render",
+    "shard_environments",
     "use_cores",
     "vmap_over_devices",
 ]
@@ -93,7 +96,7 @@ _MODULES = {
     "errors": ["ConfigError", "HostError", "RunWarning"],
     "export.export_policy": ["export_policy"],
     "hyperparams": ["Hyperparams"],
-    "parallel": ["use_cores", "vmap_over_devices"],
+    "parallel": ["make_mesh", "use_cores", "vmap_over_devices"],
     "ppo.advantages": ["ADVANTAGES"],
     "ppo.objectives": ["OBJECTIVES", "Objective"],
     "ppo.optimizer": ["Optimizer"],
@@ -102,6 +105,7 @@ _MODULES = {
     "runs.evaluate": ["make_evaluate"],
     "runs.fit": ["FitResult", "fit"],
     "run_folder.rows": ["final_returns"],
+    "sharding": ["shard_environments"],
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
     "tuning": ["compiler_options"],

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import io_callback
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from purejaxppo.components import (
     Components,
@@ -26,10 +24,8 @@ from purejaxppo.components import (
     make_components,
 )
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.config.sizes import check_shares
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams, check_hyperparameter
-from purejaxppo.parallel import ENVS, where
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import gather, joined, moments, own_key, standardize
 from purejaxppo.ppo.metrics import episode_sums, explained_variance
@@ -74,7 +70,6 @@ def make_learner(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
-    mesh: Mesh | None = None,
 ) -> Learner:
     """Makes a training run as `(init, update)`, for those who drive the updates themselves.
 
@@ -94,9 +89,6 @@ def make_learner(
             Adam; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             the linear one.
-        mesh: devices that the environments are spread over, an axis "envs" of it: each steps its
-            share of num_envs, and gradients and statistics are averaged; see `make_mesh`. None: one
-            device.
 
     Returns:
         `init(key, hyperparams=None, env_params=None) -> LearnerState` and `update(state,
@@ -105,8 +97,7 @@ def make_learner(
         environments run on the host, which belong to the last `init` until it is called.
 
     Raises:
-        ConfigError: see `PPOConfig` and `components.make_components`; the environments or their
-            minibatches cannot be shared out equally among the devices.
+        ConfigError: see `PPOConfig` and `components.make_components`.
 
     Reference: arXiv:1707.06347, algorithm 1.
     """
@@ -114,74 +105,7 @@ def make_learner(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
     )  # fmt: skip
-    return learner_of(components) if mesh is None else learner_on(components, mesh)
-
-
-def learner_on(components: Components, mesh: Mesh) -> Learner:
-    """Makes a training run over devices of components that are built already.
-
-    Args:
-        components: what is trained, and how.
-        mesh: devices, its axis "envs" those that the environments are spread over.
-
-    Returns:
-        `init` and `update`, see `make_learner`, to be called with whole arrays.
-
-    Raises:
-        ConfigError: what a device would have is not whole.
-    """
-    spread = spread_over(components, mesh)
-    here = partial(jax.shard_map, mesh=mesh, check_vma=False)
-    init = here(spread.learner.init, in_specs=P(), out_specs=spread.specs)
-    update = here(
-        spread.learner.update, in_specs=(spread.specs, P(), P(), P()), out_specs=(spread.specs, P())
-    )
-    return Learner(
-        lambda key, hyperparams=None, env_params=None: init(key, hyperparams, env_params),
-        lambda state, hyperparams=None, env_params=None, num_updates=None: update(
-            state, hyperparams, env_params, num_updates
-        ),
-    )
-
-
-class Spread(NamedTuple):
-    """A training run over the devices of a mesh.
-
-    Attributes:
-        learner: what each device does, to be called inside `shard_map`.
-        mesh: the devices.
-        specs: where on the mesh each array of the state is.
-    """
-
-    learner: Learner
-    mesh: Mesh
-    specs: LearnerState
-
-
-def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
-    """Spreads the environments of a run over the devices of a mesh.
-
-    Args:
-        components: what is trained, and how.
-        mesh: devices, its axis "envs" those that the environments are spread over.
-        *lead: the mesh axis of a leading axis that all arrays of the state have, if they have one.
-
-    Returns:
-        What each device does, and where the state is.
-
-    Raises:
-        ConfigError: what a device would have is not whole.
-    """
-    whole, devices = learner_of(components), mesh.shape[ENVS]
-    specs = where(jax.eval_shape(whole.init, jax.random.key(0)), *lead)
-    if devices == 1:
-        return Spread(whole, mesh, specs)
-    if whole.close is not None:
-        raise ConfigError(
-            f"{devices} devices for one agent: environments on the host are stepped for one: use 1"
-        )
-    check_shares(components.config, devices)
-    return Spread(learner_of(components, ENVS, devices), mesh, specs)
+    return learner_of(components)
 
 
 def learner_of(components: Components, axis_name: str | None = None, devices: int = 1) -> Learner:
@@ -287,31 +211,19 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
             kl = batch.dist.kl(dist).mean()
 
-        # what else is to be known of all devices, in one exchange
-        sums = episode_sums(rollout, done)
-        sums["empty_masks"] = empty_masks(components.spec, rollout.obs)
-        here = (
-            sums,
-            (moments(target - rollout.value), moments(target)),
-            obs_moments(norms.obs, rollout.obs),
-            kl,
+        # what else is to be known of all devices: metrics, in scalars; what the objective
+        # remembers; and statistics, after all use of the old ones
+        sums, seen, kl = gather(_seen(components, norms, rollout, target, kl), axis_name)
+        metrics = Metrics(
+            **_summed(sums),
+            **learned,
+            learning_rate=jnp.asarray(hyper.learning_rate, jnp.float32),
+            kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
-        sums, fit, seen, kl = gather(here, axis_name)
-
-        # what the objective remembers; and statistics, after all use of the old ones
-        kl_coef, objective_state = objective.kl_coef(hyper, state.objective_state), ()
+        objective_state = ()
         if objective.adapt is not None:
             objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
         obs_stats = update_obs_stats(norms.obs, seen)
-
-        # metrics, in scalars: nothing of size [T, N] leaves the program
-        metrics = Metrics(
-            **{name: x.sum(0, x.dtype) for name, x in sums.items()},
-            **learned,
-            explained_variance=explained_variance(*map(joined, fit)),
-            learning_rate=jnp.asarray(hyper.learning_rate, jnp.float32),
-            kl_coef=jnp.asarray(kl_coef, jnp.float32),
-        )
         return state.replace(
             params=params,
             opt_state=opt_state,
@@ -392,6 +304,26 @@ def _in_force(
             "hyper.replace(learning_rate=...)"
         )
     return hyper
+
+
+def _seen(
+    components: Components, norms: Normalizers, rollout: Rollout, target: Array, kl: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
+    """Returns what one device has seen in an update: for metrics, statistics and objective."""
+    sums = {
+        **episode_sums(rollout),
+        "empty_masks": empty_masks(components.spec, rollout.obs),
+        "error": moments(target - rollout.value),
+        "target": moments(target),
+    }
+    return sums, obs_moments(norms.obs, rollout.obs), kl
+
+
+def _summed(sums: dict[str, Any]) -> dict[str, Array]:
+    """Returns metrics of all devices, of what each has seen."""
+    error, target = joined(sums.pop("error")), joined(sums.pop("target"))
+    counts = {name: x.sum(0, x.dtype) for name, x in sums.items()}
+    return counts | {"explained_variance": explained_variance(error, target)}
 
 
 def _check_shapes(estimate: Estimate, rollout: Rollout) -> Estimate:

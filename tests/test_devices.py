@@ -10,10 +10,10 @@ from purejaxppo.errors import ConfigError
 START = """
 from functools import partial
 from jax.sharding import PartitionSpec as P
-from purejaxppo import PPOConfig, fit, make_learner, make_train
+from purejaxppo import PPOConfig, fit, make_learner, make_mesh, shard_environments
 from purejaxppo.components import make_components
-from purejaxppo.parallel import ENVS, make_mesh, where
-from purejaxppo.train import learner_of, spread_over
+from purejaxppo.parallel import ENVS
+from purejaxppo.train import learner_of
 
 SIZES = dict(num_envs=8, num_steps=8, total_timesteps=256, num_minibatches=2, hidden_sizes=(8,))
 """
@@ -80,7 +80,7 @@ for changes in (
      "normalize_observations": True, "advantage_normalization": "batch"},
 ):
     config = PPOConfig(**SIZES, **changes)
-    learner = make_learner(config, mesh=make_mesh(devices=2))
+    learner = shard_environments(config, make_mesh(devices=2))
     state = jax.eval_shape(learner.init, jax.random.key(0))
     text = jax.jit(learner.update).lower(state).compile().as_text()
     # a collective stands in the body of the loop over gradient steps, or outside of all loops
@@ -125,7 +125,7 @@ for config in [
     PPOConfig.a2c(num_envs=4, num_steps=5, total_timesteps=20, hidden_sizes=(8,)),
     PPOConfig.reinforce(num_envs=4, num_steps=50, total_timesteps=200, hidden_sizes=(8,)),
 ]:
-    learner = make_learner(config, mesh=mesh)
+    learner = shard_environments(config, mesh)
 
     def run(key):
         return learner.update(learner.init(key))

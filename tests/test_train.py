@@ -569,7 +569,8 @@ def test_two_halves_learn_what_the_whole_learns(changes):
     for _ in range(UPDATES):
         state, metrics = update(state)
         both, spread_metrics = spread(both)
-        same(spread_metrics, stack(metrics, metrics), rtol=1e-3, atol=2e-5)
+        # explained_variance is 1 less a ratio near 1
+        same(spread_metrics, stack(metrics, metrics), rtol=1e-3, atol=1e-4)
         for field in ("params", "opt_state", "objective_state"):
             first, second = (row(getattr(both, field), i) for i in range(2))
             same(first, second)
@@ -581,8 +582,9 @@ def test_two_halves_learn_what_the_whole_learns(changes):
 
 def test_devices_with_environments_of_their_own_keep_one_policy():
     learner = learner_of(make_components(CONFIG), "devices")
-    states = jax.jit(jax.vmap(learner.init))(KEYS[:2])
-    states = states.replace(params=jax.tree.map(lambda x: jnp.stack([x[0]] * 2), states.params))
+    both = jnp.stack([KEYS[0]] * 2)
+    states = jax.jit(jax.vmap(learner.init, axis_name="devices"))(both)
+    same(row(states.params, 0), row(states.params, 1))
     states, metrics = jax.jit(jax.vmap(learner.update, axis_name="devices"))(states)
     assert differs(*[row(states.obs, i) for i in range(2)])
     for tree in (states.params, states.opt_state, states.normalizers.obs, metrics):

@@ -8,16 +8,16 @@ from purejaxppo.ppo.collectives import Moments
 from purejaxppo.types import Array, Rollout
 
 
-def episode_sums(rollout: Rollout, done: Array) -> dict[str, Array]:
+def episode_sums(rollout: Rollout) -> dict[str, Array]:
     """Adds up number, returns and lengths of the episodes that ended in a rollout.
 
     Args:
         rollout: [T, N].
-        done: [T, N] bool, an episode ended.
 
     Returns:
         Scalars by the names of `Metrics`.
     """
+    done = rollout.terminated | rollout.truncated
     return {
         "episodes": jnp.sum(done, dtype=jnp.int32),
         "return_sum": jnp.sum(jnp.where(done, rollout.episode_return, 0.0)),

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.parallel import SEEDS, side_by_side
-from purejaxppo.train import Spread
+from purejaxppo.sharding import Spread
 from purejaxppo.tuning import compiler_options
 from purejaxppo.types import Array, LearnerState, Metrics
 

@@ -36,7 +36,7 @@ from purejaxppo.runs.loop import Run
 from purejaxppo.runs.options import FitOptions, fit_options
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.runs.writer import RunWriter
-from purejaxppo.train import spread_over
+from purejaxppo.sharding import spread_over
 from purejaxppo.tuning import check_compiles
 from purejaxppo.types import (
     EnvParams,

@@ -31,6 +31,7 @@ LAYERS = [
     ["ppo", "envs", "policies"],
     ["components", "check"],
     ["train"],
+    ["sharding"],
     ["act"],
     ["run_folder"],
     ["report"],

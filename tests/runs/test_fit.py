@@ -21,7 +21,7 @@ from purejaxppo.report.plots import plot_curve
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.plan import plan_of
-from purejaxppo.train import spread_over
+from purejaxppo.sharding import spread_over
 from purejaxppo.types import Metrics
 
 CONFIG = PPOConfig(

@@ -13,7 +13,7 @@ from purejaxppo.components import make_components
 from purejaxppo.parallel import SEEDS, make_mesh
 from purejaxppo.runs import compiled as module
 from purejaxppo.runs.compiled import ROWS_PER_CHUNK, compiled, given_to, lower_run
-from purejaxppo.train import spread_over
+from purejaxppo.sharding import spread_over
 
 SMALL = dict(
     num_envs=2, num_steps=4, num_minibatches=2, num_epochs=2, total_timesteps=80, hidden_sizes=(4,)
