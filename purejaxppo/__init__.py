@@ -26,7 +26,8 @@ What is here, in an order to read it in:
 - *The method*: `OBJECTIVES` and `ADVANTAGES` are the choices there are; an `Objective`, a function
   from a `Rollout` to an `Estimate`, and an `Optimizer` may be yours; a `Batch` is what a gradient
   step reads. Its equations: `purejaxppo.ppo`.
-- *Devices*: `use_cores`, `vmap_over_devices`, `compiler_options`.
+- *Devices*: `use_cores`, `vmap_over_devices`, `compiler_options`; `make_mesh` and
+  `shard_environments`, for one agent on several.
 - *Errors*: `ConfigError` for what cannot be trained, `HostError` for an environment that failed.
 
 How `fit` works inside: `purejaxppo.runs`.
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from purejaxppo.errors import ConfigError, HostError, RunWarning
     from purejaxppo.export.export_policy import export_policy
     from purejaxppo.hyperparams import Hyperparams
-    from purejaxppo.parallel import use_cores, vmap_over_devices
+    from purejaxppo.parallel import make_mesh, use_cores, vmap_over_devices
     from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES, Objective
     from purejaxppo.ppo.optimizer import Optimizer
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from purejaxppo.runs.evaluate_policy import Scores, evaluate_policy
     from purejaxppo.runs.fit import FitResult, fit
     from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB
+    from purejaxppo.sharding import shard_environments
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.trained_policy import TrainedPolicy
@@ -122,8 +124,10 @@ __all__ = [
     "make_env",
     "make_evaluate",
     "make_learner",
+    "make_mesh",
     "make_train",
     "render",
+    "shard_environments",
     "use_cores",
     "vmap_over_devices",
 ]
@@ -138,7 +142,7 @@ _MODULES = {
     "errors": ["ConfigError", "HostError", "RunWarning"],
     "export.export_policy": ["export_policy"],
     "hyperparams": ["Hyperparams"],
-    "parallel": ["use_cores", "vmap_over_devices"],
+    "parallel": ["make_mesh", "use_cores", "vmap_over_devices"],
     "ppo.advantages": ["ADVANTAGES"],
     "ppo.objectives": ["OBJECTIVES", "Objective"],
     "ppo.optimizer": ["Optimizer"],
@@ -150,6 +154,7 @@ _MODULES = {
     "runs.fit": ["FitResult", "fit"],
     "runs.loggers": ["CSVLogger", "TensorBoard", "WandB"],
     "run_folder.rows": ["final_returns"],
+    "sharding": ["shard_environments"],
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
     "trained_policy": ["TrainedPolicy"],

@@ -136,3 +136,30 @@ def _numbers(name: str, value: Any, works: Any) -> Iterator[float]:
         import numpy as np
 
         yield from np.unique(np.asarray(value).astype(np.float64)).tolist()
+
+
+def check_hyperparams(hyper: Any, works: Hyperparams) -> None:
+    """Checks hyperparameters as far as they are known: those that are traced have a shape alone.
+
+    Args:
+        hyper: what was given.
+        works: others that could be used, for messages.
+
+    Raises:
+        ConfigError: they are of another type, out of range, or several where a run takes one.
+    """
+    if not isinstance(hyper, Hyperparams):
+        raise ConfigError(
+            f"hyperparams={shown(hyper)} must be Hyperparams: use "
+            "config.hyperparams().replace(learning_rate=1e-3)"
+        )
+    for name, other in works._asdict().items():
+        value = getattr(hyper, name)
+        check_hyperparameter(name, value, other)
+        shape = getattr(value, "shape", ())
+        if shape and name != "extra":
+            raise ConfigError(
+                f"{name} is an array {list(shape)}, a run takes one number: use "
+                "jax.vmap(train, (None, 0))(key, hyperparams), with hyperparams = jax.vmap(lambda "
+                f"x: config.hyperparams().replace({name}=x))(values)"
+            )

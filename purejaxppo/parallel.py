@@ -1,4 +1,7 @@
-"""Seeds spread over devices: each device trains its share, and nothing passes between them.
+"""Seeds and environments spread over devices.
+
+Each device trains its share of the seeds, and nothing passes between them; or several have one
+agent together, each with its share of the environments, and average gradients and statistics.
 
 A CPU is one device, whose cores share the work of every small operation, unless JAX is set to make
 a device of each.
@@ -7,19 +10,23 @@ a device of each.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from purejaxppo.types import PyTree
+from purejaxppo.errors import ConfigError
+from purejaxppo.types import LearnerState, PyTree
 
-SEEDS = "seeds"  # name of the mesh axis
+SEEDS, ENVS = "seeds", "envs"
+"""Names of the mesh axes."""
 
 
-def use_cores(seeds: int) -> None:
+def use_cores(seeds: int, devices: int | Literal["all"] | None = None) -> None:
     """Makes a device of each core that can have an equal share of the seeds.
 
     It has an effect only before JAX's first computation (`make_train` is one); a number that was
@@ -27,6 +34,7 @@ def use_cores(seeds: int) -> None:
 
     Args:
         seeds: agents that will be trained side by side.
+        devices: how many to make, or "all" for one of each core; None: by the cores and seeds.
     """
     chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
     if chosen >= 1 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -34,14 +42,67 @@ def use_cores(seeds: int) -> None:
     affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has its devices already
-        jax.config.update("jax_num_cpu_devices", _largest_share(seeds, cores))
+        count = cores if devices == "all" else devices or _largest_share(seeds, cores)
+        jax.config.update("jax_num_cpu_devices", count)
 
 
-def seed_mesh(seeds: int) -> Mesh:
-    """Makes a mesh with axis `seeds` of as many devices as can have an equal share of the seeds."""
-    devices = jax.devices()
-    count = _largest_share(seeds, len(devices))
-    return jax.make_mesh((count,), (SEEDS,), (AxisType.Auto,), devices=devices[:count])
+def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Mesh:
+    """Arranges devices in a mesh with the axes "seeds" and "envs".
+
+    Seeds are spread first, for they need nothing of each other; devices that are left over share
+    the environments of each.
+
+    Args:
+        seeds: agents trained side by side.
+        devices: how many are used, or "all"; None: as many as can have an equal share of the seeds.
+
+    Returns:
+        The mesh. The number of seeds is a multiple of its first axis.
+
+    Raises:
+        ConfigError: there are not so many devices.
+    """
+    found = jax.devices()
+    if devices is None:
+        devices = _largest_share(seeds, len(found))
+    if devices == "all":
+        devices = len(found)
+    if not 1 <= devices <= len(found):
+        more = (
+            ", or set JAX_NUM_CPU_DEVICES for more of a CPU" if found[0].platform == "cpu" else ""
+        )
+        raise ConfigError(
+            f"devices={devices} must be 1 to {len(found)}, which JAX finds here: use "
+            f"{len(found)}{more}"
+        )
+    apart = math.gcd(seeds, devices)
+    shape = (apart, devices // apart)
+    axes = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(shape, (SEEDS, ENVS), axes, devices=found[:devices])
+
+
+def where(state: LearnerState, *lead: str) -> LearnerState:
+    """Says where each array of a learner is on a mesh: whole everywhere, or spread over "envs".
+
+    Args:
+        state: the learner, or its shapes.
+        *lead: the mesh axis of a leading axis that all arrays have, if they have one.
+
+    Returns:
+        A `PartitionSpec` for each array.
+    """
+    whole, spread = P(*lead), P(*lead, ENVS)
+
+    def everywhere(tree: PyTree, spec: P) -> PyTree:
+        return jax.tree.map(lambda _: spec, tree)
+
+    specs, scaler = everywhere(state, whole), state.normalizers.reward
+    per_env = ("env_state", "obs", "episode_start", "carry")
+    specs = specs.replace(**{name: everywhere(getattr(state, name), spread) for name in per_env})
+    if scaler is None:
+        return specs
+    reward = specs.normalizers.reward.replace(discounted_return=spread)
+    return specs.replace(normalizers=specs.normalizers.replace(reward=reward))
 
 
 def side_by_side(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
@@ -64,20 +125,24 @@ def side_by_side(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyT
     return run
 
 
-def spread_seeds(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+def spread_seeds(
+    function: Callable[[PyTree], PyTree], mesh: Mesh | None = None
+) -> Callable[[PyTree], PyTree]:
     """Gives each device an equal share of the seeds, and computes them side by side there.
 
     Args:
         function: of one pytree.
+        mesh: the devices, see `make_mesh`; None: as many as can have an equal share. Those that
+            share a seed all compute it.
 
     Returns:
         The function of pytrees with a leading axis of seeds.
     """
 
     def run(tree: PyTree) -> PyTree:
-        mesh = seed_mesh(jax.tree.leaves(tree)[0].shape[0])
+        over = mesh or make_mesh(jax.tree.leaves(tree)[0].shape[0])
         return jax.shard_map(
-            side_by_side(function), mesh=mesh, in_specs=P(SEEDS), out_specs=P(SEEDS),
+            side_by_side(function), mesh=over, in_specs=P(SEEDS), out_specs=P(SEEDS),
             check_vma=False,
         )(tree)  # fmt: skip
 
@@ -111,7 +176,7 @@ def vmap_over_devices(
             )
         lead = next(a for a, axis in zip(args, axes, strict=True) if axis == 0)
         specs = tuple(P() if axis is None else P(SEEDS) for axis in axes)
-        mesh = seed_mesh(jax.tree.leaves(lead)[0].shape[0])
+        mesh = make_mesh(jax.tree.leaves(lead)[0].shape[0])
         return jax.shard_map(
             jax.vmap(function, axes), mesh=mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
         )(*args)

@@ -26,15 +26,16 @@ from purejaxppo.components import (
 )
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
-from purejaxppo.hyperparams import Hyperparams, check_hyperparameter
+from purejaxppo.hyperparams import Hyperparams, check_hyperparams
 from purejaxppo.policies.heads import empty_masks
-from purejaxppo.ppo.collectives import across, standardize, total
-from purejaxppo.ppo.metrics import episode_sums, explained_variance
+from purejaxppo.ppo.collectives import gather, own_key, standardize
+from purejaxppo.ppo.metrics import summed, update_sums
 from purejaxppo.ppo.minibatches import Minibatches, as_batch, rows_per_pass
 from purejaxppo.ppo.normalize import (
     init_obs_stats,
     init_reward_scaler,
     normalize,
+    obs_moments,
     scale_rewards,
     update_obs_stats,
 )
@@ -70,7 +71,6 @@ def make_learner(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
-    axis_name: str | None = None,
 ) -> Learner:
     """Makes a training run as `(init, update)`, for those who drive the updates themselves.
 
@@ -90,8 +90,6 @@ def make_learner(
             Adam; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             the linear one.
-        axis_name: mesh axis over which environments are spread (each device has num_envs); None:
-            one device.
 
     Returns:
         `init(key, hyperparams=None, env_params=None) -> LearnerState` and `update(state,
@@ -108,25 +106,27 @@ def make_learner(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
     )  # fmt: skip
-    return learner_of(components, axis_name)
+    return learner_of(components)
 
 
-def learner_of(components: Components, axis_name: str | None = None) -> Learner:
+def learner_of(components: Components, axis_name: str | None = None, devices: int = 1) -> Learner:
     """Makes a training run of components that are built already.
 
     Args:
         components: what is trained, and how.
         axis_name: mesh axis over which environments are spread, or None.
+        devices: along that axis.
 
     Returns:
         `init`, `update` and `close`, see `make_learner`.
     """
     config, policy, objective = components.config, components.policy, components.objective
-    vec_env = components.vectorize(config.num_envs)
+    num_envs = config.num_envs // devices
+    vec_env = components.vectorize(num_envs)
 
     def defaults(hyperparams, env_params):
         hyper = config.hyperparams() if hyperparams is None else hyperparams
-        _check_hyperparams(hyper, config)
+        check_hyperparams(hyper, config.hyperparams())
         scalars = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper.replace(extra=()))
         hyper = _opaque(scalars.replace(extra=jax.tree.map(jnp.asarray, hyper.extra)))
         return hyper, components.env_params if env_params is None else env_params
@@ -134,6 +134,7 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
     def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
         hyper, env_params = defaults(hyperparams, env_params)
         key_params, key_reset, key = jax.random.split(_one_key(key), 3)
+        key_reset = own_key(key_reset, axis_name)
 
         # policy and optimizer
         params = policy.init(key_params)
@@ -143,15 +144,15 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         # environments, and statistics that have seen nothing
         env_state, obs = vec_env.reset(key_reset, env_params)
         obs_stats = init_obs_stats(components.spec) if config.normalize_observations else None
-        scaler = init_reward_scaler(config.num_envs) if config.normalize_rewards else None
+        scaler = init_reward_scaler(num_envs) if config.normalize_rewards else None
         return LearnerState(
             params=params,
             opt_state=opt_state,
             normalizers=Normalizers(obs_stats, scaler),
             env_state=env_state,
             obs=obs,
-            episode_start=jnp.ones(config.num_envs, bool),
-            carry=policy.initial_carry((config.num_envs,)),
+            episode_start=jnp.ones(num_envs, bool),
+            carry=policy.initial_carry((num_envs,)),
             objective_state=objective.init(hyper),
             step=jnp.int32(0),
             key=key,
@@ -163,10 +164,14 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         updates = config.num_updates if num_updates is None else num_updates
         hyper = _in_force(components, hyper, state.step, updates)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
+        key_rollout, key_update = (own_key(k, axis_name) for k in (key_rollout, key_update))
         norms = state.normalizers
 
         # experience: T steps of N environments
-        state, rollout = collect(policy, vec_env, config.num_steps, state, env_params, key_rollout)
+        state, rollout = collect(
+            policy, vec_env, config.num_steps, state, env_params, key_rollout,
+            config.num_minibatches,
+        )  # fmt: skip
         done = rollout.terminated | rollout.truncated
 
         # advantages, of rewards scaled by statistics that have seen this rollout
@@ -180,36 +185,34 @@ def learner_of(components: Components, axis_name: str | None = None) -> Learner:
         obs = normalize(norms.obs, rollout.obs)
         batch = as_batch(rollout, obs, advantage, target, components.sequence_length)
         params, opt_state, learned = optimize(
-            loss_of(components, hyper, state.objective_state),
-            components.optimizer,
-            hyper,
-            minibatches_of(components, state.params, batch),
-            state.params,
-            state.opt_state,
-            batch,
-            key_update,
-            axis_name,
-        )
+            loss_of(components, hyper, state.objective_state), components.optimizer, hyper,
+            minibatches_of(components, state.params, batch), state.params, state.opt_state, batch,
+            key_update, axis_name,
+        )  # fmt: skip
 
-        # what the objective remembers, adapted to how far the policy has moved
-        kl_coef, objective_state = objective.kl_coef(hyper, state.objective_state), ()
+        # how far the policy has moved, for an objective that adapts to it
+        kl = ()
         if objective.adapt is not None:
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
-            kl = across(batch.dist.kl(dist).mean(), axis_name)
-            objective_state = objective.adapt(state.objective_state, kl, hyper)
+            kl = batch.dist.kl(dist).mean()
 
-        # statistics move once per update, after all use of the old ones
-        obs_stats = update_obs_stats(norms.obs, rollout.obs, axis_name)
-
-        # metrics, in scalars: nothing of size [T, N] leaves the program
+        # what else is to be known of all devices: metrics, in scalars; what the objective
+        # remembers; and statistics, after all use of the old ones
+        sums = update_sums(rollout, target) | {
+            "empty_masks": empty_masks(components.spec, rollout.obs)
+        }
+        here = sums, obs_moments(norms.obs, rollout.obs), kl
+        sums, seen, kl = gather(here, axis_name)
         metrics = Metrics(
-            **episode_sums(rollout, done, axis_name),
+            **summed(sums),
             **learned,
-            explained_variance=explained_variance(rollout.value, target, axis_name),
             learning_rate=jnp.asarray(hyper.learning_rate, jnp.float32),
-            kl_coef=jnp.asarray(kl_coef, jnp.float32),
-            empty_masks=total(empty_masks(components.spec, rollout.obs), axis_name),
+            kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
+        objective_state = ()
+        if objective.adapt is not None:
+            objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
+        obs_stats = update_obs_stats(norms.obs, seen)
         return state.replace(
             params=params,
             opt_state=opt_state,
@@ -240,29 +243,6 @@ def _one_key(key: Any) -> Array:
             f"key is an array of keys {list(key.shape)}, a run takes one: use jax.vmap(train)(keys)"
         )
     return key
-
-
-def _check_hyperparams(hyper: Any, config: PPOConfig) -> None:
-    """Checks hyperparameters as far as they are known: those that are traced have a shape alone.
-
-    Raises:
-        ConfigError: they are of another type, out of range, or several where a run takes one.
-    """
-    if not isinstance(hyper, Hyperparams):
-        raise ConfigError(
-            f"hyperparams={shown(hyper)} must be Hyperparams: use "
-            "config.hyperparams().replace(learning_rate=1e-3)"
-        )
-    for name, works in config.hyperparams()._asdict().items():
-        value = getattr(hyper, name)
-        check_hyperparameter(name, value, works)
-        shape = getattr(value, "shape", ())
-        if shape and name != "extra":
-            raise ConfigError(
-                f"{name} is an array {list(shape)}, a run takes one number: use "
-                "jax.vmap(train, (None, 0))(key, hyperparams), with hyperparams = jax.vmap(lambda "
-                f"x: config.hyperparams().replace({name}=x))(values)"
-            )
 
 
 def _opaque(tree: PyTree) -> PyTree:

@@ -46,10 +46,10 @@ def check_compiles() -> None:
 
 
 def chunk_size(rows: int, bytes_per_row: int) -> int:
-    """Chooses how many rows to take through the network at once in a gradient step.
+    """Chooses how many rows to take through the network at once.
 
     Args:
-        rows: those of a gradient step.
+        rows: how many there are, such as those of a gradient step.
         bytes_per_row: what the backward pass keeps of each.
 
     Returns:

@@ -1,20 +1,11 @@
 """Seeds spread over devices. JAX's devices are fixed at its start: each test is a process."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+from support.processes import process as run_process
 
 from purejaxppo import vmap_over_devices
 
 START = """
-import os, sys
-sys.path.insert(0, "tests")
-import conftest
-import jax
-import jax.numpy as jnp
-import numpy as np
 from purejaxppo import (
     PPOConfig, compiler_options, fit, make_train, use_cores, vmap_over_devices
 )
@@ -22,24 +13,11 @@ from purejaxppo import (
 config = PPOConfig(
     num_envs=4, num_steps=8, total_timesteps=96, num_minibatches=2, hidden_sizes=(8,)
 )
-
-def leaves(tree):
-    plain = lambda x: jax.random.key_data(x) if x.dtype == jax.random.key(0).dtype else x
-    return [np.asarray(plain(x)) for x in jax.tree.leaves(tree)]
-
-def same(a, b, **tolerance):
-    check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
-    for x, y in zip(leaves(a), leaves(b), strict=True):
-        check(x, y, **tolerance)
 """
 
 
 def process(code, **env):
-    env = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | env
-    run = subprocess.run(
-        [sys.executable, "-c", START + code], env=env, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    run_process(START + code, **env)
 
 
 @pytest.mark.slow

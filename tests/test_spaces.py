@@ -21,7 +21,8 @@ from purejaxppo.envs.vec_env import make_vec_env
 from purejaxppo.envs.wrappers import HideIndices
 from purejaxppo.policies.heads import distribution
 from purejaxppo.policies.networks import make_policy
-from purejaxppo.ppo.normalize import init_obs_stats, normalize, update_obs_stats
+from purejaxppo.ppo.collectives import gather
+from purejaxppo.ppo.normalize import init_obs_stats, normalize, obs_moments, update_obs_stats
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete, to_bounds, zeros
 
@@ -630,11 +631,16 @@ def test_masks_of_numbers_are_not_measured(name):
     assert stats[name] == {"move": None, "look": None} and stats["x"] is not None
 
 
+def add(stats, obs):
+    """Statistics with what one device has seen."""
+    return update_obs_stats(stats, gather(obs_moments(stats, obs), None))
+
+
 def test_statistics_of_every_part_against_numpy():
     batches = [seen((6, 2), 1), seen((3, 4), 2)]
     stats = init_obs_stats(EnvSpec(PARTS, D3))
     for batch in batches:
-        stats = jax.jit(update_obs_stats)(stats, batch)
+        stats = jax.jit(add)(stats, batch)
     for name in MEASURED:
         got = stats[name][0] if name == "inner" else stats[name]
         of_part = (x[name][0] if name == "inner" else x[name] for x in batches)
@@ -647,7 +653,7 @@ def test_statistics_of_every_part_against_numpy():
 
 
 def test_every_part_is_normalised_by_its_own():
-    stats = update_obs_stats(init_obs_stats(EnvSpec(PARTS, D3)), seen((40,), 3))
+    stats = add(init_obs_stats(EnvSpec(PARTS, D3)), seen((40,), 3))
     batch = seen((6, 2), 4)
     batch["vector"][0, 0] = 1e6
     got = jax.jit(normalize)(stats, batch)
@@ -673,7 +679,7 @@ def test_a_part_that_is_not_finite_does_not_stop_the_others():
     bad = seen((6, 2), 5)
     bad["vector"][3, 1, 0] = np.nan
     before = init_obs_stats(EnvSpec(PARTS, D3))
-    after = update_obs_stats(before, bad)
+    after = add(before, bad)
     assert after["vector"].count == 0 and after["number"].count == 12
 
 

@@ -23,8 +23,10 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
+from purejaxppo.components import make_components
 from purejaxppo.envs.registry import make_env
 from purejaxppo.policies.distributions import Categorical, DiagGaussian
+from purejaxppo.train import learner_of
 from purejaxppo.types import RunningStats
 
 UPDATES = 3
@@ -549,7 +551,7 @@ def test_two_halves_learn_what_the_whole_learns(changes):
     state = jax.jit(make_learner(whole, **parts).init)(KEYS[0])
     update = jax.jit(make_learner(whole, **parts).update)
     spread = jax.jit(
-        jax.vmap(make_learner(half, axis_name="devices", **parts).update, axis_name="devices")
+        jax.vmap(learner_of(make_components(half, **parts), "devices").update, axis_name="devices")
     )
     both = jax.tree.map(lambda x: jnp.stack([x, x]), state)
     scaler = state.normalizers.reward
@@ -567,7 +569,8 @@ def test_two_halves_learn_what_the_whole_learns(changes):
     for _ in range(UPDATES):
         state, metrics = update(state)
         both, spread_metrics = spread(both)
-        same(spread_metrics, stack(metrics, metrics), rtol=1e-3, atol=2e-5)
+        # explained_variance is 1 less a ratio near 1
+        same(spread_metrics, stack(metrics, metrics), rtol=1e-3, atol=1e-4)
         for field in ("params", "opt_state", "objective_state"):
             first, second = (row(getattr(both, field), i) for i in range(2))
             same(first, second)
@@ -578,9 +581,10 @@ def test_two_halves_learn_what_the_whole_learns(changes):
 
 
 def test_devices_with_environments_of_their_own_keep_one_policy():
-    learner = make_learner(CONFIG, axis_name="devices")
-    states = jax.jit(jax.vmap(learner.init))(KEYS[:2])
-    states = states.replace(params=jax.tree.map(lambda x: jnp.stack([x[0]] * 2), states.params))
+    learner = learner_of(make_components(CONFIG), "devices")
+    both = jnp.stack([KEYS[0]] * 2)
+    states = jax.jit(jax.vmap(learner.init, axis_name="devices"))(both)
+    same(row(states.params, 0), row(states.params, 1))
     states, metrics = jax.jit(jax.vmap(learner.update, axis_name="devices"))(states)
     assert differs(*[row(states.obs, i) for i in range(2)])
     for tree in (states.params, states.opt_state, states.normalizers.obs, metrics):

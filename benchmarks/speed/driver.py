@@ -12,10 +12,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from purejaxppo.cli.progress.display import Display
 
 from benchmarks.common.timing import quartiles, report
 from purejaxppo import PPOConfig, compiler_options, fit, make_train
+from purejaxppo.cli.progress.display import Display
 from purejaxppo.tuning import keep_compiled_programs
 
 

@@ -53,7 +53,7 @@ def train(argv: Sequence[str]) -> int:
     # something is shown from here on: the imports take seconds already
     evaluated = options.eval_every is not None
     with Display(config.timesteps, options.seeds, evaluated, options.quiet) as display:
-        start_jax(options.seeds)
+        start_jax(options.seeds, options.devices)
         from purejaxppo.cli import train as console
 
         return console.train(config, options, display)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from purejaxppo.errors import ConfigError
 
@@ -10,12 +11,13 @@ GIVEN = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 """Variables that choose what JAX computes on."""
 
 
-def start_jax(seeds: int | None = None) -> None:
+def start_jax(seeds: int | None = None, devices: int | Literal["all"] | None = None) -> None:
     """Finds the devices that JAX computes on.
 
     Args:
         seeds: agents that will be trained side by side, which processor cores are shared out among;
             None: none are.
+        devices: how many of them are asked for.
 
     Raises:
         ConfigError: those that a variable names cannot be used.
@@ -25,7 +27,7 @@ def start_jax(seeds: int | None = None) -> None:
     from purejaxppo.parallel import use_cores
 
     if seeds is not None:
-        use_cores(seeds)
+        use_cores(seeds, devices)
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter of cuda where there is no GPU

@@ -65,6 +65,46 @@ def _check_batch(config: Any) -> None:
         )
 
 
+def check_shares(config: Any, devices: int) -> None:
+    """Checks that the environments of a run can be shared out equally among devices.
+
+    Args:
+        config: a `PPOConfig`.
+        devices: that one agent is to be trained on.
+
+    Raises:
+        ConfigError: the environments, or the rows of a minibatch, do not divide.
+    """
+    envs, steps, parts = config.num_envs, config.num_steps, config.num_minibatches
+    if envs % devices:
+        raise ConfigError(
+            f"num_envs={envs} must be a multiple of the {devices} devices that they are spread "
+            f"over: use {max(1, round(envs / devices)) * devices}"
+        )
+    # each device takes its share of every minibatch, in whole sequences
+    length = (config.sequence_length or steps) if config.core != "none" else 1
+    rows = envs // devices * (steps // length)
+    if rows % parts:
+        best = min(_divisors(rows), key=lambda m: abs(m - parts))
+        what = "sequences" if config.core != "none" else "transitions"
+        raise ConfigError(
+            f"num_minibatches={parts} must divide the {rows} {what} that each of {devices} devices "
+            f"has of a rollout: use {best}"
+        )
+    if config.reset_batch is not None and config.reset_batch > envs // devices:
+        raise ConfigError(
+            f"reset_batch={config.reset_batch} must not exceed the {envs // devices} environments "
+            f"of each of {devices} devices: use {envs // devices}"
+        )
+    share = config.minibatch_size // devices
+    if config.chunk_size is not None and share % config.chunk_size:
+        best = min(_divisors(share), key=lambda m: abs(m - config.chunk_size))
+        raise ConfigError(
+            f"chunk_size={config.chunk_size} must divide the {share} transitions that each of "
+            f"{devices} devices has of a minibatch: use {best}"
+        )
+
+
 def _check_counts(config: Any) -> None:
     """Checks numbers that must be large enough for what is done with them."""
     batch = config.batch_size

@@ -4,44 +4,69 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from purejaxppo.ppo.collectives import moments, total
+from purejaxppo.ppo.collectives import Moments, joined, moments
 from purejaxppo.types import Array, Rollout
 
 
-def episode_sums(rollout: Rollout, done: Array, axis_name: str | None) -> dict[str, Any]:
+def episode_sums(rollout: Rollout) -> dict[str, Any]:
     """Adds up number, returns, lengths and infos of the episodes that ended in a rollout.
 
     Args:
         rollout: [T, N].
-        done: [T, N] bool, an episode ended.
-        axis_name: mesh axis over which environments are spread, or None.
 
     Returns:
         Scalars by the names of `Metrics`.
     """
-    sums = {
+    done = rollout.terminated | rollout.truncated
+    return {
         "episodes": jnp.sum(done, dtype=jnp.int32),
         "return_sum": jnp.sum(jnp.where(done, rollout.episode_return, 0.0)),
         # not in int32, which 65,536 episodes of 50,000 steps would overflow
         "length_sum": jnp.sum(jnp.where(done, rollout.episode_length, 0), dtype=jnp.float32),
         "info_sum": {name: jnp.sum(jnp.where(done, x, 0.0)) for name, x in rollout.info.items()},
     }
-    return total(sums, axis_name)
 
 
-def explained_variance(value: Array, target: Array, axis_name: str | None = None) -> Array:
+def explained_variance(error: Moments, target: Moments) -> Array:
     """Computes 1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant.
 
     Args:
-        value: [T, N], of the critic.
-        target: [T, N], what it should be.
-        axis_name: mesh axis over which they are spread, or None.
+        error: of what the critic's values lack, target - value.
+        target: of what they should be.
 
     Returns:
         The fraction, ().
     """
-    _, unexplained = moments(target - value, None, axis_name)
-    _, total = moments(target, None, axis_name)
-    return 1.0 - unexplained / jnp.maximum(total, 1e-8)
+    return 1.0 - error.variance / jnp.maximum(target.variance, 1e-8)
+
+
+def update_sums(rollout: Rollout, target: Array) -> dict[str, Any]:
+    """Returns what one device tells of an update, to be added up by `summed`.
+
+    Args:
+        rollout: [T, N].
+        target: [T, N], what the critic should say.
+
+    Returns:
+        By name: sums over episodes, and moments of the critic's errors and targets.
+    """
+    errors = {"error": moments(target - rollout.value), "target": moments(target)}
+    return episode_sums(rollout) | errors
+
+
+def summed(sums: dict[str, Any]) -> dict[str, Any]:
+    """Adds up what devices tell of an update.
+
+    Args:
+        sums: as `update_sums` gives them, and others beside them, with a leading axis of devices.
+
+    Returns:
+        Scalars by the names of `Metrics`.
+    """
+    error, target = joined(sums["error"]), joined(sums["target"])
+    counts = {name: x for name, x in sums.items() if name not in ("error", "target")}
+    added = jax.tree.map(lambda x: x.sum(0, x.dtype), counts)
+    return added | {"explained_variance": explained_variance(error, target)}

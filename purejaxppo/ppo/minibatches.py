@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,22 +69,37 @@ def as_batch(
     return jax.tree.map(rows, batch).replace(carry=carry)
 
 
-def take(batch: Batch, rows: Array, plan: Minibatches, axis_name: str | None = None) -> Batch:
-    """Takes a minibatch: rows of the batch, their advantages standardised if so planned.
+def deal_advantages(
+    advantage: Array, rows: Array, plan: Minibatches, axis_name: str | None = None
+) -> Array:
+    """Deals advantages out to the minibatches of an update, standardised in each if so planned.
 
     Args:
-        batch: [B] rows.
-        rows: [B / M] int32, which of them.
+        advantage: [B] rows.
+        rows: [E * M, B / M] int32, which of them each gradient step takes.
         plan: whether advantages are standardised.
         axis_name: mesh axis over which the batch is spread, or None.
 
     Returns:
+        [E * M, B / M] rows.
+    """
+    dealt = advantage[rows]
+    return standardize(dealt, axis_name, tuple(range(1, dealt.ndim))) if plan.standardize else dealt
+
+
+def take(batch: Batch, rows: Array, advantage: Array) -> Batch:
+    """Takes a minibatch.
+
+    Args:
+        batch: [B] rows.
+        rows: [B / M] int32, which of them.
+        advantage: [B / M], theirs.
+
+    Returns:
         [B / M] rows.
     """
-    minibatch = jax.tree.map(lambda x: x[rows], batch)
-    if plan.standardize:
-        minibatch = minibatch.replace(advantage=standardize(minibatch.advantage, axis_name))
-    return minibatch
+    others = jax.tree.map(lambda x: x[rows], batch.replace(advantage=()))
+    return others.replace(advantage=advantage)
 
 
 def rows_per_pass(
@@ -105,31 +121,64 @@ def rows_per_pass(
         transitions = batch.advantage.size // len(batch.advantage)  # in a row
         return chunk_size // transitions
     rows = len(batch.advantage) // num_minibatches
-    return tuning.chunk_size(rows, activation_bytes(policy, params, batch))
+    inputs = (batch.carry, batch.obs, batch.episode_start)
+    return tuning.chunk_size(rows, activation_bytes(policy, params, inputs))
 
 
-def activation_bytes(policy: Policy, params: Params, batch: Batch) -> int:
+def activation_bytes(policy: Policy, params: Params, inputs: PyTree) -> int:
     """Counts the bytes that the backward pass keeps of each row, from shapes alone.
 
     Args:
         policy: actor and critic.
         params: the policy's parameters, or their shapes.
-        batch: [B] rows, or their shapes.
+        inputs: memory, observations and episode starts [B, ...] that it is applied to, or their
+            shapes.
 
     Returns:
         Bytes per row.
     """
 
+    def shapes(tree, first):
+        leaves, structure = jax.tree.flatten(tree)
+        return tuple(jax.ShapeDtypeStruct(x.shape[first:], x.dtype) for x in leaves), structure
+
+    return _activation_bytes(policy, *shapes(params, 0), *shapes(inputs, 1))
+
+
+@functools.lru_cache(16)  # traced once for the plan, the rollout and the gradient steps of a run
+def _activation_bytes(policy: Policy, params, params_tree, inputs, inputs_tree) -> int:
+    """Computes `activation_bytes` of leaves in shapes, those of one row."""
+
     def kept(rows):
-        few = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
+        few = (jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for x in inputs)
 
-        def residuals(params, carry, obs, episode_start):
-            return jax.vjp(lambda p: policy.apply(p, carry, obs, episode_start)[1:], params)[1]
+        def residuals(params, inputs):
+            return jax.vjp(lambda p: policy.apply(p, *inputs)[1:], params)[1]
 
-        return nbytes(jax.eval_shape(residuals, params, few.carry, few.obs, few.episode_start))
+        at = params_tree.unflatten(params), inputs_tree.unflatten(few)
+        return nbytes(jax.eval_shape(residuals, *at))
 
     # the difference leaves out what does not grow with the rows
     return kept(2) - kept(1)
+
+
+def in_passes(function: Callable[[PyTree], PyTree], inputs: PyTree, size: int) -> PyTree:
+    """Applies `function` to equal parts of rows, one after the other.
+
+    What a function of all rows gives, with the memory (and, on a CPU, the cache) of one part.
+
+    Args:
+        function: of [size, ...] to a pytree of [size, ...].
+        inputs: pytree of [B, ...].
+        size: a divisor of B.
+
+    Returns:
+        [B, ...].
+    """
+    if len(jax.tree.leaves(inputs)[0]) == size:
+        return function(inputs)
+    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), inputs)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(function, parts))
 
 
 def mean_over_chunks(function: Callable[[PyTree], PyTree], batch: PyTree, size: int) -> PyTree:

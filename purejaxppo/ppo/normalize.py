@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo.ppo.collectives import moments
+from purejaxppo.ppo.collectives import Moments, gather, joined, moments
 from purejaxppo.spaces import EnvSpec, is_measured, mask_of
 from purejaxppo.types import Obs, PyTree, RewardScaler, RunningStats
 
@@ -38,26 +38,42 @@ def init_obs_stats(spec: EnvSpec) -> PyTree:
     return jax.tree.map(of, spec.observation)
 
 
-def update_obs_stats(stats: PyTree, obs: Obs, axis_name: str | None = None) -> PyTree:
-    """Adds a rollout to the statistics of every part of an observation.
+def obs_moments(stats: PyTree, obs: Obs) -> PyTree:
+    """Computes the moments of every part of an observation that has statistics.
+
+    Args:
+        stats: RunningStats for each part, or None.
+        obs: [..., *O], what was observed.
+
+    Returns:
+        Moments for each part, over [*O], or None; of this device alone.
+    """
+
+    def of(stats, x):
+        return None if stats is None else _moments_of(stats, x)
+
+    return jax.tree.map(of, stats, obs, is_leaf=_is_stats)
+
+
+def update_obs_stats(stats: PyTree, seen: PyTree) -> PyTree:
+    """Adds what was seen to the statistics of every part of an observation.
 
     Args:
         stats: RunningStats for each part, or None, which stays None.
-        obs: [..., *O], what was observed.
-        axis_name: mesh axis over which the observations are spread, or None.
+        seen: as `obs_moments` gives them, with a leading axis of devices.
 
     Returns:
         The statistics of all that was seen.
     """
 
-    def update(stats, x):
-        return None if stats is None else update_stats(stats, x, axis_name)
+    def update(stats, seen):
+        return None if stats is None else merged(stats, joined(seen))
 
-    return jax.tree.map(update, stats, obs, is_leaf=_is_stats)
+    return jax.tree.map(update, stats, seen, is_leaf=_is_stats)
 
 
 def update_stats(stats: RunningStats, x: Array, axis_name: str | None = None) -> RunningStats:
-    """Merges a batch into running statistics.
+    """Adds samples to running statistics.
 
     Args:
         stats: what was seen before, over [*O].
@@ -65,19 +81,32 @@ def update_stats(stats: RunningStats, x: Array, axis_name: str | None = None) ->
         axis_name: mesh axis over which the samples are spread, or None.
 
     Returns:
+        The statistics of all that was seen.
+    """
+    return merged(stats, joined(gather(_moments_of(stats, x), axis_name)))
+
+
+def _moments_of(stats: RunningStats, x: Array) -> Moments:
+    return moments(x.astype(jnp.float32), tuple(range(x.ndim - stats.mean.ndim)))
+
+
+def merged(stats: RunningStats, new: Moments) -> RunningStats:
+    """Merges new samples into running statistics.
+
+    Args:
+        stats: what was seen before, over [*O].
+        new: of the samples.
+
+    Returns:
         Statistics of both together (Chan, Golub and LeVeque 1979, eq. 2.1), or the old ones where
         the new samples are not finite.
     """
-    lead = tuple(range(x.ndim - stats.mean.ndim))
-    mean, var = moments(x.astype(jnp.float32), lead, axis_name)
-    devices = 1 if axis_name is None else jax.lax.psum(1, axis_name)
-    new = jnp.float32(x.size // max(stats.mean.size, 1) * devices)
-    total = stats.count + new
-    delta = mean - stats.mean
+    total = stats.count + new.samples
+    delta = new.mean - stats.mean
     # by the share of each side, which is exactly 1 for the first batch: products of counts and
     # samples would be rounded, or overflow
-    share = new / total
-    spread = stats.var * (1.0 - share) + var * share
+    share = new.samples / total
+    spread = stats.var * (1.0 - share) + new.variance * share
     merged = RunningStats(
         stats.mean + delta * share, spread + jnp.square(delta) * (1.0 - share) * share, total
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from purejaxppo import tuning
 from purejaxppo.assertions import chex
+from purejaxppo.ppo.minibatches import activation_bytes, in_passes
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.tuning import nbytes
 from purejaxppo.types import (
@@ -32,6 +34,7 @@ def collect(
     state: LearnerState,
     env_params: EnvParams,
     key: Array,
+    parts: int = 1,
 ) -> tuple[LearnerState, Rollout]:
     """Steps N environments T times under the policy of `state`.
 
@@ -42,6 +45,7 @@ def collect(
         state: where the run stands.
         env_params: parameters of the environments.
         key: consumed.
+        parts: that the rows are valued in at least, a divisor of T * N; see `final_values`.
 
     Returns:
         The state with its environments moved on, and the rollout [T, N].
@@ -93,19 +97,19 @@ def collect(
     end, (transitions, final_obs) = jax.lax.scan(step, start, inputs)
     env_state, obs, episode_start, carry = end
 
-    # what each action led to is valued with the memory after it, in one batch
+    # what each action led to is valued with the memory after it, many at once
     remembered = jax.tree.map(
         lambda before, last: jnp.concatenate([before[1:], last[None]]), transitions["carry"], carry
     )
-    next_value = final_values(policy, state.params, obs_stats, remembered, final_obs)
+    next_value = final_values(policy, state.params, obs_stats, remembered, final_obs, parts)
     state = state.replace(env_state=env_state, obs=obs, episode_start=episode_start, carry=carry)
     return state, Rollout(next_value=next_value, **transitions)
 
 
 def final_values(
-    policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, final_obs: Obs
+    policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, final_obs: Obs, parts: int = 1
 ) -> Array:
-    """Computes V of the observations that the actions led to, in one batch; the actor is left out.
+    """Computes V of the observations that the actions led to, many at once, without the actor.
 
     Args:
         policy: actor and critic.
@@ -113,6 +117,8 @@ def final_values(
         obs_stats: observation statistics, or None.
         carry: [T, N, ...], memory after each step.
         final_obs: [T, N, *O], before any reset.
+        parts: so many passes through the network at least, a divisor of T * N. As many as there
+            are minibatches take no more memory than a gradient step.
 
     Returns:
         [T, N]. At a truncation and at the end of the rollout this is what the episode would have
@@ -120,6 +126,12 @@ def final_values(
     """
     shape = jax.tree.leaves(final_obs)[0].shape[:2]
     carry, obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (carry, final_obs))
-    going_on = jnp.zeros(shape[0] * shape[1], bool)
-    _, _, value = policy.apply(params, carry, normalize(obs_stats, obs), going_on)
-    return value.reshape(shape)
+    inputs = (carry, obs, jnp.zeros(shape[0] * shape[1], bool))
+
+    def values(inputs):
+        carry, obs, going_on = inputs
+        return policy.apply(params, carry, normalize(obs_stats, obs), going_on)[2]
+
+    rows = shape[0] * shape[1] // parts
+    size = tuning.chunk_size(rows, activation_bytes(policy, params, inputs))
+    return in_passes(values, inputs, size).reshape(shape)

@@ -15,7 +15,7 @@ from purejaxppo.assertions import chex
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.ppo.collectives import across
-from purejaxppo.ppo.minibatches import Minibatches, mean_over_chunks, take
+from purejaxppo.ppo.minibatches import Minibatches, deal_advantages, mean_over_chunks, take
 from purejaxppo.ppo.objectives import Objective
 from purejaxppo.ppo.optimizer import Optimizer, pack, step_of, widened
 from purejaxppo.ppo.shuffle import minibatch_indices
@@ -159,13 +159,12 @@ def optimize(
     def packed_loss(packed, minibatch):
         return loss(unpack(packed), minibatch)
 
-    def gradient_step(progress: Progress, rows):
-        # gradient of a minibatch, averaged over passes and devices
-        minibatch = take(batch, rows, plan, axis_name)
+    def gradient_step(progress: Progress, dealt):
+        # gradient of a minibatch, averaged over passes, and with the parts of the loss over devices
+        minibatch = take(batch, *dealt)
         gradient = partial(jax.value_and_grad(packed_loss, has_aux=True), progress.params)
         means = mean_over_chunks(gradient, minibatch, plan.rows_per_pass)
-        (total, parts), grad = across(means, axis_name)
-        grad = widened(grad)
+        (total, parts), grad = across(widened(means), axis_name)
         parts["grad_norm"] = optax.tree.norm(grad)
 
         # whether this step is taken: one bad step must not poison the run, or the other seeds
@@ -188,8 +187,9 @@ def optimize(
     # every epoch sees every row once, in an order of its own
     size = len(batch.advantage)
     rows = minibatch_indices(key, size, plan.num_epochs, plan.num_minibatches)
+    advantage = deal_advantages(batch.advantage, rows, plan, axis_name)
     start = Progress(packed, opt_state, jnp.bool_(False))
-    end, (parts, tallies) = jax.lax.scan(gradient_step, start, rows)
+    end, (parts, tallies) = jax.lax.scan(gradient_step, start, (rows, advantage))
 
     # what the steps have led to is looked at once: after each of them, it would be one more pass
     # over all parameters and averages

@@ -20,9 +20,10 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
-from purejaxppo.parallel import SEEDS, seed_mesh, side_by_side
+from purejaxppo.parallel import SEEDS, side_by_side
+from purejaxppo.sharding import Spread
 from purejaxppo.tuning import compiler_options
-from purejaxppo.types import Array, Learner, LearnerState, Metrics
+from purejaxppo.types import Array, LearnerState, Metrics
 
 UPDATES_PER_CHUNK = 1000
 ROWS_PER_CHUNK = 2**20  # updates of all seeds: so many thousands of them have shorter chunks
@@ -41,7 +42,8 @@ class Programs(NamedTuple):
             [S, the most updates of a chunk]. The state is donated; n may differ from call to call.
         template: the state in shapes and dtypes.
         metrics: those of a chunk in shapes and dtypes.
-        mesh: the devices that the seeds are spread over.
+        mesh: the devices that seeds and environments are spread over.
+        specs: where on it each array of the state is.
     """
 
     init: Callable[[jax.Array], LearnerState]
@@ -49,15 +51,21 @@ class Programs(NamedTuple):
     template: Any
     metrics: Any
     mesh: Mesh
+    specs: LearnerState
 
     @property
     def most(self) -> int:
         """Returns the most updates of a chunk."""
         return self.metrics.episodes.shape[1]
 
-    def place(self, tree: Any) -> Any:
-        """Puts arrays of the host, with a leading axis of seeds, on the devices of those seeds."""
-        return jax.device_put(tree, NamedSharding(self.mesh, P(SEEDS)))
+    def place(self, tree: Any, specs: Any = None) -> Any:
+        """Puts arrays of the host, with a leading axis of seeds, on the devices that have them.
+
+        Args:
+            tree: the arrays.
+            specs: where each of them is; None: with its seed.
+        """
+        return jax.device_put(tree, _shardings(self.mesh, P(SEEDS) if specs is None else specs))
 
     def compile(self, function: Callable[[Any], Any], template: Any) -> Callable[[Any], Any]:
         """Compiles another function of what the seeds have, ahead of time as the run's own are."""
@@ -80,8 +88,12 @@ def unheard(phase: str) -> None:
     """
 
 
+def _shardings(mesh: Mesh, specs: Any) -> Any:
+    return jax.tree.map(partial(NamedSharding, mesh), specs, is_leaf=lambda x: isinstance(x, P))
+
+
 def compile_run(
-    learner: Learner,
+    spread: Spread,
     seeds: int,
     config: PPOConfig,
     hyper: Hyperparams | None = None,
@@ -90,7 +102,7 @@ def compile_run(
     """Compiles the programs of a run.
 
     Args:
-        learner: the run.
+        spread: the run over its devices.
         seeds: S.
         config: its sizes.
         hyper: its hyperparameters; None: those of the configuration.
@@ -99,10 +111,9 @@ def compile_run(
     Returns:
         The programs.
     """
-    mesh = seed_mesh(seeds)
-    given = jax.device_put(given_to(config, hyper), NamedSharding(mesh, P()))
+    given = jax.device_put(given_to(config, hyper), NamedSharding(spread.mesh, P()))
     announce("tracing")
-    init, chunk = lower_run(learner, seeds, mesh, given)
+    init, chunk = lower_run(spread, seeds, given)
     announce("compiling")
     # what is given stays on the devices from call to call
     start, run_chunk = compiled(init), compiled(chunk)
@@ -111,7 +122,8 @@ def compile_run(
         lambda state, length: run_chunk(state, length, given),
         init.out_info,
         chunk.out_info[1],
-        mesh,
+        spread.mesh,
+        spread.specs,
     )
 
 
@@ -128,18 +140,18 @@ def given_to(config: PPOConfig, hyper: Hyperparams | None = None) -> Given:
     return Given(scalars._replace(extra=extra), jnp.int32(config.num_updates))
 
 
-def lower_run(learner: Learner, seeds: int, mesh: Mesh, given: Given) -> tuple[Any, Any]:
+def lower_run(spread: Spread, seeds: int, given: Given) -> tuple[Any, Any]:
     """Traces the programs of a run.
 
     Args:
-        learner: the run.
+        spread: the run over its devices.
         seeds: S.
-        mesh: the devices that they are spread over.
         given: what the run is given beside its keys.
 
     Returns:
         `(keys, given) -> state` and `(state, n, given) -> (state, metrics)`, lowered.
     """
+    learner, mesh, specs = spread
     most = max(1, min(UPDATES_PER_CHUNK, ROWS_PER_CHUNK // seeds))
 
     def updates(state, length, given):
@@ -162,14 +174,16 @@ def lower_run(learner: Learner, seeds: int, mesh: Mesh, given: Given) -> tuple[A
     def run_chunk(state, length, given):
         return side_by_side(lambda one: updates(one, length, given))(state)
 
-    shard = partial(jax.shard_map, mesh=mesh, out_specs=P(SEEDS), check_vma=False)
-    spread, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
-    keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=spread)
-    start = jax.jit(shard(init, in_specs=(P(SEEDS), P())), in_shardings=(spread, everywhere))
+    shard = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    by_seed, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
+    keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=by_seed)
+    start = jax.jit(
+        shard(init, in_specs=(P(SEEDS), P()), out_specs=specs), in_shardings=(by_seed, everywhere)
+    )
     init_lowered = start.lower(keys, given)
     chunk = jax.jit(
-        shard(run_chunk, in_specs=(P(SEEDS), P(), P())),
-        donate_argnums=0, in_shardings=(spread, None, everywhere),
+        shard(run_chunk, in_specs=(specs, P(), P()), out_specs=(specs, P(SEEDS))),
+        donate_argnums=0, in_shardings=(_shardings(mesh, specs), None, everywhere),
     )  # fmt: skip
     return init_lowered, chunk.lower(init_lowered.out_info, 1, given)
 

@@ -138,7 +138,8 @@ def compile_evaluate(
     key = jax.random.fold_in(jax.random.key(0), NOT_FOR_TRAINING)  # the same in every run
     try:
         yield programs.compile(
-            spread_seeds(lambda agents: evaluate(agents, key)), Agents.of(programs.template)
+            spread_seeds(lambda agents: evaluate(agents, key), programs.mesh),
+            Agents.of(programs.template),
         )
     finally:
         if close is not None:

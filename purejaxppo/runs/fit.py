@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 
@@ -26,6 +26,7 @@ from purejaxppo.config.purejaxrl import with_seeds
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
+from purejaxppo.parallel import SEEDS, make_mesh
 from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Agents, Best
@@ -39,7 +40,7 @@ from purejaxppo.runs.options import FitOptions, Weights, fit_options
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.runs.summary import in_words, summarize
 from purejaxppo.runs.writer import RunWriter
-from purejaxppo.train import learner_of
+from purejaxppo.sharding import spread_over
 from purejaxppo.tuning import check_compiles
 from purejaxppo.types import (
     EnvParams,
@@ -104,6 +105,7 @@ def fit(
     *,
     seeds: int = 1,
     seed: int = 0,
+    devices: int | Literal["all"] | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int | None = None,
@@ -129,7 +131,7 @@ def fit(
 ) -> FitResult:
     """Trains agents side by side in one program, in chunks of about half a second.
 
-    They are spread over all devices among which they can be shared out equally. Seed i has the key
+    Seed i has the key
     `jax.random.split(jax.random.key(seed), seeds)[i]`. Ctrl-C or SIGTERM ends the run after the
     chunk in hand, saved; a second one ends it at once, and so does the first one while programs are
     compiled (Python hears of it once the compilation in hand is done).
@@ -139,6 +141,9 @@ def fit(
             in it are the next two.
         seeds: agents trained side by side.
         seed: of the random key that every agent's is split from.
+        devices: how many are used, or "all". Seeds are shared out among them first; where there
+            are more devices than that, several have one agent together, each its share of num_envs.
+            None: as many as can have an equal share of the seeds.
         run_dir: folder for the results; None: nothing is written.
         resume: go on with the run in run_dir from its last checkpoint; if there is no such folder
             or nothing in it, begin there, so that a script can be started again and again. With
@@ -199,7 +204,7 @@ def fit(
     by_name = init_from is None or isinstance(init_from, str | PurePath)
     options = fit_options(
         dict(
-            **keys, run_dir=run_dir, resume=resume,
+            **keys, devices=devices, run_dir=run_dir, resume=resume,
             checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints,
             eval_every=eval_every, eval_episodes=eval_episodes, eval_sampled=eval_sampled,
             target_return=target_return, init_weights=init_weights, init_agent=init_agent,
@@ -245,7 +250,9 @@ def fit_of(
         HostError: such an environment failed; its own message.
     """
     called = callbacks_of(callbacks)
-    config, learner = components.config, learner_of(components)
+    config, mesh = components.config, make_mesh(options.seeds, options.devices)
+    spread = spread_over(components, mesh, SEEDS)
+    learner = spread.learner
     hyper = config.hyperparams().replace(extra=extra)
     custom = dict(components.custom)
     if jax.tree.leaves(extra):
@@ -267,7 +274,7 @@ def fit_of(
 
         # everything is compiled before the first step, so that times are measured apart
         started = time.perf_counter()
-        programs = compile_run(learner, options.seeds, config, hyper, announce)
+        programs = compile_run(spread, options.seeds, config, hyper, announce)
         with compile_evaluate(components, options, programs) as evaluate:
             compiled = time.perf_counter()
             # from here on a signal ends the run saved: before, there was nothing to save

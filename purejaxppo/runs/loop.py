@@ -99,7 +99,11 @@ class Run:
 
         # what was saved takes the place of the beginning, except environments on the host
         if restored is not None:
-            tree, info = self._programs.place(restored[0]), restored[1]
+            tree, info = restored
+            tree = {
+                "state": self._programs.place(tree["state"], self._programs.specs),
+                "best": self._programs.place(tree["best"]),
+            }
             self.begun = self.done = info.updates
             self.best, self._evaluation = tree["best"], info.evaluation
             if info.evaluated != self._how and self._evaluation is not None:

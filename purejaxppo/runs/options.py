@@ -19,6 +19,7 @@ Format = Literal["stablehlo", "onnx", "npz"]
 """What an exported policy is for: any JAX, ONNX, or NumPy alone."""
 
 SEEDS = Bound(lambda v: v <= MOST_SEEDS, f"at most {MOST_SEEDS}")
+DEVICES = Bound(lambda v: v == "all" or 1 <= v < 2**31, "1 or more, or 'all'")
 
 # viewers slow down what has delays below 20 ms
 FPS = Bound(lambda v: 1 <= v <= 50, "within 1 .. 50")
@@ -47,6 +48,8 @@ class FitOptions(Options):
     """Agents trained side by side."""
     seed: int = option(0, *SEED)
     """Of the random key that every agent's is split from."""
+    devices: int | Literal["all"] | None = option(None, DEVICES)
+    """Devices, or cores of a CPU; None: where seeds are shared out. More share num_envs too."""
     run_dir: str | None = None
     """Folder for the results; on the command line None is runs/<env>-<date>-<n>."""
     resume: bool = False

@@ -64,7 +64,9 @@ def plan_of(components: Components, seeds: int = 1) -> Plan:
     chunk = minibatches_of(components, state.params, batch).rows_per_pass
 
     # the rollout is held as collected and as the batch; one chunk has its activations
-    activations = chunk * activation_bytes(policy, state.params, batch)
+    activations = chunk * activation_bytes(
+        policy, state.params, (batch.carry, batch.obs, batch.episode_start)
+    )
     total = nbytes(state) + 2 * nbytes(rollout) + activations
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     per_row = batch.advantage.size // len(batch.advantage)

@@ -31,7 +31,8 @@ from purejaxppo.envs.wrappers import (
     StickyActions,
     TimeLimit,
 )
-from purejaxppo.ppo.metrics import episode_sums
+from purejaxppo.ppo.collectives import gather
+from purejaxppo.ppo.metrics import summed, update_sums
 
 TINY = PPOConfig(
     num_envs=4, num_steps=8, total_timesteps=4 * 8 * 2, num_minibatches=1, num_epochs=1,
@@ -385,12 +386,10 @@ def test_info_is_summed_over_devices_too():
     done = told < 100
 
     def sums(told, done):
-        empty = dict.fromkeys(Rollout.__dataclass_fields__)
-        rollout = Rollout(
-            **empty
-            | {"episode_return": told, "episode_length": told.astype(int), "info": {"a": told}}
-        )
-        return episode_sums(rollout, done, "devices")
+        fields = dict.fromkeys(Rollout.__dataclass_fields__) | {"info": {"a": told}}
+        fields |= {"episode_return": told, "episode_length": told.astype(int), "value": told}
+        rollout = Rollout(**fields | {"terminated": done, "truncated": ~done & False})
+        return summed(gather(update_sums(rollout, told), "devices"))
 
     found = jax.vmap(sums, axis_name="devices")(told, done)
     np.testing.assert_array_equal(found["info_sum"]["a"], [7.0, 7.0])

@@ -87,7 +87,8 @@ def test_statistics_of_large_numbers_and_counts_do_not_overflow():
 @pytest.mark.parametrize("axis", [None, 0, (0, 1), -1])
 def test_moments_and_standard_values_of_a_constant_are_exact(axis):
     x = jnp.full((7, 5, 3), 123.456)
-    mean, var = moments(x, axis)
+    found = moments(x, axis)
+    mean, var = found.mean, found.variance
     assert mean.shape == var.shape == np.mean(x, axis).shape
     np.testing.assert_array_equal(mean, np.full(mean.shape, np.float32(123.456)))
     np.testing.assert_array_equal(var, np.zeros(var.shape))
@@ -143,6 +144,7 @@ def rollout(length, shape, returned=0.0):
     """What `episode_sums` reads of a rollout of episodes that end in every step."""
     values = dict.fromkeys(Rollout.__dataclass_fields__)
     values |= {"episode_return": jnp.full(shape, returned, jnp.float32), "info": {}}
+    values |= {"terminated": jnp.ones(shape, bool), "truncated": jnp.zeros(shape, bool)}
     return Rollout(**values | {"episode_length": jnp.full(shape, length, jnp.int32)})
 
 
@@ -150,17 +152,15 @@ def rollout(length, shape, returned=0.0):
     ("length", "shape"), [(50_000, (1, 65_536)), (2**31 - 1, (2, 3)), (20_000, (128, 2048))]
 )
 def test_lengths_that_add_up_beyond_int32(length, shape):
-    done = jnp.ones(shape, bool)
-    sums = jax.jit(episode_sums, static_argnums=2)(rollout(length, shape), done, None)
+    sums = jax.jit(episode_sums)(rollout(length, shape))
     total = length * shape[0] * shape[1]
     np.testing.assert_allclose(float(sums["length_sum"]), total, rtol=1e-6)
     assert sums["episodes"] == shape[0] * shape[1]
 
 
 def test_returns_of_very_many_episodes_add_up():
-    done = jnp.ones((128, 2048), bool)
-    sums = episode_sums(rollout(1, done.shape, 0.1), done, None)
-    np.testing.assert_allclose(float(sums["return_sum"]), 0.1 * done.size, rtol=1e-6)
+    sums = episode_sums(rollout(1, (128, 2048), 0.1))
+    np.testing.assert_allclose(float(sums["return_sum"]), 0.1 * 128 * 2048, rtol=1e-6)
 
 
 # -- gradient steps: what they lead to is looked at -----------------------------------------------

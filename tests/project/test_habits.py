@@ -107,7 +107,8 @@ def test_new_public_names_are_in_the_changelog():
         "HostError", "Hyperparams", "Learner", "LearnerState", "Metrics", "OBJECTIVES", "Objective",
         "PPOConfig", "Policy", "TrainOutput", "check_env", "compiler_options",
         "export_policy", "fit", "load_agents", "load_policy", "make_act", "make_actor", "make_env",
-        "make_evaluate", "make_learner", "make_train", "render", "use_cores", "vmap_over_devices",
+        "make_evaluate", "make_learner", "make_mesh", "make_train", "render", "shard_environments",
+        "use_cores", "vmap_over_devices",
     }  # fmt: skip
     assert first <= set(purejaxppo.__all__)
     for name in set(purejaxppo.__all__) - first:

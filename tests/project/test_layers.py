@@ -31,6 +31,7 @@ LAYERS = [
     ["ppo", "envs", "policies"],
     ["components", "check"],
     ["train"],
+    ["sharding"],
     ["act"],
     ["trained_policy"],
     ["run_folder"],
@@ -45,6 +46,7 @@ LONG_FILES = {
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
 WIDE_FOLDERS = {
+    ".": "what everything is built of, and what users call; families have packages of their own",
     "runs": "a module for each thing that a run does; its files have a package of their own",
 }
 ONE_IMPORTER = {

@@ -15,11 +15,13 @@ from purejaxppo import (
     make_train,
 )
 from purejaxppo.components import make_components
+from purejaxppo.parallel import SEEDS, make_mesh
 from purejaxppo.report.aggregate import binned_returns
 from purejaxppo.report.plots import plot_curve
 from purejaxppo.run_folder.rows import SCALARS, final_returns
 from purejaxppo.runs.compiled import compile_run
 from purejaxppo.runs.plan import plan_of
+from purejaxppo.sharding import spread_over
 from purejaxppo.types import Metrics
 
 CONFIG = PPOConfig(
@@ -127,10 +129,9 @@ def test_plan_is_exact_and_its_memory_close_to_the_compilers():
 
 
 def test_one_program_serves_every_chunk_length(result):
-    from purejaxppo import make_learner
-
     keys = jax.random.split(jax.random.key(7), 3)
-    programs = compile_run(make_learner(CONFIG), 3, CONFIG)
+    spread = spread_over(make_components(CONFIG), make_mesh(3), SEEDS)
+    programs = compile_run(spread, 3, CONFIG)
     state = programs.init(programs.place(keys))
     for length in (5, 1, 6):
         state, _ = programs.run_chunk(state, length)

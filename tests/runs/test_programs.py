@@ -9,9 +9,11 @@ import pytest
 from jax.experimental import io_callback
 
 from purejaxppo import PPOConfig, fit, make_learner
-from purejaxppo.parallel import seed_mesh
+from purejaxppo.components import make_components
+from purejaxppo.parallel import SEEDS, make_mesh
 from purejaxppo.runs import compiled as module
 from purejaxppo.runs.compiled import ROWS_PER_CHUNK, compiled, given_to, lower_run
+from purejaxppo.sharding import spread_over
 
 SMALL = dict(
     num_envs=2, num_steps=4, num_minibatches=2, num_epochs=2, total_timesteps=80, hidden_sizes=(4,)
@@ -42,8 +44,13 @@ def with_other_floats(config):
             del changes[idle[0]]
 
 
+def spread(config, seeds=1, **parts):
+    """A run over its devices."""
+    return spread_over(make_components(config, **parts), make_mesh(seeds), SEEDS)
+
+
 def texts(config, seeds=1):
-    lowered = lower_run(make_learner(config), seeds, seed_mesh(seeds), given_to(config))
+    lowered = lower_run(spread(config, seeds), seeds, given_to(config))
     return [program.as_text() for program in lowered]
 
 
@@ -131,7 +138,7 @@ def test_chunks_of_many_seeds_are_short():
     """So that the rows of a chunk, which wait on the device, are never gigabytes."""
     seeds = 2 * ROWS_PER_CHUNK // 1000
     config = PPOConfig(**SMALL)
-    chunk = lower_run(make_learner(config), seeds, seed_mesh(seeds), given_to(config))[1]
+    chunk = lower_run(spread(config, seeds), seeds, given_to(config))[1]
     assert chunk.out_info[1].episodes.shape == (seeds, ROWS_PER_CHUNK // seeds)
 
 

@@ -33,7 +33,8 @@ def take(batch, rows, config):
     """A minibatch."""
     standardize = config.advantage_normalization == "minibatch"
     plan = Minibatches(config.num_epochs, config.num_minibatches, 1, standardize)
-    return minibatches.take(batch, rows, plan)
+    (advantage,) = minibatches.deal_advantages(batch.advantage, rows[None], plan)
+    return minibatches.take(batch, rows, advantage)
 
 
 def pack(params):

@@ -1,0 +1,124 @@
+"""One training run over the devices of a mesh: each steps its share of the environments.
+
+Parameters are equal everywhere, for gradients and statistics are averaged. The state has the shapes
+that it has on one device, so that it can be saved on one mesh and loaded on another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from purejaxppo.components import (
+    Components,
+    CustomEnv,
+    CustomObjective,
+    CustomOptimizer,
+    CustomPolicy,
+    make_components,
+)
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.config.sizes import check_shares
+from purejaxppo.errors import ConfigError
+from purejaxppo.parallel import ENVS, where
+from purejaxppo.train import learner_of
+from purejaxppo.types import EnvParams, Estimator, Learner, LearnerState, Schedule
+
+
+def shard_environments(
+    config: PPOConfig | Mapping[str, Any],
+    mesh: Mesh,
+    *,
+    env: CustomEnv = None,
+    env_params: EnvParams = None,
+    policy: CustomPolicy = None,
+    objective: CustomObjective = None,
+    advantage: Estimator | None = None,
+    optimizer: CustomOptimizer = None,
+    schedule: Schedule | None = None,
+) -> Learner:
+    """Makes a training run over the devices of a mesh, for those who drive the updates themselves.
+
+    Args:
+        config: what to train, its num_envs those of all devices together; a mapping is read by
+            `PPOConfig.from_dict`.
+        mesh: devices; along its axis "envs" the environments are spread, see `make_mesh`.
+        env: as in `make_learner`, and so are all others.
+        env_params: its parameters.
+        policy: a policy, or a linen module.
+        objective: an `Objective`, or its loss alone.
+        advantage: `(rollout, hyperparams, config) -> Estimate`.
+        optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`.
+        schedule: `(hyperparams, progress) -> hyperparams`.
+
+    Returns:
+        `init` and `update` as `make_learner` gives them, of whole arrays.
+
+    Raises:
+        ConfigError: see `make_learner`; the mesh has no such axis, the environments or their
+            minibatches cannot be shared out equally, or they run on the host.
+    """
+    components = make_components(
+        config, env=env, env_params=env_params, policy=policy, objective=objective,
+        advantage=advantage, optimizer=optimizer, schedule=schedule,
+    )  # fmt: skip
+    if ENVS not in mesh.shape:
+        raise ConfigError(
+            f"mesh has the axes {list(mesh.shape)}, and none named {ENVS!r}: use "
+            "make_mesh(devices=2)"
+        )
+    learner, _, specs = spread_over(components, mesh)
+    here = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    init = here(learner.init, in_specs=P(), out_specs=specs)
+    update = here(learner.update, in_specs=(specs, P(), P(), P()), out_specs=(specs, P()))
+    return Learner(
+        lambda key, hyperparams=None, env_params=None: init(key, hyperparams, env_params),
+        lambda state, hyperparams=None, env_params=None, num_updates=None: update(
+            state, hyperparams, env_params, num_updates
+        ),
+    )
+
+
+class Spread(NamedTuple):
+    """A training run over the devices of a mesh.
+
+    Attributes:
+        learner: what each device does, to be called inside `shard_map`.
+        mesh: the devices.
+        specs: where on the mesh each array of the state is.
+    """
+
+    learner: Learner
+    mesh: Mesh
+    specs: LearnerState
+
+
+def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
+    """Spreads the environments of a run over the devices of a mesh.
+
+    Args:
+        components: what is trained, and how.
+        mesh: devices, its axis "envs" those that the environments are spread over.
+        *lead: the mesh axis of a leading axis that all arrays of the state have, if they have one.
+
+    Returns:
+        What each device does, and where the state is.
+
+    Raises:
+        ConfigError: what a device would have is not whole.
+    """
+    whole, devices = learner_of(components), mesh.shape[ENVS]
+    specs = where(jax.eval_shape(whole.init, jax.random.key(0)), *lead)
+    if devices == 1:
+        return Spread(whole, mesh, specs)
+    if whole.close is not None:
+        raise ConfigError(
+            f"{devices} devices for one agent: environments on the host are stepped for one: use 1"
+        )
+    check_shares(components.config, devices)
+    return Spread(learner_of(components, ENVS, devices), mesh, specs)

@@ -1,0 +1,37 @@
+"""Code that runs in a process of its own, with as many devices as it asks for."""
+
+import os
+import subprocess
+import sys
+
+START = """
+import os, sys
+sys.path.insert(0, "tests")
+import conftest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+def leaves(tree):
+    plain = lambda x: jax.random.key_data(x) if x.dtype == jax.random.key(0).dtype else x
+    return [np.asarray(plain(x)) for x in jax.tree.leaves(tree)]
+
+def same(a, b, **tolerance):
+    check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        check(x, y, **tolerance)
+"""
+
+
+def process(code, **env):
+    """Runs code, after the imports above."""
+    env = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | env
+    run = subprocess.run(
+        [sys.executable, "-c", START + code], env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def on_devices(devices, code):
+    """Runs code on so many devices of a CPU."""
+    process(code, JAX_NUM_CPU_DEVICES=str(devices))
