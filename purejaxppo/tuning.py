@@ -45,19 +45,20 @@ def check_compiles() -> None:
         )
 
 
-def chunk_size(rows: int, bytes_per_row: int) -> int:
+def chunk_size(rows: int, bytes_per_row: int, parts: int = 1) -> int:
     """Chooses how many rows to take through the network at once.
 
     Args:
         rows: how many there are, such as those of a gradient step.
         bytes_per_row: what the backward pass keeps of each.
+        parts: a divisor of `rows`, in so many they fit into the memory of any device.
 
     Returns:
-        A divisor of `rows`: on a CPU, the largest whose activations stay in the cache; elsewhere,
-        and where none is near, all of them.
+        A divisor of `rows`: on a CPU, the largest whose activations stay in the cache, or all of
+        them where none is near; elsewhere one of these parts.
     """
     if jax.default_backend() != "cpu":
-        return rows
+        return rows // parts
     most = max(1, IN_CACHE // max(1, bytes_per_row))
     near = (size for size in range(min(most, rows), most // 4, -1) if rows % size == 0)
     return next(near, rows)

@@ -182,22 +182,19 @@ for devices in (1, 2, 8):
 
 @pytest.mark.slow
 def test_an_agent_on_two_devices_learns_as_on_one():
-    """The returns of eight seeds each: CartPole-v1 from 20 to over 100 in 60,000 steps."""
+    """The returns of six seeds each: CartPole-v1 from 20 to over 80 in 40,000 steps."""
     on_devices(
         2,
         START
         + """
 from purejaxppo import final_returns
 
-config = PPOConfig.preset("CartPole-v1", total_timesteps=60_000)
-one = final_returns(fit(config, seeds=8, devices=1).metrics)
-two = fit(config, seeds=1, devices=2)
-mesh = two.state.params
-several = [final_returns(fit(config, seed=i, devices=2).metrics)[0] for i in range(8)]
-print(one, several)
-spread = np.sqrt((np.var(one) + np.var(several)) / 8)
+config = PPOConfig.preset("CartPole-v1", total_timesteps=40_000)
+one = final_returns(fit(config, seeds=6, devices=1).metrics)
+several = [final_returns(fit(config, seed=i, devices=2).metrics)[0] for i in range(6)]
+spread = np.sqrt((np.var(one) + np.var(several)) / 6)
 assert abs(np.mean(one) - np.mean(several)) < 3 * spread, (one, several)
-assert min(np.mean(one), np.mean(several)) > 100, (one, several)
+assert min(np.mean(one), np.mean(several)) > 80, (one, several)
 """,
     )
 

@@ -45,7 +45,7 @@ def collect(
         state: where the run stands.
         env_params: parameters of the environments.
         key: consumed.
-        parts: that the rows are valued in at least, a divisor of T * N; see `final_values`.
+        parts: a divisor of T * N, see `final_values`.
 
     Returns:
         The state with its environments moved on, and the rollout [T, N].
@@ -117,8 +117,8 @@ def final_values(
         obs_stats: observation statistics, or None.
         carry: [T, N, ...], memory after each step.
         final_obs: [T, N, *O], before any reset.
-        parts: so many passes through the network at least, a divisor of T * N. As many as there
-            are minibatches take no more memory than a gradient step.
+        parts: a divisor of T * N: in so many passes it takes no more memory than a gradient step,
+            if there are as many minibatches. A CPU's cache decides for itself.
 
     Returns:
         [T, N]. At a truncation and at the end of the rollout this is what the episode would have
@@ -132,6 +132,6 @@ def final_values(
         carry, obs, going_on = inputs
         return policy.apply(params, carry, normalize(obs_stats, obs), going_on)[2]
 
-    rows = shape[0] * shape[1] // parts
-    size = tuning.chunk_size(rows, activation_bytes(policy, params, inputs))
+    rows = shape[0] * shape[1]
+    size = tuning.chunk_size(rows, activation_bytes(policy, params, inputs), parts)
     return in_passes(values, inputs, size).reshape(shape)

@@ -3,8 +3,10 @@
 import ast
 import glob
 import inspect
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -154,12 +156,23 @@ def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
     assert cli.COMMANDS["train"](["CartPole-v1", "--run-dir", "runs/other"]) == 0
     for command in COMMANDS:
         _, *words = shlex.split(command)
-        if not any(word.startswith(HEAVY) for word in words):
+        if not any(word.startswith(HEAVY) for word in words) and "--devices" not in words:
             words = [w for word in words for w in (sorted(glob.glob(word)) or [word])]
             assert cli.COMMANDS[words[0]](words[1:]) == 0, command
     made = {"policy.gif", "policy.onnx"}
     assert made <= {path.name for path in (tmp_path / "cartpole").iterdir()}
     assert {"curves.png", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "--devices" in c])
+def test_commands_of_several_devices_run_on_eight(command, tmp_path):
+    words = [*shlex.split(command)[1:], "--total-timesteps", "8000"]
+    run = subprocess.run(
+        [sys.executable, "-c", "from purejaxppo.cli import main; main()", *words],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("purejaxppo train")])
