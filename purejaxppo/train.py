@@ -198,9 +198,8 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
 
         # what else is to be known of all devices: metrics, in scalars; what the objective
         # remembers; and statistics, after all use of the old ones
-        sums = update_sums(rollout, target) | {
-            "empty_masks": empty_masks(components.spec, rollout.obs)
-        }
+        sums = update_sums(rollout, target)
+        sums["empty_masks"] = empty_masks(components.spec, rollout.obs)
         here = sums, obs_moments(norms.obs, rollout.obs), kl
         sums, seen, kl = gather(here, axis_name)
         metrics = Metrics(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -338,7 +339,7 @@ def with_value(argv: Sequence[str], option: str, value: str) -> list[str]:
         The arguments.
     """
     found: list[str] = []
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         found.append(word)
         if word == option:
             try:

@@ -25,8 +25,8 @@ def coerce(name: str, declared: Any, value: Any, works: Any = None) -> Any:
 
     Args:
         name: of the field, for messages.
-        declared: its type: int, float, bool, str, a Literal, a tuple of int or str, a number or a
-            Literal in its place; or one of them or None.
+        declared: its type: int, float, bool, str, a Literal, a tuple of int or str; or one of them
+            or None, perhaps with a Literal of words that stand for a value.
         value: what was given, of Python, NumPy or jax; "none" stands for None where a text would
             not do.
         works: a value that could be used, for messages; None: any of that type.
@@ -39,14 +39,14 @@ def coerce(name: str, declared: Any, value: Any, works: Any = None) -> Any:
     """
     value = _plain(name, value)
     kinds = [kind for kind in get_args(declared) if kind is not NoneType]
-    words = [word for kind in kinds for word in get_args(kind) if get_origin(kind) is Literal]
     if len(kinds) < len(get_args(declared)):  # or None
+        words = [word for kind in kinds[1:] for word in get_args(kind)]
         declared = kinds[0]
         if value is None or (declared is not str and isinstance(value, str) and value == "none"):
             return None
-    if isinstance(value, str) and value in words:
-        return value
-    if works is None:
+        if isinstance(value, str) and value in words:
+            return value
+    elif works is None:
         works = EXAMPLES.get(declared)
 
     # numbers, and what is written as name=value
