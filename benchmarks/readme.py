@@ -234,11 +234,24 @@ def driver() -> str:
     """)
 
 
+def first_run() -> str:
+    """What it takes from a checkout to trained agents."""
+    found = read("first_run")["results"]
+    install, first, second = found["install"], found["first"], found["another learning rate"]
+    return paragraph(f"""
+        The first line installs {install["bytes"] / 1e9:.1f} GB, most of it jax, in
+        {install["seconds"]:.0f} seconds where packages are near, and trains an agent in
+        {first["seconds"]:.0f} more; another learning rate takes {second["seconds"]:.1f}, for its
+        programs are kept ({second["cache_bytes"] / 1e6:.1f} MB). Two cores; `python -m
+        benchmarks.speed.first_run`.
+    """)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         first_page, scores, minatar, hoppers, speed, breakdown, shuffle, time_limits, memory,
-        resets, driver,
+        resets, driver, first_run,
     )
 }  # fmt: skip
 

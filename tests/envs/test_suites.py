@@ -447,3 +447,18 @@ def test_every_environment_keeps_the_contract(suite):
             found[name] = str(error)
     unexpected = {n: text for n, text in found.items() if THEIR_FAULTS.get(n, "\0") not in text}
     assert not unexpected
+
+
+def test_what_only_pictures_need_is_imported_for_pictures():
+    """Seaborn, pandas and pyplot take a second, at every start."""
+    code = """
+import sys
+import purejaxppo.envs.suites.gymnax
+assert not {"seaborn", "pandas", "matplotlib.pyplot"} & set(sys.modules)
+from gymnax.environments.misc import pong
+assert len(pong.sns.color_palette("cubehelix", 4)) == 4 and pong.plt.figure() is not None
+import seaborn, matplotlib.pyplot
+assert type(seaborn) is type(sys) and pong.sns.color_palette is seaborn.color_palette
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

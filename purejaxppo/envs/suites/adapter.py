@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import sys
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -18,6 +21,29 @@ from purejaxppo.types import Environment, EnvParams, EnvState
 
 RawEnv: TypeAlias = Any
 """A suite's environment as the suite makes it, of whatever class."""
+
+
+class _Later(ModuleType):
+    """A module that is imported when something of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextlib.contextmanager
+def imported_when_used(*names: str) -> Iterator[None]:
+    """Lets what is imported within the block import these modules when it uses something of them.
+
+    Args:
+        *names: of the modules; those that are imported already are left alone.
+    """
+    later = {name: _Later(name) for name in names if name not in sys.modules}
+    sys.modules.update(later)
+    try:
+        yield
+    finally:
+        for name in later:  # whoever imports it from here on gets the module itself
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +13,19 @@ from jax import Array
 
 from purejaxppo.config.coerce import coerce
 from purejaxppo.envs.interface import arguments_of, no_option
-from purejaxppo.envs.suites.adapter import RawEnv, downloading, paint, with_limit
+from purejaxppo.envs.suites.adapter import (
+    RawEnv,
+    downloading,
+    imported_when_used,
+    paint,
+    with_limit,
+)
 from purejaxppo.envs.wrappers.base import ObservationWrapper
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.types import Environment, EnvParams, EnvState, Obs
+
+with imported_when_used("matplotlib.pyplot", "seaborn"):  # for pictures alone, and slow
+    import gymnax
 
 _DOWNLOADS = ("MNISTBandit-bsuite",)
 _VISUALIZED = ("Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc")
