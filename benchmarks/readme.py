@@ -236,7 +236,7 @@ def driver() -> str:
 
 def first_run() -> str:
     """What it takes from a checkout to trained agents."""
-    found = read("first_run")["results"]
+    found = read("first_run")
     install, first, second = found["install"], found["first"], found["another learning rate"]
     return paragraph(f"""
         The first line installs {install["bytes"] / 1e9:.1f} GB, most of it jax, in
