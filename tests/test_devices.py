@@ -221,3 +221,29 @@ def test_what_cannot_be_shared_out_is_refused_by_name(changes, devices, words):
     offered = int(words.rsplit("use ", 1)[1]) if "use " in words else None
     if offered is not None:
         check_shares(config.replace(num_envs=offered), devices)
+
+
+@pytest.mark.slow
+def test_the_plan_says_what_is_trained_where(tmp_path):
+    """And the command takes a number of devices, or all."""
+    words = "train CartPole-v1 --num-envs 4 --num-steps 8 --total-timesteps 64 --hidden-sizes 4"
+    on_devices(
+        4,
+        f"""
+import contextlib, io, sys
+from purejaxppo import cli
+
+def plan(*more):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        folder = ["--run-dir", {str(tmp_path)!r} + "/" + "-".join(more)]
+        assert cli.COMMANDS["train"]({words.split()[1:]!r} + [*more, *folder]) == 0
+    return out.getvalue().splitlines()[0].partition(" MB per seed")[2]
+
+assert plan() == ""
+assert plan("--seeds", "4") == "; on 4 devices"
+assert plan("--devices", "2") == "; on 2 devices, 2 environments of an agent on each"
+both = plan("--devices", "all", "--seeds", "2")
+assert both == "; on 4 devices, 2 environments of an agent on each", both
+""",
+    )

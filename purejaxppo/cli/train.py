@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +22,7 @@ from purejaxppo.cli.signals import saying
 from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.parallel import ENVS, make_mesh
 from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
 from purejaxppo.runs.beginning import read_beginning
 from purejaxppo.runs.callbacks import Callback
@@ -74,7 +76,8 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
 
     run_dir = Path(options.run_dir or create_run_dir(None, config.env))
     if not options.quiet:
-        lines = [describe_plan(plan, config, options.seeds)]
+        mesh = make_mesh(options.seeds, options.devices)
+        lines = [describe_plan(plan, config, options.seeds) + describe_mesh(mesh, config)]
         if beginning is not None:
             lines.append(f"begins with {beginning.words}")
         for line in lines:  # words are not cut at the end of a terminal's line
@@ -137,6 +140,20 @@ def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
         f"{plan.timesteps:,} steps{asked} for each of {counted(seeds, 'seed')}; "
         f"{plan.parameters:,} parameters, about {plan.bytes_per_seed / 1e6:.1f} MB per seed"
     )
+
+
+def describe_mesh(mesh: Mesh, config: PPOConfig) -> str:
+    """Describes in a clause what is trained where; of a single device there is nothing to say.
+
+    Args:
+        mesh: the devices.
+        config: what is trained.
+    """
+    shares = mesh.shape[ENVS]
+    if mesh.size == 1:
+        return ""
+    each = f", {config.num_envs // shares} environments of an agent on each" if shares > 1 else ""
+    return f"; on {mesh.size} devices{each}"
 
 
 def print_results(run_dir: Path, options: RunOptions, result: FitResult) -> None:
