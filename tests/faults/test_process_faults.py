@@ -514,7 +514,7 @@ def test_jax_platforms_without_such_a_device(tmp_path, argv, name, value):
     [
         ("train CartPole-v1", "JAX_ENABLE_X64", "maybe"),
         ("report nowhere", "JAX_NUM_CPU_DEVICES", "two"),
-        ("train CartPole-v1 --resume", "JAX_LOG_COMPILES", "x"),
+        ("check-env CartPole-v1", "JAX_LOG_COMPILES", "x"),
     ],
 )
 def test_variables_that_jax_cannot_read(argv, name, value):

@@ -136,11 +136,11 @@ def test_the_pages_are_built(pages):
 
 @pytest.mark.slow
 def test_the_pages_stand_in_an_order_to_read_them_in(pages):
-    """What is trained, training, `fit`, acting, loading, environments, policies, the method."""
+    """What is trained, training, `fit`, acting, environments, policies, the method."""
     page = (pages / "purejaxppo.html").read_text()
     names = [name for name in re.findall(r'<section id="(\w+)">', page) if name in PUBLIC]
     order = [
-        "PPOConfig", "make_train", "fit", "make_act", "load_policy", "make_env", "Policy",
+        "PPOConfig", "make_train", "fit", "load_policy", "make_act", "make_env", "Policy",
         "OBJECTIVES", "use_cores", "ConfigError",
     ]  # fmt: skip
     assert [name for name in names if name in order] == order

@@ -11,6 +11,7 @@ from support.probes import Constant, Match
 from purejaxppo import Callback, ConfigError, PPOConfig, StopWithoutImprovement, TensorBoard, fit
 from purejaxppo.cli import train as console
 from purejaxppo.cli.arguments import RunOptions
+from purejaxppo.cli.progress.display import Display
 from purejaxppo.errors import RunWarning
 from purejaxppo.run_folder.read import read_rows
 from purejaxppo.runs.callbacks import Callbacks, callbacks_of
@@ -179,7 +180,8 @@ def test_the_command_line_ends_a_run_that_a_callback_stopped_with_exit_code_0(
     monkeypatch.setattr(console, "make_loggers", lambda *args: [lambda step, row: step < 32])
     options = RunOptions(run_dir=str(tmp_path / "run"), quiet=True)
     config = PPOConfig(num_envs=4, num_steps=8, total_timesteps=3200, num_minibatches=1)
-    assert console.train(config, options) == 0
+    with Display(config.timesteps, options.seeds, quiet=True) as display:
+        assert console.train(config, options, display) == 0
     assert len(list(read_rows(tmp_path / "run/metrics.jsonl"))) < 100
 
 
