@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from purejaxppo import (
     ConfigError,
@@ -981,3 +981,32 @@ def test_envpool_observations_in_dictionaries():
     _, after, _ = roll(env, np.zeros((5, 2), np.int32))
     assert after.obs["image"].shape == (5, 2, 7, 7, 3)
     np.testing.assert_array_equal(np.flatnonzero(after.truncated[:, 0]), [2])
+
+
+def fast():
+    return gymnasium.make("CartPole-v1", max_episode_steps=7)
+
+
+def slow():
+    return gymnasium.make("CartPole-v1", max_episode_steps=9)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: SyncVectorEnv([fast, slow]),
+        lambda: gymnasium.make_vec("CartPole-v1", 3, max_episode_steps=7),
+        pytest.param(lambda: AsyncVectorEnv([fast, fast], context="spawn"), marks=pytest.mark.slow),
+    ],
+    ids=["several", "by name", "processes"],
+)
+def test_a_vector_environment_is_trained_on(given):
+    """In copies of its own, num_envs of them, whatever its number and autoreset mode are."""
+    envs = given()
+    config = PPOConfig(num_envs=4, num_steps=9, total_timesteps=36, hidden_sizes=(4,))
+    out = make_train(config.replace(num_minibatches=2), env=envs)(jax.random.key(0))
+    # no pole falls in 9 steps: limits end episodes, 7 steps at most of two or all four
+    assert 0 < float(out.metrics.length_sum.sum()) <= 9 * 4
+    assert int(out.metrics.episodes.sum()) == 4
+    envs.reset(seed=0)  # it was not touched
+    envs.close()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym
 from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnax.environments import spaces
 from gymnax.wrappers import purerl
@@ -341,7 +342,12 @@ BROKEN = {
         lambda: type("MyLog", (purerl.LogWrapper,), {})(cartpole()), "MyLog overrides reset and",
     ),
     # Gymnasium's
-    "one vector environment": (lambda: several(2), "HostEnvironment(make)", "DISABLED"),
+    "a vector environment of its own kind": (
+        lambda: CartPoleVectorEnv(2), "HostEnvironment(make)", "DISABLED",
+    ),
+    "a vector environment in a wrapper": (
+        lambda: gymnasium.wrappers.vector.ClipReward(several(2), 0, 1), "does not say how",
+    ),
     "Gymnasium's without a spec": (lambda: CartPoleEnv(), "CartPoleEnv does not say", "its class"),
     "a wrapper that forgets": (
         lambda: type("Odd", (gymnasium.Wrapper,), {})(gymnasium.make("CartPole-v1")),

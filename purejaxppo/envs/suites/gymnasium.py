@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.interface import arguments_of, current_folder, making
@@ -55,6 +55,37 @@ def make_env(
     return env, env.default_params
 
 
+def _hosted_vector(given: VectorEnv, name: str) -> HostEnvironment:
+    """Returns a vector environment as one on the host, made anew of what each of its copies is.
+
+    Raises:
+        ConfigError: it does not say how its copies were made.
+    """
+    functions = getattr(given, "env_fns", None)
+    if isinstance(given, SyncVectorEnv | AsyncVectorEnv) and isinstance(functions, list | tuple):
+        settings: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
+        if isinstance(given, AsyncVectorEnv):
+            settings["context"] = "spawn"  # a fork would inherit the threads of JAX
+        kind = type(given)
+        # of copies that differ, as many of each as come round
+        return HostEnvironment(
+            lambda n: kind([functions[i % len(functions)] for i in range(n)], **settings), name
+        )
+    if isinstance(given, SyncVectorEnv):  # its functions are used up, its copies know theirs
+        found = hosted(given.envs[0], name)
+        assert found is not None
+        return found
+    spec = None if isinstance(given, VectorWrapper) else given.spec
+    if spec is not None and "vectorization_mode" in spec.kwargs:  # of `make_vec`, by name
+        known = ("vectorization_mode", "num_envs")
+        return make_env(spec.id, **{k: v for k, v in spec.kwargs.items() if k not in known})[0]
+    raise ConfigError(
+        f"{name} is one vector environment that does not say how it was made, and every run makes "
+        "its own, of num_envs: pass HostEnvironment(make), where make(num_envs) makes it with "
+        "AutoresetMode.DISABLED"
+    )
+
+
 def hosted(
     given: object, name: str, make: Callable[[], Any] | None = None
 ) -> HostEnvironment | None:
@@ -67,13 +98,10 @@ def hosted(
             its `spec`, which knows its wrappers and options.
 
     Raises:
-        ConfigError: it does not say how it was made, or is several in one.
+        ConfigError: it does not say how it was made.
     """
     if isinstance(given, VectorEnv):
-        raise ConfigError(
-            f"{name} is one vector environment, and every run makes its own, of num_envs: pass "
-            "HostEnvironment(make), where make(num_envs) makes it with AutoresetMode.DISABLED"
-        )
+        return _hosted_vector(given, name)
     if isinstance(given, gymnasium.Env) and make is not None:
         given.close()  # it has shown what is made
     elif isinstance(given, gymnasium.Env | EnvSpec):
