@@ -24,6 +24,7 @@ from purejaxppo.components import (
 )
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.config.sizes import check_shares
+from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import ENVS, where
 from purejaxppo.train import learner_of
@@ -112,13 +113,29 @@ def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
     Raises:
         ConfigError: what a device would have is not whole.
     """
+    check_spread(components, mesh)
     whole, devices = learner_of(components), mesh.shape[ENVS]
     specs = where(jax.eval_shape(whole.init, jax.random.key(0)), *lead)
+    learner = whole if devices == 1 else learner_of(components, ENVS, devices)
+    return Spread(learner, mesh, specs)
+
+
+def check_spread(components: Components, mesh: Mesh) -> None:
+    """Checks that the environments of a run can be spread over a mesh; nothing is traced.
+
+    Args:
+        components: what is trained, and how.
+        mesh: devices, its axis "envs" those that the environments are spread over.
+
+    Raises:
+        ConfigError: what a device would have is not whole, or they run on the host.
+    """
+    devices = mesh.shape[ENVS]
     if devices == 1:
-        return Spread(whole, mesh, specs)
-    if whole.close is not None:
+        return
+    if isinstance(components.env, HostEnvironment):
         raise ConfigError(
-            f"{devices} devices for one agent: environments on the host are stepped for one: use 1"
+            f"devices={mesh.size} are {devices} for each agent, and environments on the host are "
+            "stepped for one: use devices=1"
         )
     check_shares(components.config, devices)
-    return Spread(learner_of(components, ENVS, devices), mesh, specs)

@@ -30,7 +30,8 @@ class TrainedPolicy:
 
     Attributes:
         spec: what the policy sees and does.
-        deterministic: whether it takes the most probable action unless it is told otherwise.
+        deterministic: whether it takes the most probable action where `predict` is not asked for
+            another.
     """
 
     def __init__(self, components: Components, agent: Trained, deterministic: bool, seed: int):
@@ -92,8 +93,9 @@ class TrainedPolicy:
     ) -> Any:
         """Returns the action for an observation, or actions for a batch, in NumPy.
 
-        Batches are told from single observations by the shapes of the observation space. For each
-        size of batch a program is compiled once. A memory begins anew when that size changes.
+        Batches are distinguished from single observations by the shapes of the observation space.
+        For each size of batch a program is compiled once. A memory begins anew when that size
+        changes.
 
         Args:
             obs: [*O] or [N, *O], arrays or what NumPy makes arrays of; dictionaries, tuples and

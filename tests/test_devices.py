@@ -245,5 +245,12 @@ assert plan("--seeds", "4") == "; on 4 devices"
 assert plan("--devices", "2") == "; on 2 devices, 2 environments of an agent on each"
 both = plan("--devices", "all", "--seeds", "2")
 assert both == "; on 4 devices, 2 environments of an agent on each", both
+
+# what cannot be shared out is refused before a folder is made
+from purejaxppo.cli.main import run
+for more in (["--devices", "3"], ["--devices", "9"], ["--devices", "4", "--num-minibatches", "16"]):
+    folder = {str(tmp_path)!r} + "/refused"
+    assert run("train", *{words.split()[1:]!r}, *more, "--run-dir", folder) == 2
+    assert not os.path.exists(folder)
 """,
     )

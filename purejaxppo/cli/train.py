@@ -22,7 +22,7 @@ from purejaxppo.cli.signals import saying
 from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.parallel import ENVS, make_mesh
+from purejaxppo.parallel import ENVS
 from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
 from purejaxppo.runs.beginning import read_beginning
 from purejaxppo.runs.callbacks import Callback
@@ -70,14 +70,12 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
             import_extra(extra)
     display.announce("building the environment")
     components = make_components(config)
-    plan = plan_of(components, options.seeds)
-
+    plan = plan_of(components, options.seeds, options.devices)
     beginning = read_beginning(components, options)
 
     run_dir = Path(options.run_dir or create_run_dir(None, config.env))
     if not options.quiet:
-        mesh = make_mesh(options.seeds, options.devices)
-        lines = [describe_plan(plan, config, options.seeds) + describe_mesh(mesh, config)]
+        lines = [describe_plan(plan, config, options.seeds) + describe_mesh(plan.mesh, config)]
         if beginning is not None:
             lines.append(f"begins with {beginning.words}")
         for line in lines:  # words are not cut at the end of a terminal's line

@@ -106,7 +106,7 @@ def compile_run(
         seeds: S.
         config: its sizes.
         hyper: its hyperparameters; None: those of the configuration.
-        announce: is told what is done from here on, while it takes its time.
+        announce: called with the name of each phase as it begins: tracing, compiling.
 
     Returns:
         The programs.

@@ -20,7 +20,7 @@ Act: TypeAlias = Callable[[Any, Any], Any]
 """`(obs, episode_start) -> action`, of one environment or of a batch."""
 
 MODES = ("NextStep", "SameStep", "Disabled")
-"""When vector environments begin the next episode: by themselves, or when they are told."""
+"""When vector environments begin the next episode: by themselves, or when `reset` is called."""
 
 
 class Scores(NamedTuple):

@@ -239,7 +239,7 @@ def fit_of(
         about: plain values to keep in the folder's `run.json`.
         extra: `Hyperparams.extra`.
         beginning: the agents to begin with; None: those of the keys.
-        announce: is told what is done from here on: tracing, compiling, training.
+        announce: called with the name of each phase as it begins: tracing, compiling, training.
 
     Returns:
         States, metrics, times, and what went wrong on the way.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from purejaxppo.components import Components
+from purejaxppo.parallel import make_mesh
 from purejaxppo.ppo.minibatches import activation_bytes, as_batch
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.runs.fit import check_seeds
+from purejaxppo.sharding import check_spread
 from purejaxppo.train import learner_of, minibatches_of
 from purejaxppo.tuning import nbytes
 
@@ -23,6 +26,7 @@ class Plan(NamedTuple):
         chunk: transitions per pass through the network in a gradient step.
         parameters: scalars in the policy, per seed.
         bytes_per_seed: estimate of the memory for state, rollout, batch and gradient.
+        mesh: the devices that seeds and environments are spread over.
     """
 
     updates: int
@@ -30,21 +34,28 @@ class Plan(NamedTuple):
     chunk: int
     parameters: int
     bytes_per_seed: int
+    mesh: Mesh
 
 
-def plan_of(components: Components, seeds: int = 1) -> Plan:
+def plan_of(
+    components: Components, seeds: int = 1, devices: int | Literal["all"] | None = None
+) -> Plan:
     """Finds the sizes of a run from the shapes of its parts.
 
     Args:
         components: of the run.
         seeds: agents trained side by side.
+        devices: how many are asked for, see `make_mesh`.
 
     Returns:
         The plan.
 
     Raises:
-        ConfigError: several seeds of environments that run on the host.
+        ConfigError: several seeds of environments that run on the host; there are not so many
+            devices, or what each would have is not whole.
     """
+    mesh = make_mesh(seeds, devices)
+    check_spread(components, mesh)
     config, policy = components.config, components.policy
     vec_env, learner = components.vectorize(config.num_envs), learner_of(components)
     check_seeds(learner, seeds)
@@ -70,4 +81,4 @@ def plan_of(components: Components, seeds: int = 1) -> Plan:
     total = nbytes(state) + 2 * nbytes(rollout) + activations
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     per_row = batch.advantage.size // len(batch.advantage)
-    return Plan(config.num_updates, config.timesteps, chunk * per_row, parameters, total)
+    return Plan(config.num_updates, config.timesteps, chunk * per_row, parameters, total, mesh)
