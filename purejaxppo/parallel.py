@@ -79,6 +79,11 @@ def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Me
         devices = _largest_share(seeds, found) if processes == 1 else found
     if devices == "all":
         devices = found
+    if devices % processes:
+        raise ConfigError(
+            f"devices={devices} are of all {processes} processes together, and each has equally "
+            f"many: use {found}"
+        )
     if not 1 <= devices <= found:
         more = (
             ", or set JAX_NUM_CPU_DEVICES for more of a CPU"
@@ -87,11 +92,6 @@ def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Me
         )
         raise ConfigError(
             f"devices={devices} must be 1 to {found}, which JAX finds here: use {found}{more}"
-        )
-    if devices % processes:
-        raise ConfigError(
-            f"devices={devices} are of all {processes} processes together, and each has equally "
-            f"many: use {found}"
         )
     apart, each = math.gcd(seeds, devices), devices // processes
     used = [d for i in range(processes) for d in jax.local_devices(process_index=i)[:each]]

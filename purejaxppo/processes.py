@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 HEARTBEAT = 10  # seconds without a sign of life after which a process is given up
 SECONDS_BETWEEN_LOOKS = 1.0
-LAST_WORDS = 15.0  # seconds that the first process stays for the others to leave
+LAST_WORDS = 5.0  # seconds that the first process stays for the others to leave
 ABORTED = 134  # exit code of a process that has called abort
 PIECE = 2**30  # bytes that travel at once
 
@@ -153,7 +153,8 @@ def together() -> Iterator[None]:
         if process_count() > 1 and not isinstance(error, ConfigError | HostError):
             time.sleep(HEARTBEAT + 4 * SECONDS_BETWEEN_LOOKS)
         raise
-    _needed.clear()
+    finally:
+        _needed.clear()
 
 
 def _watch(lost: Lost) -> None:
@@ -163,16 +164,16 @@ def _watch(lost: Lost) -> None:
         lost: called then, if this process needs them.
     """
     client, here = _job.client, _job.process_id
-    everyone = set(range(process_count()))
+    others = set(range(process_count())) - {here}
     with contextlib.suppress(RuntimeError):  # the first is gone, whom all ask: an abort says so
         while True:
             # waits for all to ask, but for those that have given no sign of life for too long
-            missing = everyone - client.get_live_nodes([*everyone]).keys()  # pyright: ignore
+            missing = others - client.get_live_nodes([*others, here]).keys()  # pyright: ignore
             if missing and _needed.is_set():
                 numbers = " and ".join(map(str, sorted(missing)))
                 were = "processes {} of {} were" if len(missing) > 1 else "process {} of {} was"
-                lost(f"{were.format(numbers, len(everyone))} lost")
-            if missing == everyone - {here}:
+                lost(f"{were.format(numbers, process_count())} lost")
+            if missing == others:
                 return
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -210,8 +211,8 @@ def _leave(watch: threading.Thread) -> None:
     Args:
         watch: the thread that looks who is there.
     """
-    if is_first():  # where it has failed, they may wait for it
-        watch.join(3.0 if _needed.is_set() else LAST_WORDS)
+    if is_first():
+        watch.join(LAST_WORDS)
         time.sleep(0.5)  # the last one's farewell is being answered
     signal.signal(signal.SIGABRT, signal.SIG_DFL)
     jax.distributed.shutdown()
@@ -297,7 +298,6 @@ def on_all(function: Callable[[], T]) -> T:
         error = raised
     for raised in everyones(error):
         if raised is not None:
-            _needed.clear()  # all end here
             raise raised
     return value
 
