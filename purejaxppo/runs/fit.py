@@ -256,9 +256,6 @@ def fit_of(
             `resume` the folder of another run.
         HostError: such an environment failed; its own message.
     """
-    # of several processes the first one has the folder and the callbacks
-    mine = options if is_first() else dataclasses.replace(options, run_dir=None, resume=False)
-    called = callbacks_of(callbacks if is_first() else None)
     config, mesh = components.config, make_mesh(options.seeds, options.devices)
     spread = spread_over(components, mesh, SEEDS)
     learner = spread.learner
@@ -274,14 +271,8 @@ def fit_of(
         if learner.close is not None:
             stack.callback(learner.close)
         check_seeds(learner, options.seeds)
-        parts, given = describe_custom(custom), components.custom.get("env_params")
-        kept = None if given is None else plain_params(given, components.default_params)
-        record = None if beginning is None else beginning.record
-        plain = to_plain(about or {})
-        check_same_everywhere(
-            {**to_plain(config.to_dict()), **dataclasses.asdict(options), **parts, **versions()}
-        )
-        writer = on_all(lambda: RunWriter(config, mine, called, plain, parts, kept, record))
+        parts, plain = describe_custom(custom), to_plain(about or {})
+        writer = _begin_writing(components, options, callbacks, plain, parts, beginning)
         stack.callback(writer.release)
         stack.callback(writer.close)
 
@@ -313,12 +304,44 @@ def fit_of(
         result = FitResult(
             state=state, metrics=metrics, best=best, **times,
             stopped=stop.received[0] if stop.received and run.going_on else None,
-            stopped_by=writer.callbacks.stopped_by if run.going_on else None,
+            stopped_by=of_first(lambda: writer.callbacks.stopped_by) if run.going_on else None,
             problems=writer.problems, config=config, summary=summary,
         )  # fmt: skip
         writer.callbacks.end(result)
         agree(0)  # none leaves while another needs it
     return result
+
+
+def _begin_writing(
+    components: Components,
+    options: FitOptions,
+    callbacks: GivenCallbacks | None,
+    plain: dict[str, Any],
+    parts: dict[str, str],
+    beginning: Beginning | None,
+) -> RunWriter:
+    """Makes the writer of a run; of several processes the first one has folder and callbacks.
+
+    Args:
+        components: what is trained, and how.
+        options: where results go.
+        callbacks: see `fit`.
+        plain: values to keep in `run.json`.
+        parts: what was passed in place of what the configuration describes, in texts.
+        beginning: the agents to begin with.
+
+    Raises:
+        ConfigError: the folder cannot be used, or another process would train something else.
+    """
+    config, given = components.config, components.custom.get("env_params")
+    ours = {**to_plain(config.to_dict()), **dataclasses.asdict(options), **parts, **versions()}
+    check_same_everywhere(ours)
+    if not is_first():
+        options, callbacks = dataclasses.replace(options, run_dir=None, resume=False), None
+    called = callbacks_of(callbacks)
+    kept = None if given is None else plain_params(given, components.default_params)
+    record = None if beginning is None else beginning.record
+    return on_all(lambda: RunWriter(config, options, called, plain, parts, kept, record))
 
 
 def check_seeds(learner: Learner, seeds: int) -> None:
