@@ -223,14 +223,13 @@ def memory_plan() -> str:
         rows.append((f"{name}: {words[name]}", *(f"{run[s] / 1e6:.2f}" for s in sizes), over))
     head = ["shape", "held, MB", "working, MB", "estimated, MB", "compiled, MB", "ratio"]
     whole, *_ = found["turns"].values()
-    costs = ", ".join(
-        f"{size} at a time {run['over_all_at_once']['median']:.2f} times in "
+    costs = " and ".join(
+        f"{size} at a time {run['over_all_at_once']['median']:.2f} times the CPU time, in "
         f"{run['compiled_bytes'] / whole['compiled_bytes']:.2f} of the memory"
         for size, run in list(found["turns"].items())[1:]
     )
     cost = paragraph(f"""
-        {next(iter(found["turns"]))} small agents take so much of the CPU time that they take all
-        together: {costs}.
+        Of {next(iter(found["turns"]))} small agents in turns, beside all of them together: {costs}.
     """)
     return f"{table(head, rows)}\n\n{cost}"
 
