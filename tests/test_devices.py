@@ -238,13 +238,13 @@ def plan(*more):
     with contextlib.redirect_stdout(out):
         folder = ["--run-dir", {str(tmp_path)!r} + "/" + "-".join(more)]
         assert cli.COMMANDS["train"]({words.split()[1:]!r} + [*more, *folder]) == 0
-    return out.getvalue().splitlines()[0].partition(" MB per seed")[2]
+    return out.getvalue().splitlines()[0].partition(" of memory")[2]
 
 assert plan() == ""
-assert plan("--seeds", "4") == "; on 4 devices"
-assert plan("--devices", "2") == "; on 2 devices, 2 environments of an agent on each"
+assert plan("--seeds", "4") == " per device; on 4 devices"
+assert plan("--devices", "2") == " per device; on 2 devices, 2 environments of an agent on each"
 both = plan("--devices", "all", "--seeds", "2")
-assert both == "; on 4 devices, 2 environments of an agent on each", both
+assert both == " per device; on 4 devices, 2 environments of an agent on each", both
 
 # what cannot be shared out is refused before a folder is made
 from purejaxppo.cli.main import run
