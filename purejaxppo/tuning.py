@@ -14,7 +14,7 @@ from purejaxppo.errors import ConfigError
 IN_CACHE = 9 * 2**20  # bytes of activations that a CPU's cores go through without waiting
 LARGEST_CACHE = 2**30  # bytes; the entries that were not used for longest make room
 
-UNROLLED = {"memory": 8}
+UNROLLED = {"memory": 16}
 """How many turns of a loop are one on an accelerator, where each operation of a turn is a launch.
 
 memory     steps of a recurrent core through a sequence
