@@ -373,7 +373,9 @@ def test_a_sequence_is_its_steps(core, shared):
     same(whole, stepped(apply, params, carry, obs, STARTS), **NEAR)
 
 
-@every_core
+@pytest.mark.parametrize(
+    "core", [pytest.param(c, marks=[pytest.mark.slow] if c != "gru" else []) for c in CORES]
+)
 def test_actor_and_critic_side_by_side_are_the_two(core, monkeypatch):
     """The same parameters by the same names, outputs and gradients."""
     policy, params, _ = remembering(core)
