@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import platformdirs
@@ -13,6 +13,12 @@ from purejaxppo.errors import ConfigError
 
 IN_CACHE = 9 * 2**20  # bytes of activations that a CPU's cores go through without waiting
 LARGEST_CACHE = 2**30  # bytes; the entries that were not used for longest make room
+
+UNROLLED = {"memory": 16}
+"""How many turns of a loop are one on an accelerator, where each operation of a turn is a launch.
+
+memory     steps of a recurrent core through a sequence
+"""
 
 
 def compiler_options() -> dict[str, str | bool | int]:
@@ -75,6 +81,37 @@ def steps_on_one_vector(size: int) -> bool:
         and pasted at every step. Elsewhere always, for every operation is a launch.
     """
     return jax.default_backend() != "cpu" or size <= 2**15
+
+
+def unroll(loop: Literal["memory"]) -> int:
+    """Chooses how many turns of a loop become one.
+
+    Args:
+        loop: which, a name in UNROLLED.
+
+    Returns:
+        1 on a CPU, where a turn costs little and longer programs more; elsewhere the number there.
+    """
+    return 1 if jax.default_backend() == "cpu" else UNROLLED[loop]
+
+
+def cores_side_by_side() -> bool:
+    """Says whether the memories of actor and critic are faster as one than one after the other.
+
+    Returns:
+        Not on a CPU, where matrices would be laid side by side for nothing; elsewhere, for every
+        operation of every step is a launch.
+    """
+    return jax.default_backend() != "cpu"
+
+
+def all_steps_at_once() -> bool:
+    """Says whether a linear recurrence is faster as an associative scan than step after step.
+
+    Returns:
+        Not on a CPU, for which that is twice the work; elsewhere.
+    """
+    return jax.default_backend() != "cpu"
 
 
 def nbytes(tree: Any) -> int:

@@ -2,22 +2,35 @@
 
 Each reads sequences [B, L, F] from the carry that they began with, and forgets at every
 `episode_start`. A single step is a sequence of one.
+
+Within, time comes first, [L, B, F], and whatever does not wait for the step before is computed for
+all steps at once: products with inputs, and in the backward pass all gradients but that of the
+carry. What is left in the loops is one product and the gates.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo import tuning
 from purejaxppo.assertions import chex
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.policies.torsos import GAIN
 from purejaxppo.types import Carry
+
+Cell: TypeAlias = Callable[[Carry, Array, Array], Carry]
+"""One step of a recurrence, number by number: `(carry, driven, turned) -> carry`.
+
+`driven` is what the input has a part in, `turned` the matrix product of what came out of the step
+before; the last array of a carry is what comes out.
+"""
 
 
 class GRU(nn.Module):
@@ -47,23 +60,24 @@ class GRU(nn.Module):
             The carry after the last step, and what comes out [B, L, H].
         """
         _check_shapes(self.size, carry, x, episode_start)
-        # the inputs' part of all gates, for all steps in one product
+        x, episode_start = _swap(x), _swap(episode_start)
         driven = nn.Dense(3 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
         recurrent = self.param("recurrent", _blocks(3), (self.size, 3 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
+        # the bias of z, which is a part of the input's
+        none = jnp.zeros_like(keep)
+        driven += jnp.concatenate([none, keep, none])[None, None]
+        carry, h = recur(_gru, recurrent, carry, driven, episode_start)
+        return carry, _swap(h)
 
-        def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-            driven, start = inputs
-            # zero, not multiplied by zero: what was before may be NaN
-            h = jnp.where(start[:, None], 0.0, h)
-            r_x, z_x, n_x = jnp.split(driven, 3, -1)
-            r_h, z_h, n_h = jnp.split(h @ recurrent, 3, -1)
-            z = jax.nn.sigmoid(z_x + z_h + keep[None])
-            n = jnp.tanh(n_x + jax.nn.sigmoid(r_x + r_h) * n_h)
-            h = z * h + (1.0 - z) * n
-            return h, h
 
-        return _over_time(step, carry, driven, episode_start)
+def _gru(h: Array, driven: Array, turned: Array) -> Array:
+    """Computes a step of a `GRU`."""
+    r_x, z_x, n_x = jnp.split(driven, 3, -1)
+    r_h, z_h, n_h = jnp.split(turned, 3, -1)
+    z = jax.nn.sigmoid(z_x + z_h)
+    n = jnp.tanh(n_x + jax.nn.sigmoid(r_x + r_h) * n_h)
+    return n + z * (h - n)
 
 
 class LSTM(nn.Module):
@@ -93,23 +107,22 @@ class LSTM(nn.Module):
             (c, h) after the last step, and h after each [B, L, H].
         """
         _check_shapes(self.size, carry, x, episode_start)
-        # the inputs' part of all gates, for all steps in one product
+        x, episode_start = _swap(x), _swap(episode_start)
         driven = nn.Dense(4 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
         recurrent = self.param("recurrent", _blocks(4), (self.size, 4 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
+        # one bias in both gates, i and f: what is kept for long is written slowly
+        none = jnp.zeros_like(keep)
+        driven += jnp.concatenate([-keep, keep, none, none])[None, None]
+        carry, h = recur(_lstm, recurrent, carry, driven, episode_start)
+        return carry, _swap(h)
 
-        def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Array]:
-            driven, start = inputs
-            # zero, not multiplied by zero: what was before may be NaN
-            c, h = (jnp.where(start[:, None], 0.0, x) for x in carry)
-            i, f, o, g = jnp.split(driven + h @ recurrent, 4, -1)
-            # one bias in both gates: what is kept for long is written slowly
-            write = jax.nn.sigmoid(i - keep[None]) * jnp.tanh(g)
-            c = jax.nn.sigmoid(f + keep[None]) * c + write
-            h = jax.nn.sigmoid(o) * jnp.tanh(c)
-            return (c, h), h
 
-        return _over_time(step, carry, driven, episode_start)
+def _lstm(carry: Carry, driven: Array, turned: Array) -> Carry:
+    """Computes a step of an `LSTM`."""
+    i, f, o, g = jnp.split(driven + turned, 4, -1)
+    c = jax.nn.sigmoid(f) * carry[0] + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return c, jax.nn.sigmoid(o) * jnp.tanh(c)
 
 
 def _check_shapes(size: int, carry: Carry, x: Array, episode_start: Array) -> None:
@@ -119,12 +132,98 @@ def _check_shapes(size: int, carry: Carry, x: Array, episode_start: Array) -> No
     chex.assert_tree_shape_prefix(carry, (x.shape[0], size))
 
 
+def _swap(x: Array) -> Array:
+    """Returns an array with its first two axes, batch and time, changed for each other."""
+    return x.swapaxes(0, 1)
+
+
 def _over_time(
-    step: Callable[..., tuple[Carry, Array]], carry: Carry, driven: Array, episode_start: Array
+    cell: Cell, recurrent: Array, carry: Carry, driven: Array, starts: Array
 ) -> tuple[Carry, Array]:
-    """Scans over the second axis."""
-    carry, h = jax.lax.scan(step, carry, (driven.swapaxes(0, 1), episode_start.swapaxes(0, 1)))
-    return carry, h.swapaxes(0, 1)
+    """Takes a cell through sequences, step after step, forgetting where an episode starts.
+
+    The derivative is that of `jax.lax.scan`, in another order: gradients of `recurrent` and of
+    `driven` are computed for all steps at once, behind the loop.
+
+    Args:
+        cell: G blocks of H numbers are turned into a carry.
+        recurrent: [H, G * H].
+        carry: arrays [B, H], before the first step.
+        driven: [L, B, G * H].
+        starts: [L, B] bool.
+
+    Returns:
+        The carry after the last step, and what comes out [L, B, H].
+    """
+
+    def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Array]:
+        driven, start = inputs
+        carry = _forget(start, carry)
+        carry = cell(carry, driven, _shown(carry) @ recurrent)
+        return carry, _shown(carry)
+
+    return jax.lax.scan(step, carry, (driven, starts), unroll=tuning.unroll("memory"))
+
+
+def _recur_forward(
+    cell: Cell, recurrent: Array, carry: Carry, driven: Array, starts: Array
+) -> tuple[tuple[Carry, Array], tuple]:
+    """Computes `_over_time`, and keeps the derivative of each step's cell."""
+
+    def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple]:
+        driven, start = inputs
+        carry = _forget(start, carry)
+        carry, pull = jax.vjp(cell, carry, driven, _shown(carry) @ recurrent)
+        return carry, (_shown(carry), pull)
+
+    last, (out, pulls) = jax.lax.scan(step, carry, (driven, starts), unroll=tuning.unroll("memory"))
+    return (last, out), (recurrent, _shown(carry), starts, out, pulls)
+
+
+def _recur_backward(
+    cell: Cell, kept: tuple, gradients: tuple[Carry, Array]
+) -> tuple[Array, Carry, Array, None]:
+    """Returns the gradients by matrix, carry and `driven`."""
+    del cell  # its derivative is kept
+    recurrent, first, starts, out, pulls = kept
+    d_last, d_out = gradients
+
+    def step(d_carry: Carry, inputs: tuple) -> tuple[Carry, Carry]:
+        pull, start, d_out = inputs
+        d_after = _add(d_carry, d_out)
+        d_before, _, d_turned = pull(d_after)
+        return _forget(start, _add(d_before, d_turned @ recurrent.T)), d_after
+
+    # the gradient of the carry alone, from the last step to the first
+    d_first, d_after = jax.lax.scan(
+        step, d_last, (pulls, starts, d_out), reverse=True, unroll=tuning.unroll("memory")
+    )
+    # all others, of all steps at once
+    _, d_driven, d_turned = jax.vmap(lambda pull, d_after: pull(d_after))(pulls, d_after)
+    before = _forget(starts, jnp.concatenate([first[None], out[:-1]]))
+    d_recurrent = jnp.einsum("lbh,lbg->hg", before, d_turned)
+    return d_recurrent, d_first, d_driven, None
+
+
+recur = jax.custom_vjp(_over_time, nondiff_argnums=(0,))
+recur.defvjp(_recur_forward, _recur_backward)
+
+
+def _forget(start: Array, carry: Carry) -> Carry:
+    """Returns a carry, or its gradient, as zeros where an episode starts, [...] bool."""
+    # not multiplied by zero: what was before may be NaN
+    return jax.tree.map(lambda x: jnp.where(start[..., None], 0.0, x), carry)
+
+
+def _shown(carry: Carry) -> Array:
+    """Returns what comes out with a carry: its last array."""
+    return jax.tree.leaves(carry)[-1]
+
+
+def _add(carry: Carry, x: Array) -> Carry:
+    """Returns a carry with `x` added to what comes out."""
+    *others, shown = jax.tree.leaves(carry)
+    return jax.tree.unflatten(jax.tree.structure(carry), [*others, shown + x])
 
 
 def _blocks(count: int) -> Callable[..., Array]:
@@ -149,7 +248,7 @@ def _log_times(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 class LinearRecurrence(nn.Module):
-    """A gated linear recurrence, all steps of a sequence at once by an associative scan.
+    """A gated linear recurrence, without a product between one step and the next.
 
     h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t), where a_t = a^(8 r_t), a learned, and the gates
     r_t and i_t are sigmoids of the input; a_t is 0 where an episode starts. What comes out is a
@@ -176,6 +275,7 @@ class LinearRecurrence(nn.Module):
             The carry after the last step, and what comes out [B, L, H].
         """
         _check_shapes(self.size, carry, x, episode_start)
+        inputs, x, starts = x, _swap(x), _swap(episode_start)[..., None]
         # all that depends on the inputs alone: what to write, and the gates
         value = nn.Dense(self.size, kernel_init=orthogonal(1.0), name="value")(x)
         forget = nn.Dense(self.size, kernel_init=orthogonal(1.0), name="forget")(x)
@@ -183,23 +283,65 @@ class LinearRecurrence(nn.Module):
         decay = self.param("decay", _decays, (self.size,))
         log_a = 8.0 * jax.nn.sigmoid(forget) * jax.nn.log_sigmoid(decay)[None, None]
         # h_t = a_t h_{t-1} + b_t, with nothing from before where an episode starts
-        start = episode_start[..., None]
-        a = jnp.where(start, 0.0, jnp.exp(log_a))
+        a = jnp.where(starts, 0.0, jnp.exp(log_a))
         # kept above 0, where the root has no slope
-        fresh = jnp.where(start, 1.0, jnp.sqrt(jnp.maximum(-jnp.expm1(2.0 * log_a), 1e-12)))
+        fresh = jnp.where(starts, 1.0, jnp.sqrt(jnp.maximum(-jnp.expm1(2.0 * log_a), 1e-12)))
         b = fresh * jax.nn.sigmoid(write) * value
         # the carry enters as an input of the first step
-        b = b.at[:, 0].add(jnp.where(start[:, 0], 0.0, a[:, 0] * carry))
-
-        def after(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-            """Composes two steps h -> a h + b into one."""
-            cut = second[0] == 0.0  # whatever was before, NaN included
-            kept = jnp.where(cut, 0.0, first[0]), jnp.where(cut, 0.0, first[1])
-            return kept[0] * second[0], second[0] * kept[1] + second[1]
-
-        _, h = jax.lax.associative_scan(after, (a, b), axis=1)
+        b = b.at[0].add(jnp.where(starts[0], 0.0, a[0] * carry))
+        h = decaying_sum(a, b)
         out = nn.Dense(self.size, kernel_init=orthogonal(GAIN), name="out")
-        return h[:, -1], nn.tanh(out(jnp.concatenate([h, x], -1)))
+        return h[-1], nn.tanh(out(jnp.concatenate([_swap(h), inputs], -1)))
+
+
+def _decaying_sum(a: Array, b: Array) -> Array:
+    """Computes h_t = a_t h_{t-1} + b_t from h_{-1} = 0, of [L, ...]."""
+    return _compose(a, b)
+
+
+def _decaying_sum_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Computes `_decaying_sum`, and keeps it for its derivative."""
+    h = _decaying_sum(a, b)
+    return h, (a, h)
+
+
+def _decaying_sum_backward(kept: tuple[Array, Array], d_h: Array) -> tuple[Array, Array]:
+    """Returns the gradients by a and b; the latter is such a sum too, from the last step back."""
+    a, h = kept
+    none = jnp.zeros_like(a[:1])
+    d_b = _compose(jnp.concatenate([a[1:], none]), d_h, reverse=True)
+    return jnp.concatenate([none, h[:-1]]) * d_b, d_b
+
+
+decaying_sum = jax.custom_vjp(_decaying_sum)
+decaying_sum.defvjp(_decaying_sum_forward, _decaying_sum_backward)
+
+
+def _compose(a: Array, b: Array, reverse: bool = False) -> Array:
+    """Applies h -> a_t h + b_t one after the other, to 0; where a_t is 0, nothing is from before.
+
+    Args:
+        a: [L, ...].
+        b: [L, ...].
+        reverse: from the last step to the first.
+
+    Returns:
+        h after each step, [L, ...].
+    """
+
+    def after(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        cut = second[0] == 0.0  # whatever was before, NaN included
+        kept = jnp.where(cut, 0.0, first[0]), jnp.where(cut, 0.0, first[1])
+        return kept[0] * second[0], second[0] * kept[1] + second[1]
+
+    if tuning.all_steps_at_once():
+        return jax.lax.associative_scan(after, (a, b), reverse=reverse)[1]
+
+    def step(h: Array, steps: tuple[Array, Array]) -> tuple[Array, Array]:
+        h = after((jnp.ones_like(h), h), steps)[1]
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros_like(b[0]), (a, b), reverse=reverse)[1]
 
 
 def _decays(key: Array, shape: tuple[int, ...]) -> Array:

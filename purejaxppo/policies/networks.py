@@ -13,6 +13,7 @@ import numpy as np
 from flax.errors import FlaxError
 from jax import Array
 
+from purejaxppo import tuning
 from purejaxppo.assertions import chex
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
@@ -64,14 +65,14 @@ class ActorCritic(nn.Module):
         chex.assert_rank(episode_start, 2)
         chex.assert_tree_shape_prefix(obs, (episode_start.size,))
         # torsos read steps one by one, cores the sequences that they belong to
-        features, after = {}, {}
         names = branches(self.shared)
-        for name in names:
-            features[name] = self.torso(name=name)(obs)
-            if self.core is not None:
-                x = features[name].reshape(*episode_start.shape, -1)
-                after[name], x = self.core(name=f"{name}_core")(carry[name], x, episode_start)
-                features[name] = x.reshape(episode_start.size, -1)
+        features = {name: self.torso(name=name)(obs) for name in names}
+        after = {}
+        if self.core is not None:
+            cores = {name: self.core(name=f"{name}_core") for name in names}
+            x = _lead(features, (episode_start.size,), episode_start.shape)
+            after, x = _remember(cores, carry, x, episode_start)
+            features = _lead(x, episode_start.shape, (episode_start.size,))
         # names of parameters are those of checkpoints: a lone head has no number
         actor, critic = (features[name] for name in (names[0], names[-1]))
         several = len(self.spaces) > 1
@@ -109,6 +110,24 @@ class Memoryless(nn.Module):
             ConfigError: the module returns something else.
         """
         return carry, *outputs_of(self.network(obs))
+
+
+def _remember(
+    cores: dict[str, nn.Module], carry: PyTree, x: PyTree, episode_start: Array
+) -> tuple[PyTree, PyTree]:
+    """Takes features [B, L, F] through cores of one kind, all by name of torso."""
+    first, *others = cores.values()
+    if not others or first.is_initializing() or not tuning.cores_side_by_side():
+        out = [core(carry[name], x[name], episode_start) for name, core in cores.items()]
+    else:
+        # one core, mapped over the parameters that each has under its own name
+        given = [(core.variables, carry[name], x[name]) for name, core in cores.items()]
+        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *given)
+        apply = jax.vmap(first.clone(parent=None).apply, (0, 0, 0, None))
+        both = apply(*stacked, episode_start)
+        out = [jax.tree.map(lambda x, i=i: x[i], both) for i in range(len(cores))]
+    after, outputs = zip(*out, strict=True)
+    return dict(zip(cores, after, strict=True)), dict(zip(cores, outputs, strict=True))
 
 
 def branches(shared: bool) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from purejaxppo import (
     make_actor,
     make_learner,
     make_train,
+    tuning,
 )
 from purejaxppo.policies.cores import CORES
 from purejaxppo.policies.distributions import Categorical
@@ -202,6 +203,99 @@ def test_gradients_through_time_against_finite_differences(core):
         np.testing.assert_allclose(got, slope, rtol=1e-3, atol=1e-3)
 
 
+def step_of(core, p, carry, x, start):
+    """One step in plain operations of JAX, for its own derivative through a scan."""
+    carry = jax.tree.map(lambda h: jnp.where(start[:, None], 0.0, h), carry)
+    sigmoid = jax.nn.sigmoid
+    if core == "linear":
+        forget, write, value = (x @ p[k]["kernel"] + p[k]["bias"] for k in LINEAR)
+        log_a = 8 * sigmoid(forget) * jax.nn.log_sigmoid(p["decay"])
+        fresh = jnp.sqrt(-jnp.expm1(2 * log_a))
+        # from nothing, the input is written whole
+        fresh = jnp.where(start[:, None], 1.0, fresh)
+        h = jnp.exp(log_a) * carry + fresh * sigmoid(write) * value
+        return h, jnp.tanh(jnp.concatenate([h, x], -1) @ p["out"]["kernel"] + p["out"]["bias"])
+    driven = x @ p["input"]["kernel"] + p["input"]["bias"]
+    if core == "gru":
+        (r_x, z_x, n_x), (r_h, z_h, n_h) = (
+            jnp.split(y, 3, -1) for y in (driven, carry @ p["recurrent"])
+        )
+        z = sigmoid(z_x + z_h + p["keep"])
+        h = z * carry + (1 - z) * jnp.tanh(n_x + sigmoid(r_x + r_h) * n_h)
+        return h, h
+    c, h = carry
+    i, f, o, g = jnp.split(driven + h @ p["recurrent"], 4, -1)
+    c = sigmoid(f + p["keep"]) * c + sigmoid(i - p["keep"]) * jnp.tanh(g)
+    h = sigmoid(o) * jnp.tanh(c)
+    return (c, h), h
+
+
+LINEAR = ("forget", "write", "value")
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def device(request, monkeypatch):
+    """Choices of `tuning` as they are here, and as they are where operations are launches."""
+    if request.param == "accelerator":
+        monkeypatch.setattr(tuning, "unroll", lambda loop: 4)
+        monkeypatch.setattr(tuning, "cores_side_by_side", lambda: True)
+        monkeypatch.setattr(tuning, "all_steps_at_once", lambda: True)
+
+
+@every_core
+def test_gradients_are_those_of_a_plain_scan(core, device):
+    """To 1e-6 of the largest, of two sets of parameters at once, and of all that goes in."""
+    module, params, _ = core_of(core)
+    carry, x = memory_like(core, len(STARTS)), normal(2, *STARTS.shape, FEATURES)
+    weights = normal(3, *STARTS.shape, SIZE)
+    twins = jax.tree.map(lambda x: jnp.stack([x, x + 0.1]), (params["params"], carry, x))
+
+    def plain(p, carry, x):
+        def step(carry, inputs):
+            return step_of(core, p, carry, *inputs)
+
+        return jax.lax.scan(step, carry, (x.swapaxes(0, 1), STARTS.T))
+
+    def ours(p, carry, x):
+        after, y = module.apply({"params": p}, carry, x, STARTS)
+        return after, y.swapaxes(0, 1)
+
+    def gradients(form):
+        def total(*at):
+            after, y = form(*at)
+            ends = sum(jnp.sum(jnp.sin(h)) for h in jax.tree.leaves(after))
+            return jnp.sum(weights.swapaxes(0, 1) * y) + ends
+
+        return jax.jit(jax.vmap(jax.value_and_grad(total, (0, 1, 2))))(*twins)
+
+    with jax.numpy_rank_promotion("allow"):
+        expected = gradients(plain)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(gradients(ours)), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(a, b, 0, 1e-6 * np.abs(b).max(), err_msg=str(path))
+    # the carry of a row that begins anew has no part in it
+    for d_carry in jax.tree.leaves(expected[1][1]):
+        assert (d_carry[:, STARTS[:, 0]] == 0).all() and (d_carry[:, ~STARTS[:, 0]] != 0).all()
+
+
+@every_core
+def test_the_backward_loop_has_one_product(core):
+    """All that does not wait for the step before is outside of the loops."""
+    module, params, _ = core_of(core)
+    carry, x = memory_like(core, len(STARTS)), normal(2, *STARTS.shape, FEATURES)
+
+    def total(params):
+        return module.apply(params, carry, x, STARTS)[1].sum()
+
+    products = [
+        sum(eqn.primitive.name == "dot_general" for eqn in scan.params["jaxpr"].jaxpr.eqns)
+        for scan in jax.make_jaxpr(jax.grad(total))(params).eqns
+        if scan.primitive.name == "scan"
+    ]
+    assert products == ([0, 0] if core == "linear" else [1, 1])
+
+
 @pytest.mark.parametrize("name", ["forget", "decay"])
 def test_a_gate_that_is_shut_has_a_finite_gradient(name):
     """a_t = 1 in float32: nothing is forgotten or written, and sqrt has no slope there."""
@@ -277,6 +371,34 @@ def test_a_sequence_is_its_steps(core, shared):
     whole = at_once(apply, params, carry, obs, STARTS)
     assert whole[1].shape == (*STARTS.shape, 4) and whole[2].shape == STARTS.shape
     same(whole, stepped(apply, params, carry, obs, STARTS), **NEAR)
+
+
+@pytest.mark.parametrize(
+    "core", [pytest.param(c, marks=[pytest.mark.slow] if c != "gru" else []) for c in CORES]
+)
+def test_actor_and_critic_side_by_side_are_the_two(core, monkeypatch):
+    """The same parameters by the same names, outputs and gradients."""
+    policy, params, _ = remembering(core)
+    starts = STARTS[:, :4]
+    obs, carry = normal(6, *starts.shape, FEATURES), some_carry(policy, len(starts))
+    weights = normal(8, *starts.shape, 4)
+
+    def outcome():
+        def total(params, carry, obs):
+            after, logits, value = at_once(policy.apply, params, carry, obs, starts)
+            return jnp.sum(weights * logits) + jnp.sum(weights[..., 0] * value), after
+
+        gradient = jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+        lowered = jax.jit(gradient).lower(params, carry, obs)
+        init = jax.eval_shape(policy.init, jax.random.key(0))
+        outputs = lowered.compile()(params, carry, obs)
+        return init, outputs, lowered.as_text().count("dot_general")
+
+    init, apart, products = outcome()
+    monkeypatch.setattr(tuning, "cores_side_by_side", lambda: True)
+    again, together, fewer = outcome()
+    assert init == again and fewer < products
+    same(together, apart, rtol=1e-5, atol=1e-5)
 
 
 def test_a_single_observation_is_a_step_of_one():
