@@ -18,47 +18,187 @@ from purejaxppo.train import learner_of
 SIZES = dict(num_envs=8, num_steps=8, total_timesteps=256, num_minibatches=2, hidden_sizes=(8,))
 """
 
+# updates on rollouts that are given: one device collects them, and rows are not shuffled, so that
+# a gradient step has the same rows on any number of devices
+GIVEN = (
+    START
+    + """
+from unittest.mock import patch
+import optax
+from purejaxppo.ppo.objectives import Objective, clip
+from purejaxppo.ppo.rollout import collect
+
+def in_order(key, size, epochs, parts):
+    return jnp.tile(jnp.arange(size, dtype=jnp.int32).reshape(parts, -1), (epochs, 1))
+
+def two_rollouts(parts, state):
+    def one_more(state, key):
+        here = parts.policy, parts.vectorize(parts.config.num_envs), parts.config.num_steps
+        return collect(*here, state, parts.env_params, key)
+
+    step = jax.jit(one_more)
+    state, first = step(state, jax.random.key(1))
+    return first, step(state, jax.random.key(2))[1]
+
+def updates(config, state, rollouts, devices, **custom):
+    learner = shard_environments(config, make_mesh(devices=devices), **custom)
+    envs = config.num_envs // devices
+
+    def update(state, rollout):
+        def share(*given):
+            first = jax.lax.axis_index(ENVS) * envs
+            own = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=envs, axis=1)
+            return given[3], jax.tree.map(own, rollout)
+
+        with (
+            patch("purejaxppo.train.collect", share),
+            patch("purejaxppo.ppo.update.minibatch_indices", in_order),
+        ):
+            return learner.update(state)
+
+    step = jax.jit(update)
+    one, metrics = step(state, rollouts[0])
+    return one, metrics, *step(one, rollouts[1])
+"""
+)
+
 
 @pytest.mark.slow
-def test_gradient_steps_on_several_devices_are_those_of_one():
-    """The same rows, in one minibatch: a mean that is silently a sum would be off by 4."""
+def test_gradients_and_statistics_on_several_devices_are_those_of_the_whole_batch():
+    """One step of size 1 against gradients per row, and statistics against NumPy's.
+
+    Of gradient descent without clipping: a mean that is silently a sum would be off by the number
+    of devices, where Adam and clipping by the norm would hide it.
+    """
     on_devices(
-        4,
-        START
+        8,
+        GIVEN
         + """
 from purejaxppo.ppo.minibatches import as_batch
-from purejaxppo.ppo.rollout import collect
-from purejaxppo.ppo.update import optimize
-from purejaxppo.train import loss_of, minibatches_of
+from purejaxppo.train import loss_of
 
-for changes in (
-    {}, {"core": "gru", "core_size": 4}, {"advantage_normalization": "none"}, {"target_kl": 1e-5}
+def logged(dist, log_prob, batch, hyper, state):
+    loss = clip(log_prob, batch.log_prob, batch.advantage, hyper.clip_eps)
+    return loss, {"square": batch.advantage**2, "product": batch.advantage * batch.value}
+
+keeps_kl = Objective(
+    logged, init=lambda hyper: jnp.float32(0), adapt=lambda state, kl, hyper: kl
+)
+config = PPOConfig(
+    env="CartPole-v1", env_options=("max_steps=12",), num_envs=16, num_steps=16, num_epochs=1,
+    num_minibatches=1, total_timesteps=1024, hidden_sizes=(8,), max_grad_norm=None,
+    normalize_observations=True, normalize_rewards=True,
+)
+custom = dict(objective=keeps_kl, optimizer=lambda hyper: optax.sgd(1.0))
+parts = make_components(config, **custom)
+start = jax.jit(learner_of(parts).init)(jax.random.key(0))
+rollouts = two_rollouts(parts, start)
+found = {n: updates(config, start, rollouts, n, **custom) for n in (1, 2, 4, 8)}
+for devices in (2, 4, 8):
+    same(found[devices], found[1], rtol=2e-5, atol=2e-6)
+
+# what all of them must be, by NumPy over both rollouts, [2T, N]
+first, second = rollouts
+whole = jax.tree.map(lambda *x: np.concatenate(x).astype(float), first, second)
+one, _, two, metrics = found[8]
+close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+seen = np.asarray(whole.obs).reshape(-1, 4)
+close(two.normalizers.obs.count, len(seen))
+close(two.normalizers.obs.mean, seen.mean(0))
+close(two.normalizers.obs.var, seen.var(0))
+
+discounted, returns = np.zeros(16), []
+done = (whole.terminated + whole.truncated) > 0
+for reward, ended in zip(whole.reward, done):
+    discounted = 0.99 * discounted + reward
+    returns.append(discounted)
+    discounted = np.where(ended, 0, discounted)
+close(two.normalizers.reward.stats.mean, np.mean(returns))
+close(two.normalizers.reward.stats.var, np.var(returns))
+close(two.normalizers.reward.discounted_return, discounted)
+
+# the metrics of the second update
+ended = done[16:]
+assert whole.terminated[16:].any() and whole.truncated[16:].any()
+assert metrics.episodes == ended.sum() > 8
+close(metrics.return_sum, whole.episode_return[16:][ended].sum())
+close(metrics.length_sum, whole.episode_length[16:][ended].sum())
+scaled = whole.reward[16:] / np.sqrt(np.var(returns) + 1e-8)
+value, after, stop = whole.value[16:], whole.next_value[16:], whole.terminated[16:] > 0
+advantage, last = np.zeros((17, 16)), ended
+for t in reversed(range(16)):
+    delta = scaled[t] + 0.99 * after[t] * ~stop[t] - value[t]
+    advantage[t] = delta + 0.99 * 0.95 * ~ended[t] * advantage[t + 1]
+advantage = advantage[:16]
+target = advantage + value
+close(metrics.explained_variance, 1 - np.var(target - value) / np.var(target), atol=1e-4)
+advantage = (advantage - advantage.mean()) / advantage.std()
+close(metrics.extra["square"], 1)
+close(metrics.extra["product"], np.mean(advantage * value), atol=1e-5)
+
+# the gradient: the mean over rows of each row's own
+old = seen[: len(seen) // 2]
+obs = (whole.obs[16:] - old.mean(0)) / np.sqrt(old.var(0) + 1e-8)
+f32 = lambda x: jnp.asarray(x, jnp.float32)
+batch = as_batch(second, f32(obs.clip(-10, 10)), f32(advantage), f32(target))
+loss = lambda params, row: loss_of(parts, config.hyperparams(), ())(
+    params, jax.tree.map(lambda x: x[None], row)
+)[0]
+rows = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(one.params, batch)
+gradient = jax.tree.map(lambda x: np.asarray(x, float).mean(0), rows)
+moved = jax.tree.map(lambda a, b: np.asarray(a, float) - b, one.params, two.params)
+assert max(np.abs(x).max() for x in leaves(gradient)) > 0.1
+same(moved, gradient, rtol=1e-3, atol=1e-5)
+norm = np.sqrt(sum((x**2).sum() for x in leaves(gradient)))
+close(metrics.grad_norm, norm, rtol=1e-3)
+
+# and how far the policy has moved
+def probabilities(logits):
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+before = probabilities(np.asarray(batch.dist.logits, float))
+dist = parts.policy.apply(two.params, batch.carry, batch.obs, batch.episode_start)[1]
+after = probabilities(np.asarray(dist.logits, float))
+kl = (before * np.log(before / after)).sum(-1).mean()
+assert kl > 1e-3
+close(two.objective_state, kl, rtol=1e-3)
+""",
+    )
+
+
+@pytest.mark.slow
+def test_updates_on_several_devices_are_those_of_one():
+    """With memories, masks, normalised, and with a penalty that adapts: several steps of Adam."""
+    on_devices(
+        8,
+        GIVEN
+        + """
+from support.probes import Dials
+
+for devices, env, changes in (
+    (4, None, dict(
+        core="gru", core_size=4, sequence_length=4, normalize_observations=True,
+        normalize_rewards=True, value_loss="clipped", entropy_coef=0.01,
+    )),
+    (2, Dials(), dict(
+        objective="adaptive_kl", advantage_normalization="batch", chunk_size=16, target_kl=1e-4,
+    )),
+    (8, None, dict(
+        env="Pendulum-v1", objective="kl_penalty", advantage_normalization="none",
+        normalize_observations=True, state_dependent_std=True,
+    )),
 ):
-    config = PPOConfig(**{**SIZES, "num_minibatches": 1}, learning_rate=0.01, **changes)
-    parts = make_components(config)
-    learner, hyper = learner_of(parts), config.hyperparams()
-    state = learner.init(jax.random.key(0))
-    key = jax.random.key(1)
-    vec_env = parts.vectorize(8)
-    _, rollout = jax.jit(partial(collect, parts.policy, vec_env, 8))(state, parts.env_params, key)
-    estimate = parts.advantage(rollout, hyper, config)
-    as_rows = lambda rollout, a, t: as_batch(rollout, rollout.obs, a, t, parts.sequence_length)
-
-    def steps(rollout, advantage, target, axis):
-        batch = as_rows(rollout, advantage, target)
-        return optimize(
-            loss_of(parts, hyper, ()), parts.optimizer, hyper,
-            minibatches_of(parts, state.params, batch), state.params, state.opt_state, batch, key,
-            axis,
-        )
-
-    one = jax.jit(partial(steps, axis=None))(rollout, *estimate)
-    mesh = make_mesh(devices=4)
-    four = jax.jit(jax.shard_map(
-        partial(steps, axis=ENVS), mesh=mesh, in_specs=P(None, ENVS), out_specs=P(),
-        check_vma=False,
-    ))(rollout, *estimate)
-    same(one, four, rtol=1e-4, atol=1e-5)
+    config = PPOConfig(**SIZES | dict(learning_rate=0.01) | changes)
+    parts = make_components(config, env=env)
+    start = jax.jit(learner_of(parts).init)(jax.random.key(0))
+    rollouts = two_rollouts(parts, start)
+    one = updates(config, start, rollouts, 1, env=env)
+    several = updates(config, start, rollouts, devices, env=env)
+    same(several, one, rtol=1e-3, atol=1e-5)
+    steps = config.num_epochs * config.num_minibatches
+    taken = int(one[1].gradient_steps)
+    assert taken == steps if config.target_kl is None else 0 < taken < steps, (taken, steps)
 """,
     )
 
