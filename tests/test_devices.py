@@ -242,34 +242,59 @@ for changes in (
 
 @pytest.mark.slow
 def test_every_option_works_on_several_devices():
-    """One update of each: parameters are equal on both, and finite."""
+    """In few programs, for each takes seconds to compile: fields that do not meet, together."""
     on_devices(
         2,
         START
         + """
+import dataclasses
+from typing import get_args, get_type_hints
+
 VARIANTS = [
-    {}, {"advantage": "n_step", "n_step": 3}, {"advantage": "monte_carlo"}, {"advantage": "td"},
-    {"objective": "kl_penalty"}, {"objective": "adaptive_kl"}, {"objective": "unclipped"},
-    {"value_loss": "clipped", "target_kl": 0.01}, {"value_loss": "huber", "entropy_coef": 0.01},
-    {"advantage_normalization": "batch", "max_grad_norm": None}, {"reset_batch": 2},
-    {"advantage_normalization": "none", "chunk_size": 8}, {"layer_norm": True},
-    {"core": "gru", "core_size": 4, "sequence_length": 4}, {"core": "lstm", "core_size": 4},
-    {"core": "linear", "core_size": 4, "shared_torso": True}, {"env": "Breakout-MinAtar"},
-    {"env": "Pendulum-v1", "squash_actions": True, "normalize_rewards": True},
-    {"env": "Pendulum-v1", "state_dependent_std": True, "normalize_observations": True},
-    {"env": "pgx/2048", "hidden_sizes": (4,)},
-]
-mesh = make_mesh(devices=2)
-for config in [
-    *(PPOConfig(**{**SIZES, **changes}) for changes in VARIANTS),
+    PPOConfig(
+        **SIZES, advantage="n_step", n_step=3, objective="kl_penalty", value_loss="clipped",
+        target_kl=10, advantage_normalization="batch", max_grad_norm=None, reset_batch=2,
+        layer_norm=True, activation="relu", info_metrics=("discount",),
+        env_options=("max_steps=6",), learning_rate_final_scale=0.5, kl_coef=0.5, gamma=0.9,
+        value_clip_eps=0.1,
+    ),
+    PPOConfig(
+        **SIZES, advantage="monte_carlo", objective="adaptive_kl", value_loss="huber",
+        advantage_normalization="none", core="gru", core_size=4, sequence_length=4, chunk_size=8,
+        activation="silu", entropy_coef=0.01, entropy_coef_final_scale=0.5, huber_delta=0.5,
+        adaptive_kl_target=0.02,
+    ),
+    PPOConfig(
+        **SIZES, advantage="td", objective="unclipped", core="linear", core_size=4, torso="mlp",
+        shared_torso=True, activation="gelu", env="Pendulum-v1", squash_actions=True,
+        normalize_rewards=True, learning_rate=1e-3, adam_eps=1e-7,
+    ),
+    PPOConfig(
+        **SIZES, core="lstm", core_size=4, activation="elu", env="Pendulum-v1",
+        state_dependent_std=True, normalize_observations=True, gae_lambda=0.9, value_coef=1,
+        clip_eps=0.1, clip_eps_final_scale=0.5,
+    ),
+    PPOConfig(**SIZES, env="Breakout-MinAtar", torso="cnn", advantage="none", num_epochs=1),
     PPOConfig.a2c(num_envs=4, num_steps=5, total_timesteps=20, hidden_sizes=(8,)),
-    PPOConfig.reinforce(num_envs=4, num_steps=50, total_timesteps=200, hidden_sizes=(8,)),
-]:
+    PPOConfig.reinforce(num_envs=4, num_steps=8, total_timesteps=32, hidden_sizes=(8,)),
+]
+# networks alone, which know nothing of devices; those of images take long to compile
+ELSEWHERE = {("torso", "nature"), ("torso", "impala")}
+hints = get_type_hints(PPOConfig)
+for field in dataclasses.fields(PPOConfig):
+    taken = {getattr(config, field.name) for config in VARIANTS}
+    choices = {c for c in get_args(hints[field.name]) if isinstance(c, str)}
+    missing = {(field.name, choice) for choice in choices - taken}
+    assert missing <= ELSEWHERE and (choices or taken != {field.default}), (field.name, missing)
+
+mesh = make_mesh(devices=2)
+for config in VARIANTS:
     learner = shard_environments(config, mesh)
 
     def run(key):
         return learner.update(learner.init(key))
 
+    # parameters and metrics are equal on both, and finite
     state, metrics = jax.jit(run)(jax.random.key(0))
     for x in jax.tree.leaves((state.params, state.opt_state, metrics)):
         first, second = (np.asarray(shard.data) for shard in x.addressable_shards)
@@ -283,6 +308,31 @@ for config in [
     # a state on several devices has the shapes of one on one
     alone = jax.eval_shape(make_learner(config).init, jax.random.key(0))
     assert [x.shape for x in jax.tree.leaves(alone)] == [x.shape for x in jax.tree.leaves(state)]
+""",
+    )
+
+
+@pytest.mark.slow
+def test_two_seeds_on_eight_devices_are_each_on_four():
+    """A mesh of 2 x 4, as `fit` makes it, against each seed's own four devices."""
+    on_devices(
+        8,
+        START
+        + """
+config = PPOConfig(**SIZES, normalize_observations=True, normalize_rewards=True)
+both = fit(config, seeds=2, devices=8, seed=3)
+used = {d for x in jax.tree.leaves(both.state.obs) for d in x.devices()}
+assert used == set(jax.devices())
+assert {x.sharding.spec for x in jax.tree.leaves(both.state.obs)} == {P("seeds", "envs")}
+
+learner = shard_environments(config, make_mesh(devices=4))
+alone = jax.jit(lambda key: jax.lax.scan(
+    lambda state, _: learner.update(state), learner.init(key), length=config.num_updates
+))
+for i, key in enumerate(jax.random.split(jax.random.key(3), 2)):
+    state, metrics = alone(key)
+    same(jax.tree.map(lambda x: x[i], both.state), state, rtol=1e-3, atol=1e-5)
+    same(jax.tree.map(lambda x: x[i], both.metrics), metrics, rtol=1e-3, atol=1e-5)
 """,
     )
 
@@ -316,25 +366,38 @@ for devices in (1, 2, 8):
     same(again.state, first.state)
     same(again.best, first.best)
     same(again.metrics, first.metrics)
+
+# and a run goes on there, beyond where it was
+more = fit(config, devices=8, run_dir=root / "8", resume=True, **options)
+assert more.metrics.policy_loss.shape == (2, 4)
+same(jax.tree.map(lambda x: x[:, :2], more.metrics), first.metrics)
+assert np.isfinite(more.metrics.policy_loss).all()
 """,
     )
 
 
 @pytest.mark.slow
-def test_an_agent_on_two_devices_learns_as_on_one():
-    """The returns of six seeds each: CartPole-v1 from 20 to over 80 in 40,000 steps."""
+def test_agents_on_two_devices_learn_as_on_one():
+    """Eight seeds each: final returns of CartPole-v1 have the same mean, and the same spread."""
     on_devices(
         2,
         START
         + """
+from scipy import stats
 from purejaxppo import final_returns
 
 config = PPOConfig.preset("CartPole-v1", total_timesteps=40_000)
-one = final_returns(fit(config, seeds=6, devices=1).metrics)
-several = [final_returns(fit(config, seed=i, devices=2).metrics)[0] for i in range(6)]
-spread = np.sqrt((np.var(one) + np.var(several)) / 6)
-assert abs(np.mean(one) - np.mean(several)) < 3 * spread, (one, several)
-assert min(np.mean(one), np.mean(several)) > 80, (one, several)
+returns = []
+for devices in (1, 2):
+    learner = shard_environments(config, make_mesh(devices=devices))
+    train = lambda key: jax.lax.scan(
+        lambda state, _: learner.update(state), learner.init(key), length=config.num_updates
+    )
+    keys = jax.random.split(jax.random.key(devices), 8)
+    returns.append(np.asarray(final_returns(jax.jit(jax.vmap(train))(keys)[1])))
+assert stats.ttest_ind(*returns, equal_var=False).pvalue > 0.05, returns
+assert stats.levene(*returns).pvalue > 0.05, returns
+assert np.mean(returns, axis=1).min() > 80, returns  # from 20
 """,
     )
 
@@ -365,32 +428,32 @@ def test_what_cannot_be_shared_out_is_refused_by_name(changes, devices, words):
 
 @pytest.mark.slow
 def test_the_plan_says_what_is_trained_where(tmp_path):
-    """And the command takes a number of devices, or all."""
-    words = "train CartPole-v1 --num-envs 4 --num-steps 8 --total-timesteps 64 --hidden-sizes 4"
+    """Nothing is run for it; and what cannot be shared out is refused before a folder is made."""
     on_devices(
         4,
         f"""
-import contextlib, io, sys
-from purejaxppo import cli
-
-def plan(*more):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        folder = ["--run-dir", {str(tmp_path)!r} + "/" + "-".join(more)]
-        assert cli.COMMANDS["train"]({words.split()[1:]!r} + [*more, *folder]) == 0
-    return out.getvalue().splitlines()[0].partition(" MB per seed")[2]
-
-assert plan() == ""
-assert plan("--seeds", "4") == "; on 4 devices"
-assert plan("--devices", "2") == "; on 2 devices, 2 environments of an agent on each"
-both = plan("--devices", "all", "--seeds", "2")
-assert both == "; on 4 devices, 2 environments of an agent on each", both
-
-# what cannot be shared out is refused before a folder is made
+from purejaxppo import PPOConfig
 from purejaxppo.cli.main import run
+from purejaxppo.cli.train import describe_mesh
+from purejaxppo.components import make_components
+from purejaxppo.runs.plan import plan_of
+
+sizes = dict(num_envs=4, num_steps=8, total_timesteps=64, hidden_sizes=(4,))
+parts = make_components(PPOConfig(**sizes))
+
+def words(*asked):
+    return describe_mesh(plan_of(parts, *asked).mesh, parts.config)
+
+assert words() == "; on 1 of 4 devices"  # one agent: on one device, unless more are asked for
+assert words(3) == "; on 3 of 4 devices"
+assert words(4) == "; on 4 devices"
+assert words(1, 2) == "; on 2 of 4 devices, 2 environments of an agent on each"
+assert words(2, "all") == "; on 4 devices, 2 environments of an agent on each"
+
 for more in (["--devices", "3"], ["--devices", "9"], ["--devices", "4", "--num-minibatches", "16"]):
     folder = {str(tmp_path)!r} + "/refused"
-    assert run("train", *{words.split()[1:]!r}, *more, "--run-dir", folder) == 2
+    given = "CartPole-v1 --num-envs 4 --num-steps 8 --total-timesteps 64 --hidden-sizes 4"
+    assert run("train", *given.split(), *more, "--run-dir", folder) == 2
     assert not os.path.exists(folder)
 """,
     )

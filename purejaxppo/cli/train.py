@@ -141,17 +141,18 @@ def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
 
 
 def describe_mesh(mesh: Mesh, config: PPOConfig) -> str:
-    """Describes in a clause what is trained where; of a single device there is nothing to say.
+    """Describes in a clause what is trained where; of the only device there is nothing to say.
 
     Args:
         mesh: the devices.
         config: what is trained.
     """
-    shares = mesh.shape[ENVS]
-    if mesh.size == 1:
+    shares, found = mesh.shape[ENVS], len(jax.devices())
+    if found == 1:
         return ""
+    used = counted(found, "device") if mesh.size == found else f"{mesh.size} of {found} devices"
     each = f", {config.num_envs // shares} environments of an agent on each" if shares > 1 else ""
-    return f"; on {mesh.size} devices{each}"
+    return f"; on {used}{each}"
 
 
 def print_results(run_dir: Path, options: RunOptions, result: FitResult) -> None:
