@@ -2,7 +2,7 @@
 
 Strong scaling: the same environments on D devices, each with its share. Weak scaling: as many
 environments on each device as one has alone. Devices are those of one process, or of as many
-processes with one each, which find each other by `jax.distributed` over the loopback. The number of
+processes with one each, which find each other over the loopback. The number of
 a CPU's devices is fixed at the start of a process, so that each arm is one, or several, of its own:
 they compile, and then train in turn, round by round, in an order that alternates. All ratios are
 those of environment steps per second over one device with the environments of the shape; on a CPU
@@ -117,9 +117,10 @@ def work(job: Job) -> None:
 
     from benchmarks.common.timing import seconds_of
     from purejaxppo import compiler_options, make_mesh, shard_environments
+    from purejaxppo.processes import join_processes
 
     if job.processes > 1:
-        jax.distributed.initialize(job.coordinator, job.processes, job.process)
+        join_processes(job.coordinator, job.processes, job.process)
     config = SHAPES[job.shape].config
     timesteps = job.updates * job.num_envs * config.num_steps
     config = config.replace(num_envs=job.num_envs, total_timesteps=timesteps)
