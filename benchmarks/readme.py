@@ -237,6 +237,35 @@ def memory() -> str:
     return table(["`core=`", *heads, "steps/s"], rows)
 
 
+def memory_plan() -> str:
+    """What is estimated beside what is compiled, and what turns cost."""
+    found, words = (
+        read("memory_plan"),
+        SHAPES | {"cnn": "Breakout-MinAtar's preset", "gru": "b with a GRU"},
+    )
+    rows = []
+    for name, run in found["shapes"].items():
+        sizes = (
+            "held_bytes_per_seed",
+            "working_bytes_per_seed",
+            "estimated_bytes",
+            "compiled_bytes",
+        )
+        over = f"{run['estimated_over_compiled']:.2f}"
+        rows.append((f"{name}: {words[name]}", *(f"{run[s] / 1e6:.2f}" for s in sizes), over))
+    head = ["shape", "held, MB", "working, MB", "estimated, MB", "compiled, MB", "ratio"]
+    whole, *_ = found["turns"].values()
+    costs = " and ".join(
+        f"{size} at a time {run['over_all_at_once']['median']:.2f} times the CPU time, in "
+        f"{run['compiled_bytes'] / whole['compiled_bytes']:.2f} of the memory"
+        for size, run in list(found["turns"].items())[1:]
+    )
+    cost = paragraph(f"""
+        Of {next(iter(found["turns"]))} small agents in turns, beside all of them together: {costs}.
+    """)
+    return f"{table(head, rows)}\n\n{cost}"
+
+
 def resets() -> str:
     """What few resets are worth where each is expensive."""
     ((_, found),) = read("resets").items()
@@ -283,7 +312,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         first_page, scores, minatar, hoppers, speed, scaling, growth, breakdown, shuffle,
-        time_limits, memory, resets, driver, first_run,
+        time_limits, memory, resets, driver, first_run, memory_plan,
     )
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.processes import process_count
-from purejaxppo.types import LearnerState, PyTree
+from purejaxppo.types import Array, LearnerState, PyTree
 
 SEEDS, ENVS = "seeds", "envs"
 """Names of the mesh axes."""
@@ -164,28 +164,76 @@ def where(state: LearnerState, *lead: str) -> LearnerState:
     return specs.replace(normalizers=specs.normalizers.replace(reward=reward))
 
 
-def side_by_side(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+def side_by_side(
+    function: Callable[[PyTree], PyTree], at_once: int | None = None
+) -> Callable[[PyTree], PyTree]:
     """Vmaps a function, but computes a single one as it is.
 
     Environments on the host cannot be vmapped, not even one of them.
 
     Args:
         function: of one pytree.
+        at_once: how many are computed together, see `in_turns`; None: all.
 
     Returns:
         The function of pytrees with a leading axis.
     """
 
-    def run(tree: PyTree) -> PyTree:
-        if jax.tree.leaves(tree)[0].shape[0] > 1:
+    def together(tree: PyTree) -> PyTree:
+        if _count(tree) > 1:
             return jax.vmap(function)(tree)
         return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], tree)))
+
+    def run(tree: PyTree) -> PyTree:
+        if at_once is None:
+            return together(tree)
+        # what is computed has a place beside what it is computed from
+        found = jax.eval_shape(together, tree)
+        place = jax.tree.map(lambda x: jnp.empty(x.shape, x.dtype), found)
+        return in_turns(lambda rows: (rows[0], together(rows[0])), (tree, place), at_once)[1]
 
     return run
 
 
+def in_turns(
+    function: Callable[[PyTree], PyTree], tree: PyTree, at_once: int | None = None
+) -> PyTree:
+    """Applies a function to some rows after the other, each in the place of what it is made from.
+
+    Beside the whole, there is in memory what the function needs for so many rows. Each row gets
+    what it would get together with all others, to rounding.
+
+    Args:
+        function: of rows [K, ...], each apart from the others, to as many in the same shapes.
+        tree: [S, ...].
+        at_once: K at most, turns are equally large; None: S.
+
+    Returns:
+        [S, ...].
+    """
+    count = _count(tree)
+    turns = 1 if at_once is None else -(-count // at_once)
+    size = -(-count // turns)
+    if turns == 1:
+        return function(tree)
+
+    def turn(i: Array, tree: PyTree) -> PyTree:
+        # the last turn reaches back to rows that had theirs already, and leaves them as they are
+        start = jnp.minimum(i * size, count - size)
+        before = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), tree)
+        waiting = start + jnp.arange(size) >= i * size
+        after = jax.tree.map(
+            lambda a, b: jax.vmap(jnp.where)(waiting, a, b), function(before), before
+        )
+        return jax.tree.map(
+            lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0), tree, after
+        )
+
+    return jax.lax.fori_loop(0, turns, turn, tree)
+
+
 def spread_seeds(
-    function: Callable[[PyTree], PyTree], mesh: Mesh | None = None
+    function: Callable[[PyTree], PyTree], mesh: Mesh | None = None, at_once: int | None = None
 ) -> Callable[[PyTree], PyTree]:
     """Gives each device an equal share of the seeds, and computes them side by side there.
 
@@ -193,15 +241,16 @@ def spread_seeds(
         function: of one pytree.
         mesh: the devices, see `make_mesh`; None: as many as can have an equal share. Those that
             share a seed all compute it.
+        at_once: how many seeds a device computes together; None: all that it has.
 
     Returns:
         The function of pytrees with a leading axis of seeds.
     """
 
     def run(tree: PyTree) -> PyTree:
-        over = mesh or make_mesh(jax.tree.leaves(tree)[0].shape[0])
+        over = mesh or make_mesh(_count(tree))
         return jax.shard_map(
-            side_by_side(function), mesh=over, in_specs=P(SEEDS), out_specs=P(SEEDS),
+            side_by_side(function, at_once), mesh=over, in_specs=P(SEEDS), out_specs=P(SEEDS),
             check_vma=False,
         )(tree)  # fmt: skip
 
@@ -235,12 +284,17 @@ def vmap_over_devices(
             )
         lead = next(a for a, axis in zip(args, axes, strict=True) if axis == 0)
         specs = tuple(P() if axis is None else P(SEEDS) for axis in axes)
-        mesh = make_mesh(jax.tree.leaves(lead)[0].shape[0])
+        mesh = make_mesh(_count(lead))
         return jax.shard_map(
             jax.vmap(function, axes), mesh=mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
         )(*args)
 
     return spread
+
+
+def _count(tree: PyTree) -> int:
+    """Returns the length of the leading axis that all arrays have."""
+    return jax.tree.leaves(tree)[0].shape[0]
 
 
 def _largest_share(seeds: int, devices: int) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 import purejaxppo
-from purejaxppo import PPOConfig, make_learner
+from purejaxppo import PPOConfig, make_learner, make_mesh
+from purejaxppo.runs.memory import memory_of
 
 
 class Training:
@@ -57,18 +58,13 @@ def predicted_bytes(program: jax.stages.Compiled) -> int:
     sizes = program.memory_analysis()
     if sizes is None:
         return 0
-    return sizes.temp_size_in_bytes + sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+    taken = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+    return taken - sizes.alias_size_in_bytes  # outputs in the place of arguments
 
 
 def available_bytes() -> float:
-    """Memory that a program may take."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    try:
-        return proc_bytes("/proc/meminfo", "MemAvailable")
-    except OSError:
-        return math.inf
+    """Memory that a program may take on the first device."""
+    return memory_of(make_mesh(devices=1)) or math.inf
 
 
 def peak_bytes(function: Callable) -> tuple[int | None, str]:

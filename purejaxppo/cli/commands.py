@@ -87,13 +87,16 @@ def evaluate(argv: Sequence[str]) -> int:
     from purejaxppo.run_folder.rows import evaluation_rows
     from purejaxppo.runs.agents import load_components
     from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
+    from purejaxppo.runs.plan import seeds_played_at_once
 
     # all agents of the run play the same first states, side by side
     components, agents = load_components(options.run, options.weights)
     play, close = evaluate_of(components, options.episodes, options.sampled)
     key = jax.random.fold_in(jax.random.key(options.seed), NOT_FOR_TRAINING)
     try:
-        evaluation = jax.jit(spread_seeds(lambda one: play(one, key)))(agents)
+        at_once = seeds_played_at_once(components, agents, options.episodes)
+        together = spread_seeds(lambda one: play(one, key), at_once=at_once)
+        evaluation = jax.jit(together)(agents)
         evaluation = jax.tree.map(np.asarray, evaluation)
     finally:
         if close is not None:

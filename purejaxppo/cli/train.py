@@ -23,15 +23,16 @@ from purejaxppo.cli.signals import saying
 from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.parallel import ENVS
+from purejaxppo.parallel import ENVS, SEEDS
 from purejaxppo.processes import is_first, of_first, process_count
 from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
 from purejaxppo.runs.beginning import read_beginning
 from purejaxppo.runs.callbacks import Callback
 from purejaxppo.runs.fit import FitResult, fit_of
 from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB, import_extra
+from purejaxppo.runs.memory import in_bytes
 from purejaxppo.runs.options import FitOptions
-from purejaxppo.runs.plan import Plan, plan_of
+from purejaxppo.runs.plan import Plan, plan_for
 from purejaxppo.runs.summary import in_words
 from purejaxppo.tuning import check_compiles, keep_compiled_programs
 from purejaxppo.types import Logger
@@ -76,7 +77,7 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
             import_extra(extra)
     display.announce("building the environment")
     components = make_components(config)
-    plan = plan_of(components, options.seeds, options.devices)
+    plan = plan_for(components, options)
     beginning = of_first(lambda: read_beginning(components, options))
 
     run_dir = of_first(lambda: Path(options.run_dir or create_run_dir(None, config.env)))
@@ -97,7 +98,7 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
         called = [*make_loggers(options, run_dir), display]
         result = fit_of(
             components, FitOptions(**given), called, about,
-            beginning=beginning, announce=display.announce,
+            beginning=beginning, announce=display.announce, plan=plan,
         )  # fmt: skip
     display.close()
     print_results(run_dir, options, result)
@@ -137,12 +138,16 @@ def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
         config: what is trained.
         seeds: agents side by side.
     """
-    total = config.total_timesteps
+    total, turns = config.total_timesteps, ""
+    if plan.at_once is not None:
+        turns = f", {plan.at_once * plan.mesh.shape[SEEDS]:,} at a time"
+    per_device = " per device" if plan.mesh.size > 1 else ""
     asked = "" if plan.timesteps == total else f" ({total:,} were asked for)"
     return (
         f"{config.env}: {plan.updates:,} updates of {config.batch_size:,} steps = "
-        f"{plan.timesteps:,} steps{asked} for each of {counted(seeds, 'seed')}; "
-        f"{plan.parameters:,} parameters, about {plan.bytes_per_seed / 1e6:.1f} MB per seed"
+        f"{plan.timesteps:,} steps{asked} for each of {counted(seeds, 'seed')}{turns}; "
+        f"{plan.parameters:,} parameters, about {in_bytes(plan.bytes_per_device)} of memory"
+        f"{per_device}"
     )
 
 

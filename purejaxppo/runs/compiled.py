@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
-from purejaxppo.parallel import SEEDS, place, shardings_of, side_by_side
+from purejaxppo.parallel import SEEDS, in_turns, place, shardings_of, side_by_side
 from purejaxppo.processes import process_count
 from purejaxppo.sharding import Spread
 from purejaxppo.tuning import compiler_options
@@ -45,6 +45,7 @@ class Programs(NamedTuple):
         metrics: those of a chunk in shapes and dtypes.
         mesh: the devices that seeds and environments are spread over.
         specs: where on it each array of the state is.
+        at_once: how many seeds of a device are computed together; None: all that it has.
     """
 
     init: Callable[[jax.Array], LearnerState]
@@ -53,6 +54,7 @@ class Programs(NamedTuple):
     metrics: Any
     mesh: Mesh
     specs: LearnerState
+    at_once: int | None
 
     @property
     def most(self) -> int:
@@ -102,6 +104,7 @@ def compile_run(
     config: PPOConfig,
     hyper: Hyperparams | None = None,
     announce: Callable[[str], None] = unheard,
+    at_once: int | None = None,
 ) -> Programs:
     """Compiles the programs of a run.
 
@@ -111,13 +114,14 @@ def compile_run(
         config: its sizes.
         hyper: its hyperparameters; None: those of the configuration.
         announce: called with the name of each phase as it begins: tracing, compiling.
+        at_once: how many seeds of a device are computed together; None: all that it has.
 
     Returns:
         The programs.
     """
     given = place(given_to(config, hyper), spread.mesh, P())
     announce("tracing")
-    init, chunk = lower_run(spread, seeds, given)
+    init, chunk = lower_run(spread, seeds, given, at_once)
     announce("compiling")
     # what is given stays on the devices from call to call
     start, run_chunk = compiled(init), compiled(chunk)
@@ -128,7 +132,17 @@ def compile_run(
         chunk.out_info[1],
         spread.mesh,
         spread.specs,
+        at_once,
     )
+
+
+def most_updates(seeds: int) -> int:
+    """Returns the most updates of a chunk.
+
+    Args:
+        seeds: of the run.
+    """
+    return max(1, min(UPDATES_PER_CHUNK, ROWS_PER_CHUNK // seeds))
 
 
 def given_to(config: PPOConfig, hyper: Hyperparams | None = None) -> Given:
@@ -144,21 +158,27 @@ def given_to(config: PPOConfig, hyper: Hyperparams | None = None) -> Given:
     return Given(scalars._replace(extra=extra), jnp.int32(config.num_updates))
 
 
-def lower_run(spread: Spread, seeds: int, given: Given) -> tuple[Any, Any]:
+def lower_run(
+    spread: Spread, seeds: int, given: Given, at_once: int | None = None
+) -> tuple[Any, Any]:
     """Traces the programs of a run.
 
     Args:
         spread: the run over its devices.
         seeds: S.
         given: what the run is given beside its keys.
+        at_once: how many seeds of a device are computed together; None: all that it has.
 
     Returns:
         `(keys, given) -> state` and `(state, n, given) -> (state, metrics)`, lowered.
     """
     learner, mesh, specs = spread
-    most = max(1, min(UPDATES_PER_CHUNK, ROWS_PER_CHUNK // seeds))
+    most = most_updates(seeds)
 
-    def updates(state, length, given):
+    def init(keys, given):
+        return side_by_side(lambda key: learner.init(key, given.hyper), at_once)(keys)
+
+    def run_chunk(state, length, given):
         def update(state, _):
             return learner.update(state, given.hyper, num_updates=given.updates)
 
@@ -168,15 +188,13 @@ def lower_run(spread: Spread, seeds: int, given: Given) -> tuple[Any, Any]:
             state, metrics = jax.lax.scan(update, loop[0], length=1)
             return state, jax.tree.map(lambda b, m: b.at[i].set(m[0]), loop[1], metrics)
 
-        metrics = jax.eval_shape(update, state, None)[1]
-        empty = jax.tree.map(lambda m: jnp.zeros(most, m.dtype), metrics)
-        return jax.lax.fori_loop(0, length, one, (state, empty))
-
-    def init(keys, given):
-        return side_by_side(lambda key: learner.init(key, given.hyper))(keys)
-
-    def run_chunk(state, length, given):
-        return side_by_side(lambda one: updates(one, length, given))(state)
+        # the places of all metrics are made at once: with the states they are what every turn of
+        # seeds finds and leaves behind
+        of_seed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
+        metrics = jax.eval_shape(update, of_seed, None)[1]
+        empty = jax.tree.map(lambda m: jnp.zeros((len(state.step), most), m.dtype), metrics)
+        together = side_by_side(lambda begun: jax.lax.fori_loop(0, length, one, begun))
+        return in_turns(together, (state, empty), at_once)
 
     shard = partial(jax.shard_map, mesh=mesh, check_vma=False)
     by_seed, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())

@@ -138,7 +138,7 @@ def compile_evaluate(
     key = jax.random.fold_in(jax.random.key(0), NOT_FOR_TRAINING)  # the same in every run
     try:
         yield programs.compile(
-            spread_seeds(lambda agents: evaluate(agents, key), programs.mesh),
+            spread_seeds(lambda agents: evaluate(agents, key), programs.mesh, programs.at_once),
             Agents.of(programs.template),
         )
     finally:

@@ -25,9 +25,7 @@ from purejaxppo.components import (
 )
 from purejaxppo.config.purejaxrl import with_seeds
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.envs.host import ONE_AT_A_TIME
-from purejaxppo.errors import ConfigError
-from purejaxppo.parallel import SEEDS, make_mesh
+from purejaxppo.parallel import SEEDS
 from purejaxppo.processes import agree, is_first, of_first, on_all, together, whole
 from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
@@ -44,6 +42,7 @@ from purejaxppo.runs.identity import (
 )
 from purejaxppo.runs.loop import Run
 from purejaxppo.runs.options import FitOptions, Weights, fit_options
+from purejaxppo.runs.plan import Plan, plan_for
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.runs.summary import in_words, summarize
 from purejaxppo.runs.writer import RunWriter
@@ -52,7 +51,6 @@ from purejaxppo.tuning import check_compiles
 from purejaxppo.types import (
     EnvParams,
     Estimator,
-    Learner,
     LearnerState,
     Metrics,
     PyTree,
@@ -236,6 +234,7 @@ def fit_of(
     extra: PyTree = (),
     beginning: Beginning | None = None,
     announce: Callable[[str], None] = unheard,
+    plan: Plan | None = None,
 ) -> FitResult:
     """Trains components that are built already, as `fit` does.
 
@@ -247,47 +246,38 @@ def fit_of(
         extra: `Hyperparams.extra`.
         beginning: the agents to begin with; None: those of the keys.
         announce: called with the name of each phase as it begins: tracing, compiling, training.
+        plan: of the run; None: it is made here, see `plan_of`.
 
     Returns:
         States, metrics, times, and what went wrong on the way.
 
     Raises:
-        ConfigError: several seeds of environments that run on the host; a folder in use, or with
-            `resume` the folder of another run.
+        ConfigError: see `plan_of`; a folder in use, or with `resume` the folder of another run.
         HostError: such an environment failed; its own message.
     """
-    # of several processes the first one has the folder and the callbacks
-    mine = options if is_first() else dataclasses.replace(options, run_dir=None, resume=False)
-    called = callbacks_of(callbacks if is_first() else None)
-    config, mesh = components.config, make_mesh(options.seeds, options.devices)
-    spread = spread_over(components, mesh, SEEDS)
-    learner = spread.learner
-    hyper = config.hyperparams().replace(extra=extra)
-    custom = dict(components.custom)
-    if jax.tree.leaves(extra):
-        custom["extra"] = extra
     with contextlib.ExitStack() as stack:
-        # environments and files are closed however it ends, and signals are left alone again
         stack.enter_context(together())
+        plan = plan_for(components, options) if plan is None else plan
+        config, spread = components.config, spread_over(components, plan.mesh, SEEDS)
+        learner = spread.learner
+        hyper = config.hyperparams().replace(extra=extra)
+        custom = dict(components.custom)
+        if jax.tree.leaves(extra):
+            custom["extra"] = extra
+
+        # environments and files are closed however it ends, and signals are left alone again
         stop = StopRequests()
         stack.callback(stop.end)
         if learner.close is not None:
             stack.callback(learner.close)
-        check_seeds(learner, options.seeds)
-        parts, given = describe_custom(custom), components.custom.get("env_params")
-        kept = None if given is None else plain_params(given, components.default_params)
-        record = None if beginning is None else beginning.record
-        plain = to_plain(about or {})
-        check_same_everywhere(
-            {**to_plain(config.to_dict()), **dataclasses.asdict(options), **parts, **versions()}
-        )
-        writer = on_all(lambda: RunWriter(config, mine, called, plain, parts, kept, record))
+        parts, plain = describe_custom(custom), to_plain(about or {})
+        writer = _begin_writing(components, options, callbacks, plain, parts, beginning)
         stack.callback(writer.release)
         stack.callback(writer.close)
 
         # everything is compiled before the first step, so that times are measured apart
         started = time.perf_counter()
-        programs = compile_run(spread, options.seeds, config, hyper, announce)
+        programs = compile_run(spread, options.seeds, config, hyper, announce, plan.at_once)
         with compile_evaluate(components, options, programs) as evaluate:
             compiled = time.perf_counter()
             # from here on a signal ends the run saved: before, there was nothing to save
@@ -313,7 +303,7 @@ def fit_of(
         result = FitResult(
             state=state, metrics=metrics, best=best, **times,
             stopped=stop.received[0] if stop.received and run.going_on else None,
-            stopped_by=writer.callbacks.stopped_by if run.going_on else None,
+            stopped_by=of_first(lambda: writer.callbacks.stopped_by) if run.going_on else None,
             problems=writer.problems, config=config, summary=summary,
         )  # fmt: skip
         writer.callbacks.end(result)
@@ -321,7 +311,33 @@ def fit_of(
     return result
 
 
-def check_seeds(learner: Learner, seeds: int) -> None:
-    """Raises ConfigError if environments on the host would be asked to run side by side."""
-    if learner.close is not None and seeds > 1:
-        raise ConfigError(f"seeds={seeds}: {ONE_AT_A_TIME}")
+def _begin_writing(
+    components: Components,
+    options: FitOptions,
+    callbacks: GivenCallbacks | None,
+    plain: dict[str, Any],
+    parts: dict[str, str],
+    beginning: Beginning | None,
+) -> RunWriter:
+    """Makes the writer of a run; of several processes the first one has folder and callbacks.
+
+    Args:
+        components: what is trained, and how.
+        options: where results go.
+        callbacks: see `fit`.
+        plain: values to keep in `run.json`.
+        parts: what was passed in place of what the configuration describes, in texts.
+        beginning: the agents to begin with.
+
+    Raises:
+        ConfigError: the folder cannot be used, or another process would train something else.
+    """
+    config, given = components.config, components.custom.get("env_params")
+    ours = {**to_plain(config.to_dict()), **dataclasses.asdict(options), **parts, **versions()}
+    check_same_everywhere(ours)
+    if not is_first():
+        options, callbacks = dataclasses.replace(options, run_dir=None, resume=False), None
+    called = callbacks_of(callbacks)
+    kept = None if given is None else plain_params(given, components.default_params)
+    record = None if beginning is None else beginning.record
+    return on_all(lambda: RunWriter(config, options, called, plain, parts, kept, record))

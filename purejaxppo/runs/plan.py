@@ -8,10 +8,19 @@ import jax
 from jax.sharding import Mesh
 
 from purejaxppo.components import Components
-from purejaxppo.parallel import make_mesh
-from purejaxppo.ppo.minibatches import activation_bytes, as_batch
-from purejaxppo.ppo.rollout import collect
-from purejaxppo.runs.fit import check_seeds
+from purejaxppo.envs.host import ONE_AT_A_TIME
+from purejaxppo.errors import ConfigError
+from purejaxppo.parallel import ENVS, SEEDS, make_mesh
+from purejaxppo.runs.agents import Agents
+from purejaxppo.runs.memory import (
+    Footprint,
+    footprint_of,
+    in_bytes,
+    memory_of,
+    shapes_of,
+    stepping,
+)
+from purejaxppo.runs.options import FitOptions
 from purejaxppo.sharding import check_spread
 from purejaxppo.train import learner_of, minibatches_of
 from purejaxppo.tuning import nbytes
@@ -25,7 +34,8 @@ class Plan(NamedTuple):
         timesteps: environment steps per seed, exactly.
         chunk: transitions per pass through the network in a gradient step.
         parameters: scalars in the policy, per seed.
-        bytes_per_seed: estimate of the memory for state, rollout, batch and gradient.
+        bytes_per_device: estimate of the memory that the run takes on each device, at its peak.
+        at_once: seeds that each device updates together; None: all that it has.
         mesh: the devices that seeds and environments are spread over.
     """
 
@@ -33,12 +43,17 @@ class Plan(NamedTuple):
     timesteps: int
     chunk: int
     parameters: int
-    bytes_per_seed: int
+    bytes_per_device: int
+    at_once: int | None
     mesh: Mesh
 
 
 def plan_of(
-    components: Components, seeds: int = 1, devices: int | Literal["all"] | None = None
+    components: Components,
+    seeds: int = 1,
+    devices: int | Literal["all"] | None = None,
+    episodes: int = 0,
+    memory: int | None = None,
 ) -> Plan:
     """Finds the sizes of a run from the shapes of its parts.
 
@@ -46,39 +61,90 @@ def plan_of(
         components: of the run.
         seeds: agents trained side by side.
         devices: how many are asked for, see `make_mesh`.
+        episodes: of each evaluation; 0: there are none.
+        memory: bytes of each device; None: what it has.
 
     Returns:
         The plan.
 
     Raises:
         ConfigError: several seeds of environments that run on the host; there are not so many
-            devices, or what each would have is not whole.
+            devices, or what each would have is not whole, or does not fit into its memory.
     """
     mesh = make_mesh(seeds, devices)
     check_spread(components, mesh)
-    config, policy = components.config, components.policy
-    vec_env, learner = components.vectorize(config.num_envs), learner_of(components)
-    check_seeds(learner, seeds)
+    config = components.config
+    if components.vectorize(config.num_envs).close is not None and seeds > 1:
+        raise ConfigError(f"seeds={seeds}: {ONE_AT_A_TIME}")
 
-    # the shapes of an update's stages, nothing of which is run
-    state = jax.eval_shape(learner.init, jax.random.key(0))
+    # what each device has, and how many of its seeds it can update together
+    shapes = shapes_of(components, mesh.shape[ENVS])
+    footprint = footprint_of(components, shapes, seeds, episodes)
+    memory, here = memory_of(mesh) if memory is None else memory, seeds // mesh.shape[SEEDS]
+    at_once = footprint.at_once(here, memory)
+    taken = footprint.peak(here, at_once)
+    if memory is not None and taken > memory:
+        few = footprint.most_seeds(memory) * mesh.shape[SEEDS]
+        works = f"seeds={few}" if few else _smaller(components, mesh, episodes, memory)
+        what = f"seeds={seeds} take" if few else f"num_envs={config.num_envs} takes"
+        raise ConfigError(
+            f"{what} about {in_bytes(taken)} of memory on a device, which has {in_bytes(memory)}: "
+            f"use {works}"
+        )
 
-    def roll(state, key):
-        return collect(policy, vec_env, config.num_steps, state, components.env_params, key)[1]
+    rows = minibatches_of(components, shapes.state.params, shapes.batch).rows_per_pass
+    per_row = shapes.batch.advantage.size // len(shapes.batch.advantage)
+    parameters = sum(x.size for x in jax.tree.leaves(shapes.state.params))
+    return Plan(
+        config.num_updates, config.timesteps, rows * per_row, parameters, taken,
+        at_once if at_once < here else None, mesh,
+    )  # fmt: skip
 
-    def rows(rollout):
-        value = rollout.value
-        return as_batch(rollout, rollout.obs, value, value, components.sequence_length)
 
-    rollout = jax.eval_shape(roll, state, jax.random.key(0))
-    batch = jax.eval_shape(rows, rollout)
-    chunk = minibatches_of(components, state.params, batch).rows_per_pass
+def plan_for(components: Components, options: FitOptions, memory: int | None = None) -> Plan:
+    """Finds the sizes of the run that options describe, see `plan_of`.
 
-    # the rollout is held as collected and as the batch; one chunk has its activations
-    activations = chunk * activation_bytes(
-        policy, state.params, (batch.carry, batch.obs, batch.episode_start)
-    )
-    total = nbytes(state) + 2 * nbytes(rollout) + activations
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    per_row = batch.advantage.size // len(batch.advantage)
-    return Plan(config.num_updates, config.timesteps, chunk * per_row, parameters, total, mesh)
+    Args:
+        components: of the run.
+        options: seeds, devices and evaluations of them are used.
+        memory: bytes of each device; None: what it has.
+    """
+    episodes = 0 if options.eval_every is None else options.eval_episodes
+    return plan_of(components, options.seeds, options.devices, episodes, memory)
+
+
+def seeds_played_at_once(
+    components: Components, agents: Agents, episodes: int, memory: int | None = None
+) -> int:
+    """Chooses how many agents a device evaluates together.
+
+    Args:
+        components: of their run.
+        agents: with a leading axis of seeds.
+        episodes: that each plays side by side.
+        memory: bytes of each device; None: what it has.
+    """
+    state = jax.eval_shape(learner_of(components).init, jax.random.key(0))
+    seeds = jax.tree.leaves(agents)[0].shape[0]
+    mesh = make_mesh(seeds)
+    footprint = Footprint(nbytes(agents) // seeds, stepping(components, state, episodes))
+    memory = memory_of(mesh) if memory is None else memory
+    return footprint.at_once(seeds // mesh.shape[SEEDS], memory)
+
+
+def _smaller(components: Components, mesh: Mesh, episodes: int, memory: int) -> str:
+    """Finds the sizes of a run, of which at least one seed fits, by halves of those it has."""
+    config = components.config
+    for name in ("num_envs", "num_steps"):
+        size = getattr(config, name)
+        while size > 1:
+            size //= 2
+            try:
+                less = components._replace(config=config.replace(**{name: size}))
+                check_spread(less, mesh)
+            except ConfigError:  # what must divide it does not
+                continue
+            footprint = footprint_of(less, shapes_of(less, mesh.shape[ENVS]), 1, episodes)
+            if footprint.peak(1, 1) <= memory:
+                return f"{name}={size}"
+    return "a smaller network, such as hidden_sizes=(64,)"

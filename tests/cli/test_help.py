@@ -114,8 +114,8 @@ def test_what_stands_behind_help_does_not_count(monkeypatch, capsys):
 
 GROUPS = [
     "arguments", "what is trained", "sizes", "optimisation", "advantages", "objective", "value",
-    "network", "normalisation", "seeds and run folder", "evaluation", "loggers",
-    "compilation and output",
+    "network", "normalisation", "seeds and run folder", "evaluation",
+    "several processes", "loggers", "compilation and output",
 ]  # fmt: skip
 
 

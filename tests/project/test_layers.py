@@ -73,7 +73,6 @@ ONE_IMPORTER = {
     "rendering.playback": "an episode without a picture",
     "report.listing": "a table of text; what stands in it is found elsewhere",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
-    "runs.plan": "sizes, found without compiling",
 }
 
 

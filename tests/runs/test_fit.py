@@ -20,7 +20,6 @@ from purejaxppo.report.aggregate import binned_returns
 from purejaxppo.report.plots import plot_curve
 from purejaxppo.run_folder.rows import SCALARS, final_returns
 from purejaxppo.runs.compiled import compile_run
-from purejaxppo.runs.plan import plan_of
 from purejaxppo.sharding import spread_over
 from purejaxppo.types import Metrics
 
@@ -110,22 +109,6 @@ def test_fit_works_outside_the_main_thread():
     thread.start()
     thread.join()
     assert results[0].metrics.episodes.shape == (1, CONFIG.num_updates)
-
-
-def test_plan_is_exact_and_its_memory_close_to_the_compilers():
-    config = PPOConfig(num_envs=64, num_steps=125, total_timesteps=8000)
-    plan = plan_of(make_components(config))
-    # actor and critic of 4-64-64 with 2 actions and 1 value
-    assert plan.parameters == 2 * (4 * 64 + 64 + 64 * 64 + 64) + 64 * 2 + 2 + 64 + 1
-    assert (plan.updates, plan.timesteps) == (1, 8000)
-
-    from purejaxppo import make_learner
-
-    learner = make_learner(config)
-    state = jax.eval_shape(learner.init, jax.random.key(0))
-    memory = jax.jit(learner.update).lower(state).compile().memory_analysis()
-    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    assert plan.bytes_per_seed / 3 < needed < plan.bytes_per_seed * 3
 
 
 def test_one_program_serves_every_chunk_length(result):
