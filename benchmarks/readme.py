@@ -35,6 +35,10 @@ SHAPES = {
     "c": "CartPole-v1, 2048 x 128", "d": "Breakout-MinAtar, 64 x 128",
     "e": "Pendulum-v1, 2048 x 10, 256 wide", "e64": "Pendulum-v1, 64 x 128", "f": "16 seeds of a",
 }  # fmt: skip
+GROWN = {
+    "environments": "environments of b, with 8 steps of each", "seeds": "seeds of a in one vmap",
+    "steps": "steps of each environment of b", "width": "width of b's two layers",
+}  # fmt: skip
 PEERS = {
     "purejaxrl": "PureJaxRL", "rejax": "rejax", "brax": "Brax PPO", "sbx": "SBX", "sb3": "SB3",
 }  # fmt: skip
@@ -137,6 +141,34 @@ def speed() -> str:
         ours = peers[name]["ours"]["steps_per_second"]["median"]
         rows.append((f"{name}: {words}", f"{ours:,.0f}", share, *over))
     return table(["shape", "steps/s", "of roofline", *(f"over {x}" for x in PEERS.values())], rows)
+
+
+def scaling() -> str:
+    """What devices and processes are worth for one agent: speeds over that of one device."""
+    found = read("scaling")
+    alone = "one device"
+    arms = list(dict.fromkeys(name for arms in found.values() for name in arms if name != alone))
+    rows = []
+    for shape, measured in found.items():
+        over = (f"{measured[x]['over_one_device']['median']:.2f}" if x in measured else ""
+                for x in arms)  # fmt: skip
+        speed = measured[alone]["steps_per_second"]["median"]
+        rows.append((f"{shape}: {SHAPES[shape]}", f"{speed:,.0f}", *over))
+    return table(["shape", "steps/s, one device", *arms], rows)
+
+
+def growth() -> str:
+    """Speed from the smallest size to the largest."""
+    rows = []
+    for kind, found in read("growth").items():
+        speeds = {int(n): x["median"] for n, x in found["steps_per_second"].items()}
+        first, last, best = min(speeds), max(speeds), max(speeds, key=lambda n: speeds[n])
+        memory = found["predicted_bytes"][str(last)]
+        rows.append(
+            (GROWN[kind], f"{first:,}: {speeds[first]:,.0f}", f"{best:,}: {speeds[best]:,.0f}",
+             f"{last:,}: {speeds[last]:,.0f}", f"{memory / 1e6:,.0f} MB")
+        )  # fmt: skip
+    return table(["grows", "smallest: steps/s", "fastest", "largest", "its memory"], rows)
 
 
 def breakdown() -> str:
@@ -279,8 +311,8 @@ def first_run() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        first_page, scores, minatar, hoppers, speed, breakdown, shuffle, time_limits, memory,
-        resets, driver, first_run, memory_plan,
+        first_page, scores, minatar, hoppers, speed, scaling, growth, breakdown, shuffle,
+        time_limits, memory, resets, driver, first_run, memory_plan,
     )
 }  # fmt: skip
 

@@ -18,47 +18,187 @@ from purejaxppo.train import learner_of
 SIZES = dict(num_envs=8, num_steps=8, total_timesteps=256, num_minibatches=2, hidden_sizes=(8,))
 """
 
+# updates on rollouts that are given: one device collects them, and rows are not shuffled, so that
+# a gradient step has the same rows on any number of devices
+GIVEN = (
+    START
+    + """
+from unittest.mock import patch
+import optax
+from purejaxppo.ppo.objectives import Objective, clip
+from purejaxppo.ppo.rollout import collect
+
+def in_order(key, size, epochs, parts):
+    return jnp.tile(jnp.arange(size, dtype=jnp.int32).reshape(parts, -1), (epochs, 1))
+
+def two_rollouts(parts, state):
+    def one_more(state, key):
+        here = parts.policy, parts.vectorize(parts.config.num_envs), parts.config.num_steps
+        return collect(*here, state, parts.env_params, key)
+
+    step = jax.jit(one_more)
+    state, first = step(state, jax.random.key(1))
+    return first, step(state, jax.random.key(2))[1]
+
+def updates(config, state, rollouts, devices, **custom):
+    learner = shard_environments(config, make_mesh(devices=devices), **custom)
+    envs = config.num_envs // devices
+
+    def update(state, rollout):
+        def share(*given):
+            first = jax.lax.axis_index(ENVS) * envs
+            own = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=envs, axis=1)
+            return given[3], jax.tree.map(own, rollout)
+
+        with (
+            patch("purejaxppo.train.collect", share),
+            patch("purejaxppo.ppo.update.minibatch_indices", in_order),
+        ):
+            return learner.update(state)
+
+    step = jax.jit(update)
+    one, metrics = step(state, rollouts[0])
+    return one, metrics, *step(one, rollouts[1])
+"""
+)
+
 
 @pytest.mark.slow
-def test_gradient_steps_on_several_devices_are_those_of_one():
-    """The same rows, in one minibatch: a mean that is silently a sum would be off by 4."""
+def test_gradients_and_statistics_on_several_devices_are_those_of_the_whole_batch():
+    """One step of size 1 against gradients per row, and statistics against NumPy's.
+
+    Of gradient descent without clipping: a mean that is silently a sum would be off by the number
+    of devices, where Adam and clipping by the norm would hide it.
+    """
     on_devices(
-        4,
-        START
+        8,
+        GIVEN
         + """
 from purejaxppo.ppo.minibatches import as_batch
-from purejaxppo.ppo.rollout import collect
-from purejaxppo.ppo.update import optimize
-from purejaxppo.train import loss_of, minibatches_of
+from purejaxppo.train import loss_of
 
-for changes in (
-    {}, {"core": "gru", "core_size": 4}, {"advantage_normalization": "none"}, {"target_kl": 1e-5}
+def logged(dist, log_prob, batch, hyper, state):
+    loss = clip(log_prob, batch.log_prob, batch.advantage, hyper.clip_eps)
+    return loss, {"square": batch.advantage**2, "product": batch.advantage * batch.value}
+
+keeps_kl = Objective(
+    logged, init=lambda hyper: jnp.float32(0), adapt=lambda state, kl, hyper: kl
+)
+config = PPOConfig(
+    env="CartPole-v1", env_options=("max_steps=12",), num_envs=16, num_steps=16, num_epochs=1,
+    num_minibatches=1, total_timesteps=1024, hidden_sizes=(8,), max_grad_norm=None,
+    normalize_observations=True, normalize_rewards=True,
+)
+custom = dict(objective=keeps_kl, optimizer=lambda hyper: optax.sgd(1.0))
+parts = make_components(config, **custom)
+start = jax.jit(learner_of(parts).init)(jax.random.key(0))
+rollouts = two_rollouts(parts, start)
+found = {n: updates(config, start, rollouts, n, **custom) for n in (1, 2, 4, 8)}
+for devices in (2, 4, 8):
+    same(found[devices], found[1], rtol=2e-5, atol=2e-6)
+
+# what all of them must be, by NumPy over both rollouts, [2T, N]
+first, second = rollouts
+whole = jax.tree.map(lambda *x: np.concatenate(x).astype(float), first, second)
+one, _, two, metrics = found[8]
+close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+seen = np.asarray(whole.obs).reshape(-1, 4)
+close(two.normalizers.obs.count, len(seen))
+close(two.normalizers.obs.mean, seen.mean(0))
+close(two.normalizers.obs.var, seen.var(0))
+
+discounted, returns = np.zeros(16), []
+done = (whole.terminated + whole.truncated) > 0
+for reward, ended in zip(whole.reward, done):
+    discounted = 0.99 * discounted + reward
+    returns.append(discounted)
+    discounted = np.where(ended, 0, discounted)
+close(two.normalizers.reward.stats.mean, np.mean(returns))
+close(two.normalizers.reward.stats.var, np.var(returns))
+close(two.normalizers.reward.discounted_return, discounted)
+
+# the metrics of the second update
+ended = done[16:]
+assert whole.terminated[16:].any() and whole.truncated[16:].any()
+assert metrics.episodes == ended.sum() > 8
+close(metrics.return_sum, whole.episode_return[16:][ended].sum())
+close(metrics.length_sum, whole.episode_length[16:][ended].sum())
+scaled = whole.reward[16:] / np.sqrt(np.var(returns) + 1e-8)
+value, after, stop = whole.value[16:], whole.next_value[16:], whole.terminated[16:] > 0
+advantage, last = np.zeros((17, 16)), ended
+for t in reversed(range(16)):
+    delta = scaled[t] + 0.99 * after[t] * ~stop[t] - value[t]
+    advantage[t] = delta + 0.99 * 0.95 * ~ended[t] * advantage[t + 1]
+advantage = advantage[:16]
+target = advantage + value
+close(metrics.explained_variance, 1 - np.var(target - value) / np.var(target), atol=1e-4)
+advantage = (advantage - advantage.mean()) / advantage.std()
+close(metrics.extra["square"], 1)
+close(metrics.extra["product"], np.mean(advantage * value), atol=1e-5)
+
+# the gradient: the mean over rows of each row's own
+old = seen[: len(seen) // 2]
+obs = (whole.obs[16:] - old.mean(0)) / np.sqrt(old.var(0) + 1e-8)
+f32 = lambda x: jnp.asarray(x, jnp.float32)
+batch = as_batch(second, f32(obs.clip(-10, 10)), f32(advantage), f32(target))
+loss = lambda params, row: loss_of(parts, config.hyperparams(), ())(
+    params, jax.tree.map(lambda x: x[None], row)
+)[0]
+rows = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(one.params, batch)
+gradient = jax.tree.map(lambda x: np.asarray(x, float).mean(0), rows)
+moved = jax.tree.map(lambda a, b: np.asarray(a, float) - b, one.params, two.params)
+assert max(np.abs(x).max() for x in leaves(gradient)) > 0.1
+same(moved, gradient, rtol=1e-3, atol=1e-5)
+norm = np.sqrt(sum((x**2).sum() for x in leaves(gradient)))
+close(metrics.grad_norm, norm, rtol=1e-3)
+
+# and how far the policy has moved
+def probabilities(logits):
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+before = probabilities(np.asarray(batch.dist.logits, float))
+dist = parts.policy.apply(two.params, batch.carry, batch.obs, batch.episode_start)[1]
+after = probabilities(np.asarray(dist.logits, float))
+kl = (before * np.log(before / after)).sum(-1).mean()
+assert kl > 1e-3
+close(two.objective_state, kl, rtol=1e-3)
+""",
+    )
+
+
+@pytest.mark.slow
+def test_updates_on_several_devices_are_those_of_one():
+    """With memories, masks, normalised, and with a penalty that adapts: several steps of Adam."""
+    on_devices(
+        8,
+        GIVEN
+        + """
+from support.probes import Dials
+
+for devices, env, changes in (
+    (4, None, dict(
+        core="gru", core_size=4, sequence_length=4, normalize_observations=True,
+        normalize_rewards=True, value_loss="clipped", entropy_coef=0.01,
+    )),
+    (2, Dials(), dict(
+        objective="adaptive_kl", advantage_normalization="batch", chunk_size=16, target_kl=1e-4,
+    )),
+    (8, None, dict(
+        env="Pendulum-v1", objective="kl_penalty", advantage_normalization="none",
+        normalize_observations=True, state_dependent_std=True,
+    )),
 ):
-    config = PPOConfig(**{**SIZES, "num_minibatches": 1}, learning_rate=0.01, **changes)
-    parts = make_components(config)
-    learner, hyper = learner_of(parts), config.hyperparams()
-    state = learner.init(jax.random.key(0))
-    key = jax.random.key(1)
-    vec_env = parts.vectorize(8)
-    _, rollout = jax.jit(partial(collect, parts.policy, vec_env, 8))(state, parts.env_params, key)
-    estimate = parts.advantage(rollout, hyper, config)
-    as_rows = lambda rollout, a, t: as_batch(rollout, rollout.obs, a, t, parts.sequence_length)
-
-    def steps(rollout, advantage, target, axis):
-        batch = as_rows(rollout, advantage, target)
-        return optimize(
-            loss_of(parts, hyper, ()), parts.optimizer, hyper,
-            minibatches_of(parts, state.params, batch), state.params, state.opt_state, batch, key,
-            axis,
-        )
-
-    one = jax.jit(partial(steps, axis=None))(rollout, *estimate)
-    mesh = make_mesh(devices=4)
-    four = jax.jit(jax.shard_map(
-        partial(steps, axis=ENVS), mesh=mesh, in_specs=P(None, ENVS), out_specs=P(),
-        check_vma=False,
-    ))(rollout, *estimate)
-    same(one, four, rtol=1e-4, atol=1e-5)
+    config = PPOConfig(**SIZES | dict(learning_rate=0.01) | changes)
+    parts = make_components(config, env=env)
+    start = jax.jit(learner_of(parts).init)(jax.random.key(0))
+    rollouts = two_rollouts(parts, start)
+    one = updates(config, start, rollouts, 1, env=env)
+    several = updates(config, start, rollouts, devices, env=env)
+    same(several, one, rtol=1e-3, atol=1e-5)
+    steps = config.num_epochs * config.num_minibatches
+    taken = int(one[1].gradient_steps)
+    assert taken == steps if config.target_kl is None else 0 < taken < steps, (taken, steps)
 """,
     )
 
@@ -102,34 +242,59 @@ for changes in (
 
 @pytest.mark.slow
 def test_every_option_works_on_several_devices():
-    """One update of each: parameters are equal on both, and finite."""
+    """In few programs, for each takes seconds to compile: fields that do not meet, together."""
     on_devices(
         2,
         START
         + """
+import dataclasses
+from typing import get_args, get_type_hints
+
 VARIANTS = [
-    {}, {"advantage": "n_step", "n_step": 3}, {"advantage": "monte_carlo"}, {"advantage": "td"},
-    {"objective": "kl_penalty"}, {"objective": "adaptive_kl"}, {"objective": "unclipped"},
-    {"value_loss": "clipped", "target_kl": 0.01}, {"value_loss": "huber", "entropy_coef": 0.01},
-    {"advantage_normalization": "batch", "max_grad_norm": None}, {"reset_batch": 2},
-    {"advantage_normalization": "none", "chunk_size": 8}, {"layer_norm": True},
-    {"core": "gru", "core_size": 4, "sequence_length": 4}, {"core": "lstm", "core_size": 4},
-    {"core": "linear", "core_size": 4, "shared_torso": True}, {"env": "Breakout-MinAtar"},
-    {"env": "Pendulum-v1", "squash_actions": True, "normalize_rewards": True},
-    {"env": "Pendulum-v1", "state_dependent_std": True, "normalize_observations": True},
-    {"env": "pgx/2048", "hidden_sizes": (4,)},
-]
-mesh = make_mesh(devices=2)
-for config in [
-    *(PPOConfig(**{**SIZES, **changes}) for changes in VARIANTS),
+    PPOConfig(
+        **SIZES, advantage="n_step", n_step=3, objective="kl_penalty", value_loss="clipped",
+        target_kl=10, advantage_normalization="batch", max_grad_norm=None, reset_batch=2,
+        layer_norm=True, activation="relu", info_metrics=("discount",),
+        env_options=("max_steps=6",), learning_rate_final_scale=0.5, kl_coef=0.5, gamma=0.9,
+        value_clip_eps=0.1,
+    ),
+    PPOConfig(
+        **SIZES, advantage="monte_carlo", objective="adaptive_kl", value_loss="huber",
+        advantage_normalization="none", core="gru", core_size=4, sequence_length=4, chunk_size=8,
+        activation="silu", entropy_coef=0.01, entropy_coef_final_scale=0.5, huber_delta=0.5,
+        adaptive_kl_target=0.02,
+    ),
+    PPOConfig(
+        **SIZES, advantage="td", objective="unclipped", core="linear", core_size=4, torso="mlp",
+        shared_torso=True, activation="gelu", env="Pendulum-v1", squash_actions=True,
+        normalize_rewards=True, learning_rate=1e-3, adam_eps=1e-7,
+    ),
+    PPOConfig(
+        **SIZES, core="lstm", core_size=4, activation="elu", env="Pendulum-v1",
+        state_dependent_std=True, normalize_observations=True, gae_lambda=0.9, value_coef=1,
+        clip_eps=0.1, clip_eps_final_scale=0.5,
+    ),
+    PPOConfig(**SIZES, env="Breakout-MinAtar", torso="cnn", advantage="none", num_epochs=1),
     PPOConfig.a2c(num_envs=4, num_steps=5, total_timesteps=20, hidden_sizes=(8,)),
-    PPOConfig.reinforce(num_envs=4, num_steps=50, total_timesteps=200, hidden_sizes=(8,)),
-]:
+    PPOConfig.reinforce(num_envs=4, num_steps=8, total_timesteps=32, hidden_sizes=(8,)),
+]
+# networks alone, which know nothing of devices; those of images take long to compile
+ELSEWHERE = {("torso", "nature"), ("torso", "impala")}
+hints = get_type_hints(PPOConfig)
+for field in dataclasses.fields(PPOConfig):
+    taken = {getattr(config, field.name) for config in VARIANTS}
+    choices = {c for c in get_args(hints[field.name]) if isinstance(c, str)}
+    missing = {(field.name, choice) for choice in choices - taken}
+    assert missing <= ELSEWHERE and (choices or taken != {field.default}), (field.name, missing)
+
+mesh = make_mesh(devices=2)
+for config in VARIANTS:
     learner = shard_environments(config, mesh)
 
     def run(key):
         return learner.update(learner.init(key))
 
+    # parameters and metrics are equal on both, and finite
     state, metrics = jax.jit(run)(jax.random.key(0))
     for x in jax.tree.leaves((state.params, state.opt_state, metrics)):
         first, second = (np.asarray(shard.data) for shard in x.addressable_shards)
@@ -143,6 +308,31 @@ for config in [
     # a state on several devices has the shapes of one on one
     alone = jax.eval_shape(make_learner(config).init, jax.random.key(0))
     assert [x.shape for x in jax.tree.leaves(alone)] == [x.shape for x in jax.tree.leaves(state)]
+""",
+    )
+
+
+@pytest.mark.slow
+def test_two_seeds_on_eight_devices_are_each_on_four():
+    """A mesh of 2 x 4, as `fit` makes it, against each seed's own four devices."""
+    on_devices(
+        8,
+        START
+        + """
+config = PPOConfig(**SIZES, normalize_observations=True, normalize_rewards=True)
+both = fit(config, seeds=2, devices=8, seed=3)
+used = {d for x in jax.tree.leaves(both.state.obs) for d in x.devices()}
+assert used == set(jax.devices())
+assert {x.sharding.spec for x in jax.tree.leaves(both.state.obs)} == {P("seeds", "envs")}
+
+learner = shard_environments(config, make_mesh(devices=4))
+alone = jax.jit(lambda key: jax.lax.scan(
+    lambda state, _: learner.update(state), learner.init(key), length=config.num_updates
+))
+for i, key in enumerate(jax.random.split(jax.random.key(3), 2)):
+    state, metrics = alone(key)
+    same(jax.tree.map(lambda x: x[i], both.state), state, rtol=1e-3, atol=1e-5)
+    same(jax.tree.map(lambda x: x[i], both.metrics), metrics, rtol=1e-3, atol=1e-5)
 """,
     )
 
@@ -176,25 +366,38 @@ for devices in (1, 2, 8):
     same(again.state, first.state)
     same(again.best, first.best)
     same(again.metrics, first.metrics)
+
+# and a run goes on there, beyond where it was
+more = fit(config, devices=8, run_dir=root / "8", resume=True, **options)
+assert more.metrics.policy_loss.shape == (2, 4)
+same(jax.tree.map(lambda x: x[:, :2], more.metrics), first.metrics)
+assert np.isfinite(more.metrics.policy_loss).all()
 """,
     )
 
 
 @pytest.mark.slow
-def test_an_agent_on_two_devices_learns_as_on_one():
-    """The returns of six seeds each: CartPole-v1 from 20 to over 80 in 40,000 steps."""
+def test_agents_on_two_devices_learn_as_on_one():
+    """Eight seeds each: final returns of CartPole-v1 have the same mean, and the same spread."""
     on_devices(
         2,
         START
         + """
+from scipy import stats
 from purejaxppo import final_returns
 
 config = PPOConfig.preset("CartPole-v1", total_timesteps=40_000)
-one = final_returns(fit(config, seeds=6, devices=1).metrics)
-several = [final_returns(fit(config, seed=i, devices=2).metrics)[0] for i in range(6)]
-spread = np.sqrt((np.var(one) + np.var(several)) / 6)
-assert abs(np.mean(one) - np.mean(several)) < 3 * spread, (one, several)
-assert min(np.mean(one), np.mean(several)) > 80, (one, several)
+returns = []
+for devices in (1, 2):
+    learner = shard_environments(config, make_mesh(devices=devices))
+    train = lambda key: jax.lax.scan(
+        lambda state, _: learner.update(state), learner.init(key), length=config.num_updates
+    )
+    keys = jax.random.split(jax.random.key(devices), 8)
+    returns.append(np.asarray(final_returns(jax.jit(jax.vmap(train))(keys)[1])))
+assert stats.ttest_ind(*returns, equal_var=False).pvalue > 0.05, returns
+assert stats.levene(*returns).pvalue > 0.05, returns
+assert np.mean(returns, axis=1).min() > 80, returns  # from 20
 """,
     )
 
@@ -225,32 +428,32 @@ def test_what_cannot_be_shared_out_is_refused_by_name(changes, devices, words):
 
 @pytest.mark.slow
 def test_the_plan_says_what_is_trained_where(tmp_path):
-    """And the command takes a number of devices, or all."""
-    words = "train CartPole-v1 --num-envs 4 --num-steps 8 --total-timesteps 64 --hidden-sizes 4"
+    """Nothing is run for it; and what cannot be shared out is refused before a folder is made."""
     on_devices(
         4,
         f"""
-import contextlib, io, sys
-from purejaxppo import cli
-
-def plan(*more):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        folder = ["--run-dir", {str(tmp_path)!r} + "/" + "-".join(more)]
-        assert cli.COMMANDS["train"]({words.split()[1:]!r} + [*more, *folder]) == 0
-    return out.getvalue().splitlines()[0].partition(" of memory")[2]
-
-assert plan() == ""
-assert plan("--seeds", "4") == " per device; on 4 devices"
-assert plan("--devices", "2") == " per device; on 2 devices, 2 environments of an agent on each"
-both = plan("--devices", "all", "--seeds", "2")
-assert both == " per device; on 4 devices, 2 environments of an agent on each", both
-
-# what cannot be shared out is refused before a folder is made
+from purejaxppo import PPOConfig
 from purejaxppo.cli.main import run
+from purejaxppo.cli.train import describe_mesh
+from purejaxppo.components import make_components
+from purejaxppo.runs.plan import plan_of
+
+sizes = dict(num_envs=4, num_steps=8, total_timesteps=64, hidden_sizes=(4,))
+parts = make_components(PPOConfig(**sizes))
+
+def words(*asked):
+    return describe_mesh(plan_of(parts, *asked).mesh, parts.config)
+
+assert words() == "; on 1 of 4 devices"  # one agent: on one device, unless more are asked for
+assert words(3) == "; on 3 of 4 devices"
+assert words(4) == "; on 4 devices"
+assert words(1, 2) == "; on 2 of 4 devices, 2 environments of an agent on each"
+assert words(2, "all") == "; on 4 devices, 2 environments of an agent on each"
+
 for more in (["--devices", "3"], ["--devices", "9"], ["--devices", "4", "--num-minibatches", "16"]):
     folder = {str(tmp_path)!r} + "/refused"
-    assert run("train", *{words.split()[1:]!r}, *more, "--run-dir", folder) == 2
+    given = "CartPole-v1 --num-envs 4 --num-steps 8 --total-timesteps 64 --hidden-sizes 4"
+    assert run("train", *given.split(), *more, "--run-dir", folder) == 2
     assert not os.path.exists(folder)
 """,
     )

@@ -109,24 +109,49 @@ def shape_bars(axes: Axes, points: dict[str, Any]) -> None:
     axes.set(xlabel="shape", ylabel="fraction of the roofline", ylim=(0, 1))
 
 
-def scaling(results: dict[str, Any]) -> Figure | None:
-    """Seeds in one program over separate runs, and seconds per update against each size."""
+def growth(results: dict[str, Any]) -> Figure | None:
+    """Seconds per update against each size, and what would be fixed and proportional."""
     if not results:
         return None
     figure, row = new_figure(len(results))
     for axes, (kind, result) in zip(row, results.items(), strict=True):
-        axes.set_xlabel(SIZE_NAMES.get(kind, kind))
-        if kind == "seeds":
-            curve(axes, {n: r["vmap_over_separate_seconds"] for n, r in result.items()})
-            axes.axhline(1.0, color="grey", linewidth=1)
-            axes.set(yscale="linear", ylim=(0, None), ylabel="seconds, one vmap / separate runs")
-            continue
-        curve(axes, result["seconds_per_update"], "measured")
         seconds, over = result["seconds_per_update"], result["fit"]["over_fit"]
+        curve(axes, seconds, "measured")
         fitted = [r["median"] / over[n] for n, r in seconds.items()]
         sizes = [int(n) for n in seconds]
         axes.plot(sizes, fitted, "--", color="grey", label="fixed + proportional")
-        axes.set_ylabel("seconds per update")
+        axes.set(xlabel=SIZE_NAMES.get(kind, kind), ylabel="seconds per update")
+        axes.legend(fontsize=8)
+    return figure
+
+
+def scaling(results: dict[str, Any]) -> Figure | None:
+    """Speed over that of one device, against the number of devices or processes."""
+    if not results:
+        return None
+    figure, row = new_figure(2)
+    titles = {"strong": "the same environments, shared out", "weak": "as many more environments"}
+    for axes, (kind, title) in zip(row, titles.items(), strict=True):
+        counts = {1}
+        for color, (shape, arms) in enumerate(results.items()):
+            for what, line in (("devices", "-"), ("processes", ":")):
+                found = {
+                    arm["devices"]: arm["over_one_device"]["median"]
+                    for name, arm in arms.items()
+                    if name.startswith(kind) and name.endswith(what)
+                }
+                counts |= set(found)
+                points = {1: 1.0, **found}
+                axes.plot(
+                    list(points), list(points.values()), line, marker="o", markersize=4,
+                    color=f"C{color}", label=shape if what == "devices" else None,
+                )  # fmt: skip
+        axes.axhline(1.0, color="grey", linewidth=1)
+        axes.set_xticks(sorted(counts))
+        axes.set(
+            title=title, xlabel="devices (dotted: processes of one each)", ylim=(0, None),
+            ylabel="steps/s over one device",
+        )  # fmt: skip
         axes.legend(fontsize=8)
     return figure
 
@@ -238,6 +263,7 @@ def save(figure: Figure, path: Path) -> None:
 
 PLOTS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
     "throughput": throughput,
+    "growth": growth,
     "scaling": scaling,
     "peers": peers,
     "time_to_score": time_to_score,

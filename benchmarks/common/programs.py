@@ -39,6 +39,19 @@ class Training:
         options = purejaxppo.compiler_options()
         return jax.jit(train, compiler_options=options).lower(self._shapes).compile()
 
+    def compile_any(self) -> jax.stages.Compiled:
+        """`program(states, n) -> states`, any number of updates: of those, chunks of `fit` are."""
+
+        def one(_, states):
+            # a loop of length 1 in between: see `runs.compiled.lower_run`
+            return jax.lax.scan(lambda s, _: self._update(s), states, length=1)[0]
+
+        def train(states, number):
+            return jax.lax.fori_loop(0, number, one, states)
+
+        options = purejaxppo.compiler_options()
+        return jax.jit(train, compiler_options=options).lower(self._shapes, 1).compile()
+
 
 def predicted_bytes(program: jax.stages.Compiled) -> int:
     """Memory that the compiler sets aside: arguments, outputs and everything between."""

@@ -1,188 +1,216 @@
-"""How time grows: with seeds in one vmap, and with environments, steps and width.
+"""What more devices and more processes are worth for one agent.
 
-Seeds: S agents in one vmap against S separate runs one after the other, timed in turn.
-
-Sizes: seconds per update of shape b with one size changed. All sizes of a kind are timed in turn,
-round by round. Between neighbouring sizes the local exponent d log(seconds) / d log(size) says how
-time grows: 0 where fixed costs rule (a launch, a loop, a small operation take their time whatever
-the size), 1 where time is proportional, more where something overflows (a cache, most often). Over
-all sizes, a fit seconds = fixed + rate x work, both at least 0 and least in relative error, says
-which share of each size is fixed; `over_fit`, seconds over fitted seconds, says where it stops
-being true. Work is the number of transitions, times the operations of the matrix products of one
-(which is what a greater width means).
+Strong scaling: the same environments on D devices, each with its share. Weak scaling: as many
+environments on each device as one has alone. Devices are those of one process, or of as many
+processes with one each, which find each other over the loopback. The number of
+a CPU's devices is fixed at the start of a process, so that each arm is one, or several, of its own:
+they compile, and then train in turn, round by round, in an order that alternates. All ratios are
+those of environment steps per second over one device with the environments of the shape; on a CPU
+that one device has all cores already.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
+import json
+import os
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-from scipy.optimize import nnls
-
-from benchmarks.common.programs import Training, available_bytes, predicted_bytes
-from benchmarks.common.roofline import flops_per_step
 from benchmarks.common.shapes import SHAPES
-from benchmarks.common.timing import (
-    interleaved_seconds,
-    paired_seconds,
-    quartiles,
-    report,
-    seconds_of,
-)
-from purejaxppo import PPOConfig
+from benchmarks.common.timing import quartiles, report
+from benchmarks.peers.worker import private_stdout
+from purejaxppo.config.sizes import check_shares
+from purejaxppo.errors import ConfigError
 
-SEEDS = [1, 2, 4, 8, 16, 32]
-SIZES = {
-    "environments": [4, 16, 64, 256, 1024, 4096, 16_384],
-    "steps": [8, 32, 128, 512, 2048, 8192],
-    "width": [16, 32, 64, 128, 256, 512, 1024],
-}
-SECONDS_PER_CALL = 0.1
+NAMES = ("a", "b", "c", "d", "e", "e64")
+ALONE = "one device"
 
 
-def seeds_in_one(count: int, updates: int, rounds: int, separate: Callable) -> dict[str, Any]:
-    """Times one vmap over seeds against as many calls of `separate`."""
-    training = Training(SHAPES["a"].config, count)
-    states = training.states()
-    program = training.compile(updates)
+class Job(NamedTuple):
+    """What each process of an arm is told.
 
-    def one_by_one():
-        for _ in range(count):
-            jax.block_until_ready(separate())
-
-    taken = paired_seconds(lambda: program(states), one_by_one, rounds)
-    steps = count * updates * SHAPES["a"].config.batch_size
-    return {
-        "vmap_over_separate_seconds": quartiles([a / b for a, b in taken]),
-        "vmap_steps_per_second": quartiles([steps / a for a, _ in taken]),
-        "separate_steps_per_second": quartiles([steps / b for _, b in taken]),
-    }
-
-
-def config_of(kind: str, size: int) -> PPOConfig:
-    """Shape b with one size changed, for one update."""
-    base = SHAPES["b"].config
-    changes = {
-        "environments": {"num_envs": size},
-        "steps": {"num_steps": size},
-        "width": {"hidden_sizes": (size, size)},
-    }[kind]
-    sizes = {"num_envs": base.num_envs, "num_steps": base.num_steps} | changes
-    return base.replace(**changes, total_timesteps=sizes["num_envs"] * sizes["num_steps"])
-
-
-def updates_function(config: PPOConfig, updates: int | None) -> tuple[Callable, int] | None:
-    """A call of some updates and their number; None where they do not fit in memory.
-
-    Args:
-        config: what to train.
-        updates: per call; None: as many as take SECONDS_PER_CALL.
+    Attributes:
+        shape: name of the shape.
+        num_envs: of all devices together.
+        devices: of all processes together.
+        processes: that have equally many devices.
+        updates: of a call.
+        coordinator: address that several processes find each other by.
+        process: number of this one.
     """
-    training = Training(config)
-    program = training.compile(updates or 1)
-    if predicted_bytes(program) > available_bytes():
-        return None
-    states = training.states()
-    if updates is None:
-        jax.block_until_ready(program(states))
-        updates = math.ceil(SECONDS_PER_CALL / seconds_of(lambda: program(states)))
-        program = training.compile(updates) if updates > 1 else program
-    return lambda: program(states), updates
+
+    shape: str
+    num_envs: int
+    devices: int
+    processes: int
+    updates: int
+    coordinator: str = ""
+    process: int = 0
 
 
-def growth(kind: str, sizes: list[int], updates: int | None, rounds: int) -> dict[str, Any]:
-    """Seconds per update at every size that fits, exponents between them, and the fit."""
-    configs, functions, counts = {}, [], []
-    for size in sizes:
-        made = updates_function(config_of(kind, size), updates)
-        if made is None:
-            break
-        configs[size] = config_of(kind, size)
-        functions.append(made[0])
-        counts.append(made[1])
-    taken = interleaved_seconds(functions, rounds)
-    seconds = np.array(taken) / np.array(counts)[:, None]
-    result = analysis(seconds, list(configs.values()), list(configs))
-    return result | {"do_not_fit_in_memory": [s for s in sizes if s not in configs]}
+class Arm:
+    """The processes of one arm, which train when they are told to."""
+
+    def __init__(self, job: Job):
+        coordinator = f"127.0.0.1:{free_port()}"
+        jobs = [job._replace(coordinator=coordinator, process=i) for i in range(job.processes)]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the processes)
+        self._processes = [self._start(one) for one in jobs]
+        self.steps = job.updates * job.num_envs * SHAPES[job.shape].config.num_steps
+
+    def _start(self, job: Job) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.speed.scaling", "--worker", json.dumps(job)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(job.devices // job.processes)},
+        )  # fmt: skip
+
+    def ready(self) -> None:
+        """Waits until all processes have compiled."""
+        self._answers()
+
+    def train(self) -> float:
+        """Seconds of one call, those of the slowest process."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return max(self._answers())
+
+    def _answers(self) -> list[float]:
+        answers = []
+        for process in self._processes:
+            assert process.stdout is not None
+            answer = process.stdout.readline()
+            if not answer:
+                self._errors.seek(0)
+                raise SystemExit(f"a process ended: {self._errors.read()[-2000:]}")
+            answers.append(float(answer))
+        return answers
+
+    def end(self) -> None:
+        """Ends the processes."""
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+        self._errors.close()
 
 
-def analysis(seconds: np.ndarray, configs: list[PPOConfig], sizes: list[int]) -> dict[str, Any]:
-    """What the times of one kind say.
+def free_port() -> int:
+    """A port of the loopback that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
-    Args:
-        seconds: per update, [sizes, rounds].
-        configs: of every size.
-        sizes: rising.
-    """
-    flops = [flops_per_step(c) for c in configs]
-    same_network = min(flops) == max(flops)
-    work = np.array([
-        c.batch_size * (1 if same_network else f) for c, f in zip(configs, flops, strict=True)
-    ])  # fmt: skip
-    medians = [statistics.median(row) for row in seconds]
-    fixed, rate = fixed_and_proportional(work, np.array(medians))
-    fitted = fixed + rate * work
-    slopes = np.diff(np.log(seconds), axis=0) / np.diff(np.log(sizes))[:, None]
+
+def work(job: Job) -> None:
+    """Compiles a job, and trains once for every line of standard input."""
+    out = private_stdout()  # Gloo prints too
+
+    import jax
+
+    from benchmarks.common.timing import seconds_of
+    from purejaxppo import compiler_options, make_mesh, shard_environments
+    from purejaxppo.processes import join_processes
+
+    if job.processes > 1:
+        join_processes(job.coordinator, job.processes, job.process)
+    config = SHAPES[job.shape].config
+    timesteps = job.updates * job.num_envs * config.num_steps
+    config = config.replace(num_envs=job.num_envs, total_timesteps=timesteps)
+    learner = shard_environments(config, make_mesh(devices=job.devices))
+    state = jax.jit(learner.init)(jax.random.key(0))
+
+    def train(state):
+        return jax.lax.scan(lambda s, _: learner.update(s), state, length=job.updates)
+
+    program = jax.jit(train, compiler_options=compiler_options()).lower(state).compile()
+
+    def run():
+        return jax.block_until_ready(program(state))
+
+    print(seconds_of(run), file=out)  # the first warms up
+    for _ in sys.stdin:
+        print(seconds_of(run), file=out)
+
+
+def jobs_of(name: str, counts: list[int], updates: int | None) -> dict[str, Job]:
+    """The arms of a shape, by what they are; those whose shares are not whole are left out."""
+    config = SHAPES[name].config
+    updates = updates or config.num_updates
+    jobs = {ALONE: Job(name, config.num_envs, 1, 1, updates)}
+    for count in counts:
+        for kind, envs in (("strong", config.num_envs), ("weak", count * config.num_envs)):
+            try:
+                sized = config.replace(
+                    num_envs=envs, total_timesteps=updates * envs * config.num_steps
+                )
+                check_shares(sized, count)
+            except ConfigError as error:
+                print(f"{name}, {kind}, {count}: {error}", file=sys.stderr)
+                continue
+            jobs[f"{kind}, {count} devices"] = Job(name, envs, count, 1, updates)
+            jobs[f"{kind}, {count} processes"] = Job(name, envs, count, count, updates)
+    return jobs
+
+
+def measure(jobs: dict[str, Job], rounds: int) -> dict[str, Any]:
+    """Speeds of all arms of a shape, and what they are over one device's, round by round."""
+    arms: dict[str, Arm] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    try:
+        for name, job in jobs.items():
+            print(f"{job.shape}: {name}", file=sys.stderr, flush=True)
+            arms[name] = Arm(job)
+            arms[name].ready()
+        for i in range(rounds):
+            for name in list(arms)[:: 1 if i % 2 == 0 else -1]:
+                seconds[name].append(arms[name].train())
+    finally:
+        for arm in arms.values():
+            arm.end()
+    speeds = {name: [arm.steps / s for s in seconds[name]] for name, arm in arms.items()}
     return {
-        "seconds_per_update": {
-            str(size): quartiles(row.tolist()) for size, row in zip(sizes, seconds, strict=True)
-        },
-        "microseconds_per_transition": {
-            str(size): 1e6 * s / c.batch_size
-            for size, s, c in zip(sizes, medians, configs, strict=True)
-        },
-        "local_exponent": {
-            f"{low} to {high}": quartiles(row.tolist())
-            for low, high, row in zip(sizes, sizes[1:], slopes, strict=False)
-        },
-        "fit": {
-            "fixed_seconds": fixed,
-            "seconds_per_unit_of_work": rate,
-            "unit_of_work": "transition" if same_network else "matrix operation",
-            "fixed_share": dict(zip(map(str, sizes), (fixed / fitted).tolist(), strict=True)),
-            "over_fit": dict(zip(map(str, sizes), (medians / fitted).tolist(), strict=True)),
-        },
+        name: {
+            "num_envs": jobs[name].num_envs,
+            "devices": jobs[name].devices,
+            "processes": jobs[name].processes,
+            "steps_per_second": quartiles(speed),
+            "over_one_device": quartiles(
+                [a / b for a, b in zip(speed, speeds[ALONE], strict=True)]
+            ),
+        }
+        for name, speed in speeds.items()
     }
-
-
-def fixed_and_proportional(work: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
-    """The fit seconds = fixed + rate x work, both at least 0, with least relative error."""
-    scale = work.max()  # brings both columns to one magnitude
-    rows = np.stack([1.0 / seconds, work / scale / seconds], axis=1)
-    fixed, rate = nnls(rows, np.ones(len(work)))[0]
-    return float(fixed), float(rate / scale)
 
 
 def main() -> None:
-    """Measures every kind in turn."""
+    """Measures shape by shape."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = ["seeds", *SIZES]
-    parser.add_argument("--kinds", nargs="*", choices=kinds, default=kinds)
-    for kind in kinds:
-        parser.add_argument(f"--largest-{kind}", type=int, default=max(SIZES.get(kind, SEEDS)))
-    parser.add_argument("--rounds", type=int, default=9, help="timed calls of each, at least 2")
-    parser.add_argument("--updates", type=int, help="of a call; else as many as time needs")
+    cores = os.cpu_count() or 1
+    powers = [2**n for n in range(1, 8) if 2**n <= cores]
+    parser.add_argument("--shapes", nargs="*", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--devices", nargs="*", type=int, default=powers, help="as many as cores")
+    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each, at least 2")
+    parser.add_argument("--updates", type=int, help="of a call; else the shape's own")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    results: dict[str, Any] = {}
-    for kind in args.kinds:
-        print(kind, file=sys.stderr, flush=True)
-        sizes = [n for n in SIZES.get(kind, SEEDS) if n <= getattr(args, f"largest_{kind}")]
-        if kind != "seeds":
-            results[kind] = growth(kind, sizes, args.updates, args.rounds)
-            continue
-        made = updates_function(SHAPES["a"].config, args.updates)
-        assert made is not None, "one agent of shape a fits wherever this starts"
-        results[kind] = {str(n): seeds_in_one(n, made[1], args.rounds, made[0]) for n in sizes}
+    if args.worker is not None:
+        work(Job(*json.loads(args.worker)))
+        return
+    results = {
+        name: measure(jobs_of(name, args.devices, args.updates), args.rounds)
+        for name in args.shapes
+    }
     report("scaling", results, args.out)
 
 

@@ -152,18 +152,19 @@ def describe_plan(plan: Plan, config: PPOConfig, seeds: int) -> str:
 
 
 def describe_mesh(mesh: Mesh, config: PPOConfig) -> str:
-    """Describes in a clause what is trained where; of a single device there is nothing to say.
+    """Describes in a clause what is trained where; of the only device there is nothing to say.
 
     Args:
         mesh: the devices.
         config: what is trained.
     """
-    shares = mesh.shape[ENVS]
-    if mesh.size == 1:
+    shares, found = mesh.shape[ENVS], jax.device_count()
+    if found == 1:
         return ""
+    used = counted(found, "device") if mesh.size == found else f"{mesh.size} of {found} devices"
     each = f", {config.num_envs // shares} environments of an agent on each" if shares > 1 else ""
     of = f" of {process_count()} processes" if process_count() > 1 else ""
-    return f"; on {mesh.size} devices{of}{each}"
+    return f"; on {used}{of}{each}"
 
 
 def print_results(run_dir: Path, options: RunOptions, result: FitResult) -> None:

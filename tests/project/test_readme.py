@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from support.run_folders import write_run
+from support.several import COMMAND, environment, free_port
 
 import purejaxppo.ppo
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, cli
@@ -28,6 +29,7 @@ PAGES = {
         ROOT / "README.md",
         *(ROOT / f"purejaxppo/{name}/README.md" for name in ("cli", "runs", "envs", "policies")),
         ROOT / "purejaxppo/MIGRATE.md",
+        ROOT / "purejaxppo/runs/DEVICES.md",
         ROOT / "benchmarks/README.md",
         ROOT / ".github/CONTRIBUTING.md",
         ROOT / ".github/CHANGELOG.md",
@@ -64,6 +66,8 @@ COMMANDS = list(
         if line.startswith("purejaxppo ")
     )
 )
+SPREAD = [c for c in COMMANDS if "--devices" in c or "--process-id" in c]
+"""Of them, those for several devices or processes."""
 
 
 def names_of_blocks():
@@ -112,7 +116,7 @@ def test_the_readme_is_read_in_one_sitting():
 def test_the_readme_leads_to_every_page():
     assert {page for page in PAGES if page.endswith("README.md")} <= {"README.md", *links(README)}
     others = {".github/CONTRIBUTING.md", ".github/CHANGELOG.md", "purejaxppo/ppo/__init__.py"}
-    assert others | {"purejaxppo/MIGRATE.md"} <= {*links(README)}
+    assert others | {"purejaxppo/MIGRATE.md", "purejaxppo/runs/DEVICES.md"} <= {*links(README)}
 
 
 @pytest.fixture
@@ -156,7 +160,7 @@ def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
     assert cli.COMMANDS["train"](["CartPole-v1", "--run-dir", "runs/other"]) == 0
     for command in COMMANDS:
         _, *words = shlex.split(command)
-        if not any(word.startswith(HEAVY) for word in words) and "--devices" not in words:
+        if not any(word.startswith(HEAVY) for word in words) and command not in SPREAD:
             words = [w for word in words for w in (sorted(glob.glob(word)) or [word])]
             assert cli.COMMANDS[words[0]](words[1:]) == 0, command
     made = {"policy.gif", "policy.onnx"}
@@ -165,22 +169,56 @@ def test_commands_run_one_after_the_other(short, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "--devices" in c])
-def test_commands_of_several_devices_run_on_eight(command, tmp_path):
-    words = [*shlex.split(command)[1:], "--total-timesteps", "8000"]
-    run = subprocess.run(
-        [sys.executable, "-c", "from purejaxppo.cli import main; main()", *words],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"}, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+@pytest.mark.skipif(os.name == "nt", reason="processes join each other on POSIX")
+def test_commands_of_several_devices_run_on_eight(tmp_path):
+    """In the order of the page; those for several processes all at once, with four each."""
+    together = [c for c in SPREAD if "--process-id" in c]
+    (cluster,) = re.findall(r"^srun (purejaxppo .*)$", PAGES["purejaxppo/runs/DEVICES.md"], re.M)
+    assert len(together) == 2
+
+    def run(commands, devices, variables=lambda number: {}):
+        port = free_port()
+        running = [
+            subprocess.Popen(
+                [*COMMAND, *shlex.split(command.replace("host1:7777", f"localhost:{port}"))[1:],
+                 "--total-timesteps", "8000"],
+                env=environment(devices) | {"JAX_COORDINATOR_PORT": str(port)} | variables(number),
+                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for number, command in enumerate(commands)
+        ]  # fmt: skip
+        ended = [(process.communicate(timeout=300), process.returncode) for process in running]
+        assert not any(code for _, code in ended), ended
+        return [out for (out, _), _ in ended]
+
+    def slurm(number):
+        """What srun tells two tasks of one host."""
+        return {
+            "SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number),
+        }  # fmt: skip
+
+    for command in SPREAD:
+        if command == together[0]:
+            first, second = run(together, 4)
+            assert "on 8 devices of 2 processes" in first
+            assert second == ""
+        elif command not in together:
+            (out,) = run([command], 8)
+            assert "devices" in out.splitlines()[0]
+    first, second = run([cluster, cluster], 4, slurm)
+    assert "on 8 devices of 2 processes" in first
+    assert second == ""
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("purejaxppo train")])
 def test_commands_are_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if "--resume" in command:  # which needs a run
-        write_run(tmp_path / "cartpole", PPOConfig.preset("CartPole-v1"), [[1.0]])
-    parse_train(shlex.split(command)[2:])
+    words = shlex.split(command)[2:]
+    if "--resume" in words:  # which needs a run
+        folder = words[words.index("--run-dir") + 1]
+        write_run(tmp_path / folder, PPOConfig.preset("CartPole-v1"), [[1.0]])
+    parse_train(words)
 
 
 def test_every_command_is_on_the_page_of_commands():
