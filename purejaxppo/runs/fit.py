@@ -24,7 +24,7 @@ from purejaxppo.components import (
 )
 from purejaxppo.config.purejaxrl import with_seeds
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.envs.host import ONE_AT_A_TIME
+from purejaxppo.envs.host_program import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import SEEDS, make_mesh
 from purejaxppo.run_folder.env_params import plain_params
@@ -45,7 +45,6 @@ from purejaxppo.tuning import check_compiles
 from purejaxppo.types import (
     EnvParams,
     Estimator,
-    Learner,
     LearnerState,
     Metrics,
     PyTree,
@@ -250,6 +249,7 @@ def fit_of(
         HostError: such an environment failed; its own message.
     """
     called = callbacks_of(callbacks)
+    check_seeds(components, options.seeds)
     config, mesh = components.config, make_mesh(options.seeds, options.devices)
     spread = spread_over(components, mesh, SEEDS)
     learner = spread.learner
@@ -263,7 +263,6 @@ def fit_of(
         stack.callback(stop.end)
         if learner.close is not None:
             stack.callback(learner.close)
-        check_seeds(learner, options.seeds)
         parts, given = describe_custom(custom), components.custom.get("env_params")
         kept = None if given is None else plain_params(given, components.default_params)
         record = None if beginning is None else beginning.record
@@ -307,7 +306,7 @@ def fit_of(
     return result
 
 
-def check_seeds(learner: Learner, seeds: int) -> None:
+def check_seeds(components: Components, seeds: int) -> None:
     """Raises ConfigError if environments on the host would be asked to run side by side."""
-    if learner.close is not None and seeds > 1:
+    if components.hosted and seeds > 1:
         raise ConfigError(f"seeds={seeds}: {ONE_AT_A_TIME}")

@@ -54,11 +54,11 @@ def plan_of(
         ConfigError: several seeds of environments that run on the host; there are not so many
             devices, or what each would have is not whole.
     """
+    check_seeds(components, seeds)
     mesh = make_mesh(seeds, devices)
     check_spread(components, mesh)
     config, policy = components.config, components.policy
     vec_env, learner = components.vectorize(config.num_envs), learner_of(components)
-    check_seeds(learner, seeds)
 
     # the shapes of an update's stages, nothing of which is run
     state = jax.eval_shape(learner.init, jax.random.key(0))

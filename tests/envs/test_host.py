@@ -26,7 +26,7 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
-from purejaxppo.envs.host import make_host_vec_env
+from purejaxppo.envs.host_program import make_host_vec_env
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, total_timesteps=16, num_epochs=1, num_minibatches=1,
