@@ -50,8 +50,8 @@ class Components(NamedTuple):
         env_params: its parameters.
         default_params: those that it has by itself.
         spec: what it sees and does.
-        vectorize: `(num_envs, mesh=None) -> VecEnv`, so many of it as one; in a program over a mesh,
-            so many on each device.
+        vectorize: `(num_envs, mesh=None) -> VecEnv`, so many of it as one, or on each device of a
+            mesh that the program runs on.
         policy: actor and critic.
         sequence_length: L, where the policy has a memory; else None.
         objective: of the policy.

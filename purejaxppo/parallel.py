@@ -13,13 +13,17 @@ import contextlib
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
-from jax.sharding import AxisType, Mesh
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.processes import process_count
 from purejaxppo.types import LearnerState, PyTree
 
 SEEDS, ENVS = "seeds", "envs"
@@ -34,7 +38,8 @@ def use_cores(seeds: int, devices: int | Literal["all"] | None = None) -> None:
 
     Args:
         seeds: agents that will be trained side by side.
-        devices: how many to make, or "all" for one of each core; None: by the cores and seeds.
+        devices: how many to make, of all processes together, or "all" for one of each core; None:
+            by the cores and seeds.
     """
     chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
     if chosen >= 1 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -42,7 +47,12 @@ def use_cores(seeds: int, devices: int | Literal["all"] | None = None) -> None:
     affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has its devices already
-        count = cores if devices == "all" else devices or _largest_share(seeds, cores)
+        if devices == "all":
+            count = cores
+        elif devices is not None:
+            count = max(1, devices // process_count())
+        else:
+            count = _largest_share(seeds, cores)
         jax.config.update("jax_num_cpu_devices", count)
 
 
@@ -54,31 +64,80 @@ def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Me
 
     Args:
         seeds: agents trained side by side.
-        devices: how many are used, or "all"; None: as many as can have an equal share of the seeds.
+        devices: how many are used, of all processes together, or "all"; None: as many as can have
+            an equal share of the seeds, and all where there are several processes.
 
     Returns:
-        The mesh. The number of seeds is a multiple of its first axis.
+        The mesh, on which each process has equally many devices. The number of seeds is a multiple
+        of its first axis.
 
     Raises:
         ConfigError: there are not so many devices.
     """
-    found = jax.devices()
+    found, processes = jax.device_count(), process_count()
     if devices is None:
-        devices = _largest_share(seeds, len(found))
+        devices = _largest_share(seeds, found) if processes == 1 else found
     if devices == "all":
-        devices = len(found)
-    if not 1 <= devices <= len(found):
+        devices = found
+    if devices % processes:
+        raise ConfigError(
+            f"devices={devices} are of all {processes} processes together, and each has equally "
+            f"many: use {found}"
+        )
+    if not 1 <= devices <= found:
         more = (
-            ", or set JAX_NUM_CPU_DEVICES for more of a CPU" if found[0].platform == "cpu" else ""
+            ", or set JAX_NUM_CPU_DEVICES for more of a CPU"
+            if jax.default_backend() == "cpu"
+            else ""
         )
         raise ConfigError(
-            f"devices={devices} must be 1 to {len(found)}, which JAX finds here: use "
-            f"{len(found)}{more}"
+            f"devices={devices} must be 1 to {found}, which JAX finds here: use {found}{more}"
         )
-    apart = math.gcd(seeds, devices)
-    shape = (apart, devices // apart)
+    apart, each = math.gcd(seeds, devices), devices // processes
+    used = [d for i in range(processes) for d in jax.local_devices(process_index=i)[:each]]
     axes = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh(shape, (SEEDS, ENVS), axes, devices=found[:devices])
+    return jax.make_mesh((apart, devices // apart), (SEEDS, ENVS), axes, devices=used)
+
+
+def place(tree: PyTree, mesh: Mesh, specs: PyTree) -> PyTree:
+    """Puts arrays on the devices of a mesh, those of other processes included.
+
+    Args:
+        tree: of arrays and keys, whole and the same in every process.
+        mesh: the devices.
+        specs: where on it each of them is, a `PartitionSpec` for each or one for all.
+
+    Returns:
+        As `tree`.
+    """
+    shardings = shardings_of(mesh, specs)
+    if process_count() == 1:
+        return jax.device_put(tree, shardings)
+    # arrays that are on a device here cannot go to those of others: they are read first
+    is_key = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key), tree)
+
+    def put(x, key, sharding):
+        if key:
+            data = put(jax.random.key_data(x), False, sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        return jax.device_put(np.asarray(x), sharding)
+
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(put, tree, is_key, shardings)
+
+
+def shardings_of(mesh: Mesh, specs: PyTree) -> PyTree:
+    """Says where arrays are, for those that ask for the devices too.
+
+    Args:
+        mesh: the devices.
+        specs: a `PartitionSpec` for each array.
+
+    Returns:
+        A `NamedSharding` for each.
+    """
+    return jax.tree.map(partial(NamedSharding, mesh), specs, is_leaf=lambda x: isinstance(x, P))
 
 
 def where(state: LearnerState, *lead: str) -> LearnerState:
@@ -185,5 +244,7 @@ def vmap_over_devices(
 
 
 def _largest_share(seeds: int, devices: int) -> int:
-    """Returns the most devices among which the seeds can be shared out equally."""
-    return max(n for n in range(1, min(seeds, devices) + 1) if seeds % n == 0)
+    """Returns how many devices each process can have an equal share of the seeds for, at most."""
+    processes = process_count()
+    even = (n for n in range(1, devices + 1) if seeds % (n * processes) == 0)
+    return max(even, default=1)

@@ -13,7 +13,7 @@ import tyro
 from purejaxppo.bounds import Bound
 from purejaxppo.cli.reading import Arguments, read
 from purejaxppo.config.coerce import coerce, parse_options
-from purejaxppo.config.rules import COUNT, SEED, option, types_of
+from purejaxppo.config.rules import COUNT, INDEX, SEED, option, types_of
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.report.axes import Axis
@@ -23,6 +23,8 @@ Shell = Literal["bash", "zsh", "fish"]
 """What completion can be printed for."""
 
 SECONDS = Bound(lambda v: 0.1 <= v <= 86_400, "within 0.1 .. 86400 (a day)")
+
+PROCESSES = Bound(lambda v: v == "auto" or 1 <= v < 2**31, "1 or more, or 'auto'")
 
 # annotated types: how an argument is shown in a help
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -43,6 +45,12 @@ class RunOptions(FitOptions):
 
     algorithm: Algorithm = option("ppo", group="what is trained")
     """Where the defaults come from (a preset's table of this name, if there is one)."""
+    coordinator: str | None = option(None, group="several processes")
+    """HOST:PORT of the first of the processes that train together, where the others reach it."""
+    num_processes: int | Literal["auto"] | None = option(None, PROCESSES)
+    """How many there are; auto: JAX finds all three by itself (SLURM, Open MPI, cloud TPU)."""
+    process_id: int | None = option(None, *INDEX)
+    """Which of them this is, counted from 0: the first one prints, and writes the run folder."""
     csv: bool = option(False, group="loggers")
     """Write progress.csv and evaluations.csv into the run folder."""
     tensorboard: bool = False

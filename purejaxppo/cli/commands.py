@@ -25,7 +25,7 @@ from purejaxppo.cli.arguments import (
     with_value,
 )
 from purejaxppo.cli.completion import remember_environments, script_of
-from purejaxppo.cli.devices import start_jax
+from purejaxppo.cli.devices import join, start_jax
 from purejaxppo.cli.progress.display import Display
 from purejaxppo.cli.reading import parse
 from purejaxppo.cli.words import counted
@@ -53,10 +53,14 @@ def train(argv: Sequence[str]) -> int:
     # something is shown from here on: the imports take seconds already
     evaluated = options.eval_every is not None
     with Display(config.timesteps, options.seeds, evaluated, options.quiet) as display:
+        if not join(options.coordinator, options.num_processes, options.process_id):
+            display.close()
         start_jax(options.seeds, options.devices)
         from purejaxppo.cli import train as console
+        from purejaxppo.processes import together
 
-        return console.train(config, options, display)
+        with together():
+            return console.train(config, options, display)
 
 
 def evaluate(argv: Sequence[str]) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Literal
 
+from purejaxppo.cli.signals import end
 from purejaxppo.errors import ConfigError
 
 GIVEN = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
@@ -37,3 +39,38 @@ def start_jax(seeds: int | None = None, devices: int | Literal["all"] | None = N
         raise ConfigError(
             f"{' '.join(given) or 'JAX'} cannot be used here ({why}): {work}"
         ) from error
+
+
+def join(
+    coordinator: str | None, num_processes: int | Literal["auto"] | None, process_id: int | None
+) -> bool:
+    """Joins other processes that train together with this one, if any are named.
+
+    Args:
+        coordinator: HOST:PORT of the first.
+        num_processes: how many there are; "auto": JAX finds all three by itself.
+        process_id: which of them this is.
+
+    Returns:
+        Whether this is the first of all, which writes and prints.
+
+    Raises:
+        ConfigError: they do not belong together, or the others cannot be joined.
+    """
+    if (coordinator, num_processes, process_id) == (None, None, None):
+        return True
+    if num_processes == "auto" and (coordinator is not None or process_id is not None):
+        raise ConfigError(
+            "num_processes='auto' leaves it to JAX to find the others: leave out coordinator and "
+            "process_id"
+        )
+    # what libraries of C++ print is not for our output, and their warnings are for their makers
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stdout.flush()
+    sys.stdout = open(os.dup(1), "w", encoding=sys.stdout.encoding)  # noqa: SIM115
+    os.dup2(2, 1)
+    from purejaxppo.processes import is_first, join_processes
+
+    number = None if num_processes == "auto" else num_processes
+    join_processes(coordinator, number, process_id, lost=end)
+    return is_first()

@@ -1,4 +1,4 @@
-"""Signals that end the command line at once, whatever it does: ctrl-C, and SIGTERM."""
+"""What ends the command line at once, whatever it does: ctrl-C, SIGTERM, the loss of a process."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 _ending = threading.RLock()
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
-_words: list[Callable[[], str]] = [lambda: "interrupted"]
-"""What is said when a signal ends the process: the last of these."""
+_words: list[Callable[[str], str]] = [lambda what: what]
+"""What is said when something ends the process, made of what that is: the last of these."""
 
 _beside: list[Callable[[], contextlib.AbstractContextManager[None]]] = [contextlib.nullcontext]
 """What is entered while something is said: the last of these."""
 
 
 @contextlib.contextmanager
-def saying(words: Callable[[], str]) -> Iterator[None]:
-    """Says more than "interrupted" when a signal ends the process within the block.
+def saying(words: Callable[[str], str]) -> Iterator[None]:
+    """Says more than "interrupted" when something ends the process within the block.
 
     Args:
-        words: returns what to say, without the name of the program.
+        words: returns what to say, without the name of the program, of what has ended it.
     """
     _words.append(words)
     try:
@@ -112,12 +112,21 @@ def _listen(receiving: socket.socket, others: int) -> None:
 
 
 def _end(number: int) -> None:
-    """Ends the process and those of its environments; who comes second waits for the first."""
+    end("interrupted", 128 + number)
+
+
+def end(what: str, code: int = 1) -> None:
+    """Ends the process and those of its environments; who comes second waits for the first.
+
+    Args:
+        what: has ended it.
+        code: the exit code.
+    """
     with _ending, _beside[-1]():
-        _say(_words[-1]())
+        _say(_words[-1](what))
         for child in multiprocessing.active_children():
             child.kill()
-        os._exit(128 + number)
+        os._exit(code)
 
 
 def _say(text: str) -> None:

@@ -8,6 +8,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.parallel import ENVS
+from purejaxppo.processes import is_first, of_first, process_count
 from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
 from purejaxppo.runs.beginning import read_beginning
 from purejaxppo.runs.callbacks import Callback
@@ -40,6 +42,8 @@ RESUMED_OPTIONS = [
     "tensorboard", "wandb",
 ]  # fmt: skip
 """Options that a resumed run takes from the one that it goes on with, in `run.json`."""
+
+NO_LOGGERS: dict[str, Any] = {"csv": False, "tensorboard": False, "wandb": None}
 
 
 def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
@@ -59,8 +63,10 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
     """
     # all that can be refused is refused before anything is made
     check_compiles()
+    if not is_first():  # of several processes that one prints and logs
+        options = dataclasses.replace(options, quiet=True, json=False, **NO_LOGGERS)
     if options.run_dir is not None and not options.resume:
-        check_free(options.run_dir)
+        of_first(partial(check_free, options.run_dir))
     if options.compilation_cache:
         keep_compiled_programs()
     else:  # not in a folder that JAX was given either
@@ -71,9 +77,9 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
     display.announce("building the environment")
     components = make_components(config)
     plan = plan_of(components, options.seeds, options.devices)
-    beginning = read_beginning(components, options)
+    beginning = of_first(lambda: read_beginning(components, options))
 
-    run_dir = Path(options.run_dir or create_run_dir(None, config.env))
+    run_dir = of_first(lambda: Path(options.run_dir or create_run_dir(None, config.env)))
     if not options.quiet:
         lines = [describe_plan(plan, config, options.seeds) + describe_mesh(plan.mesh, config)]
         if beginning is not None:
@@ -87,7 +93,7 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
     given["run_dir"] = str(run_dir)
     kept = {name: getattr(options, name) for name in RESUMED_OPTIONS}
     about = {"algorithm": options.algorithm, "options": kept}
-    with saying(lambda: when_interrupted(config.env, run_dir)):
+    with saying(lambda what: when_ended(what, config.env, run_dir)):
         called = [*make_loggers(options, run_dir), display]
         result = fit_of(
             components, FitOptions(**given), called, about,
@@ -151,7 +157,8 @@ def describe_mesh(mesh: Mesh, config: PPOConfig) -> str:
     if mesh.size == 1:
         return ""
     each = f", {config.num_envs // shares} environments of an agent on each" if shares > 1 else ""
-    return f"; on {mesh.size} devices{each}"
+    of = f" of {process_count()} processes" if process_count() > 1 else ""
+    return f"; on {mesh.size} devices{of}{each}"
 
 
 def print_results(run_dir: Path, options: RunOptions, result: FitResult) -> None:
@@ -167,7 +174,7 @@ def print_results(run_dir: Path, options: RunOptions, result: FitResult) -> None
         if result.resumed_at == result.metrics.episodes.shape[1] and result.stopped is None:
             print(f"nothing was left to do in {run_dir}")
         Console().print(results_table(summary))
-    if result.stopped is not None:
+    if result.stopped is not None and is_first():
         steps = f"{summary['timesteps']:,} steps of each seed"
         go_on = how_to_go_on(summary["env"], run_dir)
         print(f"stopped after {steps}, saved; {go_on}", file=sys.stderr)
@@ -186,16 +193,17 @@ def how_to_go_on(env: str, run_dir: Path) -> str:
     return f"go on with: {shlex.join(words)}"
 
 
-def when_interrupted(env: str, run_dir: Path) -> str:
-    """Returns what is true of a run that a signal ends at once.
+def when_ended(what: str, env: str, run_dir: Path) -> str:
+    """Returns what is true of a run that a signal, or the loss of a process, ends at once.
 
     Args:
+        what: has ended it.
         env: what is trained on.
         run_dir: the run folder.
     """
     rows = run_dir / "metrics.jsonl"
     trained = rows.exists() and rows.stat().st_size > 0
-    what = "interrupted: " + ("what was saved stays" if trained else "nothing was trained yet")
+    what += ": what was saved stays" if trained else ": nothing was trained yet"
     return f"{what}; {how_to_go_on(env, run_dir)}" if is_run(run_dir) else what
 
 

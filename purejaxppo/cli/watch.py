@@ -30,11 +30,11 @@ def watch(runs: Sequence[str], path: Path, seconds: float, overwrite: bool) -> N
     """
     last, announced = "", False
 
-    def leave() -> str:
+    def leave(what: str) -> str:
         # a browser is not left to reload what nobody writes
         with contextlib.suppress(ConfigError):
             write_page(path, last, overwrite=True)
-        return f"interrupted: {path} is not written anew any more"
+        return f"{what}: {path} is not written anew any more"
 
     while True:
         found = read_all(runs)

@@ -20,7 +20,8 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
-from purejaxppo.parallel import SEEDS, side_by_side
+from purejaxppo.parallel import SEEDS, place, shardings_of, side_by_side
+from purejaxppo.processes import process_count
 from purejaxppo.sharding import Spread
 from purejaxppo.tuning import compiler_options
 from purejaxppo.types import Array, LearnerState, Metrics
@@ -65,12 +66,14 @@ class Programs(NamedTuple):
             tree: the arrays.
             specs: where each of them is; None: with its seed.
         """
-        return jax.device_put(tree, _shardings(self.mesh, P(SEEDS) if specs is None else specs))
+        return place(tree, self.mesh, P(SEEDS) if specs is None else specs)
 
     def compile(self, function: Callable[[Any], Any], template: Any) -> Callable[[Any], Any]:
         """Compiles another function of what the seeds have, ahead of time as the run's own are."""
         spread = NamedSharding(self.mesh, P(SEEDS))
-        return compiled(jax.jit(function, in_shardings=(spread,)).lower(template))
+        to = NamedSharding(self.mesh, told())
+        program = jax.jit(function, in_shardings=(spread,), out_shardings=to)
+        return compiled(program.lower(template))
 
 
 class Given(NamedTuple):
@@ -88,8 +91,9 @@ def unheard(phase: str) -> None:
     """
 
 
-def _shardings(mesh: Mesh, specs: Any) -> Any:
-    return jax.tree.map(partial(NamedSharding, mesh), specs, is_leaf=lambda x: isinstance(x, P))
+def told() -> P:
+    """Says where results are that the host reads: with their seeds, or with every process."""
+    return P(SEEDS) if process_count() == 1 else P()
 
 
 def compile_run(
@@ -111,7 +115,7 @@ def compile_run(
     Returns:
         The programs.
     """
-    given = jax.device_put(given_to(config, hyper), NamedSharding(spread.mesh, P()))
+    given = place(given_to(config, hyper), spread.mesh, P())
     announce("tracing")
     init, chunk = lower_run(spread, seeds, given)
     announce("compiling")
@@ -183,7 +187,8 @@ def lower_run(spread: Spread, seeds: int, given: Given) -> tuple[Any, Any]:
     init_lowered = start.lower(keys, given)
     chunk = jax.jit(
         shard(run_chunk, in_specs=(specs, P(), P()), out_specs=(specs, P(SEEDS))),
-        donate_argnums=0, in_shardings=(_shardings(mesh, specs), None, everywhere),
+        donate_argnums=0, in_shardings=(shardings_of(mesh, specs), None, everywhere),
+        out_shardings=(shardings_of(mesh, specs), NamedSharding(mesh, told())),
     )  # fmt: skip
     return init_lowered, chunk.lower(init_lowered.out_info, 1, given)
 

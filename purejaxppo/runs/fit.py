@@ -7,6 +7,7 @@ on one, the host logs and saves what came before.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
@@ -27,6 +28,7 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.host_program import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import SEEDS, make_mesh
+from purejaxppo.processes import agree, is_first, of_first, on_all, together, whole
 from purejaxppo.run_folder.env_params import plain_params
 from purejaxppo.run_folder.rows import numeric_problems
 from purejaxppo.runs.agents import Agents, Best
@@ -34,7 +36,12 @@ from purejaxppo.runs.beginning import Beginning, read_beginning
 from purejaxppo.runs.callbacks import GivenCallbacks, callbacks_of
 from purejaxppo.runs.compiled import compile_run, unheard
 from purejaxppo.runs.evaluate import compile_evaluate
-from purejaxppo.runs.identity import describe_custom, to_plain
+from purejaxppo.runs.identity import (
+    check_same_everywhere,
+    describe_custom,
+    to_plain,
+    versions,
+)
 from purejaxppo.runs.loop import Run
 from purejaxppo.runs.options import FitOptions, Weights, fit_options
 from purejaxppo.runs.signals import StopRequests
@@ -216,7 +223,7 @@ def fit(
         advantage=advantage, optimizer=optimizer, schedule=schedule,
     )  # fmt: skip
     given = None if by_name else init_from
-    beginning = read_beginning(components, options, given, extra)
+    beginning = of_first(lambda: read_beginning(components, options, given, extra))
     return fit_of(components, options, callbacks, about, extra, beginning)
 
 
@@ -248,8 +255,10 @@ def fit_of(
             `resume` the folder of another run.
         HostError: such an environment failed; its own message.
     """
-    called = callbacks_of(callbacks)
     check_seeds(components, options.seeds)
+    # of several processes the first one has the folder and the callbacks
+    mine = options if is_first() else dataclasses.replace(options, run_dir=None, resume=False)
+    called = callbacks_of(callbacks if is_first() else None)
     config, mesh = components.config, make_mesh(options.seeds, options.devices)
     spread = spread_over(components, mesh, SEEDS)
     learner = spread.learner
@@ -259,6 +268,7 @@ def fit_of(
         custom["extra"] = extra
     with contextlib.ExitStack() as stack:
         # environments and files are closed however it ends, and signals are left alone again
+        stack.enter_context(together())
         stop = StopRequests()
         stack.callback(stop.end)
         if learner.close is not None:
@@ -267,7 +277,10 @@ def fit_of(
         kept = None if given is None else plain_params(given, components.default_params)
         record = None if beginning is None else beginning.record
         plain = to_plain(about or {})
-        writer = RunWriter(config, options, called, plain, parts, kept, record)
+        check_same_everywhere(
+            {**to_plain(config.to_dict()), **dataclasses.asdict(options), **parts, **versions()}
+        )
+        writer = on_all(lambda: RunWriter(config, mine, called, plain, parts, kept, record))
         stack.callback(writer.release)
         stack.callback(writer.close)
 
@@ -287,22 +300,23 @@ def fit_of(
         # what it has come to is written while the folder is this run's
         times = {"resumed_at": run.begun, "compile_seconds": compiled - started}
         times["run_seconds"] = time.perf_counter() - compiled
-        metrics = run.metrics()
+        metrics, (state, best) = run.metrics(), whole((state, run.best))
         writer.close()
         for problem in numeric_problems(metrics):
             writer.problems.report(problem)
         known = {**plain, "own": parts, "run_dir": options.run_dir, "problems": writer.problems}
         known |= {} if beginning is None else {"init_from": beginning.words}
-        summary = summarize(config, state, metrics, run.best, known, times)
+        summary = summarize(config, state, metrics, best, known, times)
         announce("writing the results")
         writer.write_results(metrics, summary, run.begun)
         result = FitResult(
-            state=state, metrics=metrics, best=run.best, **times,
+            state=state, metrics=metrics, best=best, **times,
             stopped=stop.received[0] if stop.received and run.going_on else None,
             stopped_by=writer.callbacks.stopped_by if run.going_on else None,
             problems=writer.problems, config=config, summary=summary,
         )  # fmt: skip
         writer.callbacks.end(result)
+        agree(0)  # none leaves while another needs it
     return result
 
 

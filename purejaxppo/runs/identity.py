@@ -17,6 +17,7 @@ import numpy as np
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.optimizer import Optimizer
+from purejaxppo.processes import everyones
 from purejaxppo.run_folder import checkpoint
 from purejaxppo.run_folder.env_params import numbers_of
 from purejaxppo.run_folder.files import damaged
@@ -139,6 +140,26 @@ def check_same_run(
                 problems.note(
                     f"the run was begun with {part} {then} and goes on with {now}: from here on "
                     "it may differ in the last digits"
+                )
+
+
+def check_same_everywhere(ours: Mapping[str, Any]) -> None:
+    """Refuses to train together with a process that would train something else.
+
+    Args:
+        ours: what this process would train, plain values by name.
+
+    Raises:
+        ConfigError: another process would; the first difference is named.
+    """
+    first, *others = everyones(dict(ours))
+    for number, theirs in enumerate(others, 1):
+        for name in {**first, **theirs}:
+            here, there = first.get(name), theirs.get(name)
+            if here != there:
+                raise ConfigError(
+                    f"process {number} has {name}={there!r}, and process 0 {here!r}: start all "
+                    "with the same command"
                 )
 
 

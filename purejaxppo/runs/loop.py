@@ -12,6 +12,7 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.processes import agree, of_first, whole
 from purejaxppo.run_folder.rows import (
     evaluation_rows,
     info_columns,
@@ -37,6 +38,14 @@ class Chunk(NamedTuple):
     length: int
     metrics: Metrics  # on the device
     dispatched: float  # seconds
+
+
+class Turn(NamedTuple):
+    """What all processes do next, as the first one's clock and callbacks, or any signal, say."""
+
+    stopping: bool
+    length: int  # of the next chunk, at most
+    saving: bool  # it is time to, where no steps are given
 
 
 class Run:
@@ -85,7 +94,7 @@ class Run:
         """
         # a resumed run on the host has a key of its own: other episodes than those it began with
         template = {"state": self._programs.template, "best": self.best}
-        restored = self._writer.restore(template)
+        restored = of_first(lambda: self._writer.restore(template))
         key = jax.random.key(self._options.seed)
         if restored is not None:
             key = jax.random.fold_in(key, restored[1].updates)
@@ -117,8 +126,8 @@ class Run:
             self._state = tree["state"]
 
         # rows go on where the checkpoint stands; all are read before one is cut off
-        if self.done and self._writer.folder is not None:
-            self._parts.append(self._logged())
+        if self.done and self._options.run_dir is not None:
+            self._parts.append(of_first(self._logged))
         self._writer.open(self.done * self._config.batch_size)
         self._saved = time.perf_counter()
 
@@ -164,8 +173,10 @@ class Run:
         saved = None
         while True:
             # the device is given the next chunk before the host turns to the last one
-            stopping = stop or self._writer.callbacks.stopped_by is not None
-            chunk = self._dispatch() if self.going_on and not stopping else None
+            turn = self._next_turn(stop)
+            chunk = None
+            if self.going_on and not turn.stopping:
+                chunk = self._dispatch(turn.length)
             if waiting is not None:
                 self._finish(waiting, rows, saved)
             if chunk is None:
@@ -175,7 +186,8 @@ class Run:
             waiting, rows, saved = chunk, [], None
             if self._due(self._eval_every) or (self._eval_every and not self.going_on):
                 rows = self._score()
-            if self._to_save() and self.going_on:
+            due = turn.saving if self._save_every is None else self._due(self._save_every)
+            if due and self.going_on:
                 saved = self._snapshot()
 
         # the end is saved, also of a run that was stopped
@@ -190,20 +202,24 @@ class Run:
         """Returns those of all updates: every field [seeds, updates]."""
         return jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *self._parts)
 
-    def _dispatch(self) -> Chunk:
+    def _next_turn(self, stop: list[int]) -> Turn:
+        """Finds out with all processes what is done next; a signal of one stops all."""
+        called_off = self._writer.callbacks.stopped_by is not None
+        late = time.perf_counter() - self._saved > SECONDS_PER_CHECKPOINT
+        said = agree(*stop[:1] or [0], called_off, self._length, late)
+        (number, called_off), (length, late) = said[:, :2].max(0), said[0, 2:]
+        if number and not stop:
+            stop.append(int(number))
+        return Turn(bool(number or called_off), int(length), bool(late))
+
+    def _dispatch(self, length: int) -> Chunk:
         """Gives the device the next updates, as many as fit before something is due."""
         marks = [self._config.num_updates]
         marks += [self.done - self.done % n + n for n in (self._eval_every, self._save_every) if n]
-        length = min(self._length, self._programs.most, min(marks) - self.done)
+        length = min(length, self._programs.most, min(marks) - self.done)
         first, self.done = self.done, self.done + length
         self._state, metrics = self._programs.run_chunk(self._state, length)
         return Chunk(first, length, metrics, time.perf_counter())
-
-    def _to_save(self) -> bool:
-        """Says whether a checkpoint is due: by steps, or by time where no steps are given."""
-        if self._save_every is None:
-            return time.perf_counter() - self._saved > SECONDS_PER_CHECKPOINT
-        return self._due(self._save_every)
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.done % every == 0
@@ -220,10 +236,10 @@ class Run:
 
     def _snapshot(self) -> PyTree:
         """Copies the whole run to memory of the host: the device's is donated."""
-        if self._writer.folder is None:
+        if self._options.run_dir is None:
             return None
         self._saved = time.perf_counter()
-        return jax.tree.map(_copy, {"state": self._state, "best": self.best})
+        return jax.tree.map(_copy, whole({"state": self._state, "best": self.best}))
 
     def _finish(self, chunk: Chunk, rows: list[dict[str, Any]], saved: PyTree) -> None:
         """Logs and saves a chunk, and learns from it how long the next ones may be."""

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 from purejaxppo.errors import RunWarning
+from purejaxppo.processes import is_first
 
 
 class Problems(list[str]):
@@ -18,7 +19,7 @@ class Problems(list[str]):
         Args:
             text: a line.
         """
-        warnings.warn(text, RunWarning, stacklevel=2)
+        _warn(text)
 
     def report(self, problem: str) -> None:
         """Warns of a problem, and keeps it; of the same one only once.
@@ -28,7 +29,7 @@ class Problems(list[str]):
         """
         if problem not in self:
             self.append(problem)
-            warnings.warn(problem, RunWarning, stacklevel=2)
+            _warn(problem)
 
     @contextlib.contextmanager
     def attempt(self, what: str) -> Iterator[None]:
@@ -41,3 +42,8 @@ class Problems(list[str]):
             yield
         except OSError as error:
             self.report(f"{what} could not be written: {error.strerror or error}")
+
+
+def _warn(text: str) -> None:
+    if is_first():  # of all processes that train together
+        warnings.warn(text, RunWarning, stacklevel=3)

@@ -55,8 +55,9 @@ class Display:
 
     def close(self) -> None:
         """Shows nothing more, and leaves the terminal as it was."""
+        self._quiet = True
         if self._screen is not None:
-            screen, self._screen, self._quiet = self._screen, None, True
+            screen, self._screen = self._screen, None
             screen.__exit__()
 
     def announce(self, phase: str) -> None:
