@@ -129,7 +129,6 @@ def test_runs_on_two_devices_are_equal_end_together_and_close_everything():
         + """
 import time
 from purejaxppo.components import make_components
-from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.evaluate import NOT_FOR_TRAINING, evaluate_of
 
 # equal bits of two runs; all devices have the same parameters, and environments of their own
@@ -150,10 +149,13 @@ log = Log()
 result = fit(CONFIG, env=log.env, devices=2, eval_every=192, eval_episodes=3)
 parts = make_components(CONFIG, env=Log().env)
 evaluate, close = evaluate_of(parts, 3)
-agents = jax.tree.map(lambda x: np.asarray(x)[0] if x.dtype.kind == "f" else x, result.best.agents) \
-    if hasattr(result.best, "agents") else None
+agents = jax.tree.map(lambda x: jax.device_put(x, jax.devices()[0])[0], result.best.agents)
+key = jax.random.fold_in(jax.random.key(0), NOT_FOR_TRAINING)
+alone = jax.jit(evaluate)(agents, key)
 close()
-assert log.made == log.closed
+assert alone.ended.all() and (alone.lengths <= 9).all()
+assert float(result.best.returns[0]) == float(alone.returns.mean())
+assert log.made == log.closed == 1 + 2 + 2
 
 # one share that fails ends the run of both, with its own words, and neither waits for the other
 for breaks in ((3, 5), (2, 0)):
@@ -173,18 +175,24 @@ for breaks in ((3, 5), (2, 0)):
 def test_two_processes_train_as_two_devices_of_one(tmp_path):
     """To the bit: parameters and metrics; and where one fails, each says what it knows."""
     on_devices(2, START + SAVE + f"save({str(tmp_path / 'one.npz')!r})")
-    code = START + SAVE + f"""
-if jax.process_index() == 0:
-    save({str(tmp_path / 'two.npz')!r})
-else:
-    save(None)
-log = Log(breaks=(3, 5) if jax.process_index() == 1 else None)
-log.make(1).close()
-try:
-    driven(CONFIG, 2, log.env)
-except HostError as error:
-    print("said:", error, log.made == log.closed, file=sys.stderr)
+    code = (
+        START
+        + SAVE
+        + f"""
+from purejaxppo.processes import agree, together
+
+with together():
+    first = jax.process_index() == 0
+    save({str(tmp_path / "two.npz")!r} if first else None)
+    log = Log(breaks=None if first else (3, 5))
+    log.make(1).close()
+    try:
+        driven(CONFIG, 2, log.env)
+    except HostError as error:
+        print("said:", error, log.made == log.closed, file=sys.stderr)
+    agree(0)  # none leaves before the other
 """
+    )
     (code_0, first), (code_1, second) = in_processes(2, code)
     assert code_0 == code_1 == 0, (first, second)
     assert "said: environments of another process have failed, which says how True" in first

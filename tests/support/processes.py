@@ -59,13 +59,11 @@ def in_processes(count, code, devices=1, timeout=120, **env):
     """
     where = f"127.0.0.1:{free_port()}"
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), **env}
-    begun = [
-        subprocess.Popen(
-            [sys.executable, "-c", START + JOIN.format(coordinator=where, count=count, number=i) + code],
-            env=env, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(count)
-    ]  # fmt: skip
+    begun = []
+    for number in range(count):
+        join = JOIN.format(coordinator=where, count=count, number=number)
+        words = [sys.executable, "-c", START + join + code]
+        begun.append(subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True))
     try:
         said = [process.communicate(timeout=timeout)[1] for process in begun]
     finally:
