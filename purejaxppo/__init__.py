@@ -27,7 +27,7 @@ What is here, in an order to read it in:
   from a `Rollout` to an `Estimate`, and an `Optimizer` may be yours; a `Batch` is what a gradient
   step reads. Its equations: `purejaxppo.ppo`.
 - *Devices*: `use_cores`, `vmap_over_devices`, `compiler_options`; `make_mesh` and
-  `shard_environments`, for one agent on several.
+  `shard_environments`, for one agent on several; `join_processes`, for those of several hosts.
 - *Errors*: `ConfigError` for what cannot be trained, `HostError` for an environment that failed.
 
 How `fit` works inside: `purejaxppo.runs`.
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES, Objective
     from purejaxppo.ppo.optimizer import Optimizer
+    from purejaxppo.processes import join_processes
     from purejaxppo.rendering.render import render
     from purejaxppo.run_folder.rows import final_returns
     from purejaxppo.runs.agents import as_policy, load_agents, load_policy
@@ -117,6 +118,7 @@ __all__ = [
     "export_policy",
     "final_returns",
     "fit",
+    "join_processes",
     "load_agents",
     "load_policy",
     "make_act",
@@ -154,6 +156,7 @@ _MODULES = {
     "runs.fit": ["FitResult", "fit"],
     "runs.loggers": ["CSVLogger", "TensorBoard", "WandB"],
     "run_folder.rows": ["final_returns"],
+    "processes": ["join_processes"],
     "sharding": ["shard_environments"],
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
