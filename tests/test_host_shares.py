@@ -93,7 +93,7 @@ for devices, each in ((2, 3), (4, 2)):
     # the first of each share is pushed one way and falls, the others go by chance
     actions = np.random.default_rng(0).integers(0, 2, (T, n)).astype(np.int32)
     actions[:, ::each] = 1
-    first, again = (run(keys, actions) for _ in range(2))
+    first, again = (jax.block_until_ready(run(keys, actions)) for _ in range(2))
     vec_env.close()
     same(first[:2], again[:2])  # equal calls give equal bits
     np.testing.assert_array_equal(first[2], [[1, T]] * devices)

@@ -60,13 +60,16 @@ class Shares:
         self._hosts: dict[int, Host] = {}
         self._errors: dict[int, Exception] = {}  # by share; -1: of another process
 
-    def reset(self, blank: PyTree, share: np.ndarray, seed: np.ndarray) -> tuple[Any, Obs]:
+    def reset(
+        self, blank: PyTree, share: np.ndarray, seed: np.ndarray, ready: np.ndarray
+    ) -> tuple[Any, Obs]:
         """Makes the environments of a share anew and begins their episodes.
 
         Args:
             blank: what is returned if they fail.
             share: () int32, which.
             seed: () int32, of the first environment of share 0; they are counted up from it.
+            ready: what all devices have summed, which is not looked at.
 
         Returns:
             Where they are, and observations.
@@ -103,7 +106,7 @@ class Shares:
             () bool, whether one of them has failed.
         """
         self._all.wait()
-        return np.bool_(self._errors)
+        return np.array(bool(self._errors))
 
     def tell(self, where: np.ndarray) -> np.ndarray:
         """Raises what one of the shares has failed with, on every device.
@@ -187,7 +190,9 @@ def make_host_vec_env(
     def reset(key: Array, params: EnvParams) -> tuple[EnvState, Obs]:
         # seeds are counted up from it, as int32
         seed = jax.random.bits(key, dtype=jnp.uint32) >> 1
-        state, obs = call(partial(shares.reset, begun), begun, share(), seed)
+        # processes first meet within 30 seconds or not at all, and making may take longer
+        ready = seed if mesh is None else jax.lax.psum(seed, ENVS)
+        state, obs = call(partial(shares.reset, begun), begun, share(), seed, ready)
         return agree(state), obs
 
     def step(
