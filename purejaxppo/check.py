@@ -12,8 +12,9 @@ import numpy as np
 
 from purejaxppo.config.rules import as_count
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
+from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.host_info import kinds_told
+from purejaxppo.envs.host_program import make_host_vec_env
 from purejaxppo.envs.inspection import Checked, inspect_env
 from purejaxppo.envs.registry import find_env
 from purejaxppo.envs.vec_env import vectorize

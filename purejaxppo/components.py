@@ -11,8 +11,9 @@ from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.config.sizes import check_sequences
 from purejaxppo.envs import registry
-from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
+from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.host_info import kinds_told
+from purejaxppo.envs.host_program import make_host_vec_env
 from purejaxppo.envs.info import check_info_metrics
 from purejaxppo.envs.inspection import inspect_env
 from purejaxppo.envs.vec_env import vectorize
@@ -49,7 +50,8 @@ class Components(NamedTuple):
         env_params: its parameters.
         default_params: those that it has by itself.
         spec: what it sees and does.
-        vectorize: `(num_envs) -> VecEnv`, so many of it as one.
+        vectorize: `(num_envs, mesh=None) -> VecEnv`, so many of it as one, or on each device of a
+            mesh that the program runs on.
         policy: actor and critic.
         sequence_length: L, where the policy has a memory; else None.
         objective: of the policy.
@@ -64,7 +66,7 @@ class Components(NamedTuple):
     env_params: EnvParams
     default_params: EnvParams
     spec: EnvSpec
-    vectorize: Callable[[int], VecEnv]
+    vectorize: Callable[..., VecEnv]
     policy: Policy
     sequence_length: int | None
     objective: Objective
@@ -72,6 +74,11 @@ class Components(NamedTuple):
     optimizer: Optimizer
     schedule: Schedule
     custom: Mapping[str, Any]
+
+    @property
+    def hosted(self) -> bool:
+        """Says whether the environments run on the host."""
+        return isinstance(self.env, HostEnvironment)
 
 
 def make_components(
@@ -217,13 +224,15 @@ def _environment(config: PPOConfig, env: CustomEnv) -> tuple[Any, EnvParams]:
 
 def _vectorizer(
     config: PPOConfig, env: Any, env_params: EnvParams
-) -> tuple[EnvSpec, Callable[[int], VecEnv]]:
+) -> tuple[EnvSpec, Callable[..., VecEnv]]:
     """Inspects an environment once, and returns what makes N of it one: vmap, or a callback."""
     names = config.info_metrics
     if not isinstance(env, HostEnvironment):
         inspected = inspect_env(env, env_params)
         check_info_metrics(names, inspected.info)
-        return inspected.spec, lambda n: vectorize(inspected, n, config.reset_batch, names)
+        return inspected.spec, lambda n, mesh=None: vectorize(
+            inspected, n, config.reset_batch, names
+        )
     if config.reset_batch is not None:
         raise ConfigError(
             f"reset_batch={config.reset_batch} has no effect on environments of the host: "
@@ -235,7 +244,7 @@ def _vectorizer(
         )
     if names:
         check_info_metrics(names, kinds_told(env, names))
-    return env.spec, lambda n: make_host_vec_env(env, n, names)
+    return env.spec, lambda n, mesh=None: make_host_vec_env(env, n, names, mesh)
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

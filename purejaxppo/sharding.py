@@ -24,7 +24,6 @@ from purejaxppo.components import (
 )
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.config.sizes import check_shares
-from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import ENVS, where
 from purejaxppo.train import learner_of
@@ -58,11 +57,12 @@ def shard_environments(
         schedule: `(hyperparams, progress) -> hyperparams`.
 
     Returns:
-        `init` and `update` as `make_learner` gives them, of whole arrays.
+        `init`, `update` and `close` as `make_learner` gives them, of whole arrays.
 
     Raises:
         ConfigError: see `make_learner`; the mesh has no such axis, the environments or their
-            minibatches cannot be shared out equally, or they run on the host.
+            minibatches cannot be shared out equally; or they run on the host, and the mesh has
+            devices along another axis.
     """
     components = make_components(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
@@ -82,6 +82,7 @@ def shard_environments(
         lambda state, hyperparams=None, env_params=None, num_updates=None: update(
             state, hyperparams, env_params, num_updates
         ),
+        learner.close,
     )
 
 
@@ -116,8 +117,12 @@ def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
     check_spread(components, mesh)
     whole, devices = learner_of(components), mesh.shape[ENVS]
     specs = where(jax.eval_shape(whole.init, jax.random.key(0)), *lead)
-    learner = whole if devices == 1 else learner_of(components, ENVS, devices)
-    return Spread(learner, mesh, specs)
+    if components.hosted:  # where they are in their episodes, all devices count alike
+        specs = specs.replace(env_state=P(*lead))
+    if devices == 1:
+        return Spread(whole, mesh, specs)
+    parts = components._replace(vectorize=partial(components.vectorize, mesh=mesh))
+    return Spread(learner_of(parts, ENVS, devices), mesh, specs)
 
 
 def check_spread(components: Components, mesh: Mesh) -> None:
@@ -128,14 +133,14 @@ def check_spread(components: Components, mesh: Mesh) -> None:
         mesh: devices, its axis "envs" those that the environments are spread over.
 
     Raises:
-        ConfigError: what a device would have is not whole, or they run on the host.
+        ConfigError: what a device would have is not whole; or they run on the host, and the mesh
+            has devices along another axis.
     """
     devices = mesh.shape[ENVS]
-    if devices == 1:
-        return
-    if isinstance(components.env, HostEnvironment):
+    if components.hosted and devices < mesh.size:
         raise ConfigError(
-            f"devices={mesh.size} are {devices} for each agent, and environments on the host are "
-            "stepped for one: use devices=1"
+            f"mesh has {mesh.size} devices, {devices} of them for each agent, and environments on "
+            f"the host are stepped for one agent: use make_mesh(devices={mesh.size})"
         )
-    check_shares(components.config, devices)
+    if devices > 1:
+        check_shares(components.config, devices)

@@ -372,8 +372,9 @@ def make_train(
 
         state = learner.init(key, hyperparams, env_params)
         output = TrainOutput(*jax.lax.scan(update, state, length=num_updates))
-        if learner.close is not None:
-            io_callback(learner.close, None, ordered=True)
+        close = learner.close
+        if close is not None:  # after the last step, which says where the environments are
+            io_callback(lambda where: close(), None, output.state.env_state)
         return output
 
     return train

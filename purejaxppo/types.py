@@ -184,6 +184,8 @@ class VecEnv(NamedTuple):
         step: `(draws, env_state, action [N, *A], env_params) -> (env_state, EnvStep)`.
         spec: what one environment sees and does.
         close: `()`, ends what runs outside of the program; None where nothing does.
+        agree: `env_state -> env_state`, after steps: ends the programs of all devices if what runs
+            outside of one of them has failed.
     """
 
     reset: Callable[[Array, EnvParams], tuple[EnvState, Obs]]
@@ -191,6 +193,7 @@ class VecEnv(NamedTuple):
     step: Callable[[PyTree, EnvState, Action, EnvParams], tuple[EnvState, EnvStep]]
     spec: EnvSpec
     close: Callable[[], None] | None = None
+    agree: Callable[[EnvState], EnvState] = lambda env_state: env_state
 
 
 class Learner(NamedTuple):

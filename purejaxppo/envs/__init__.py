@@ -3,7 +3,8 @@
 A suite is imported when one of its environments is made, never with this package.
 """
 
-from purejaxppo.envs.host import HostEnvironment, make_host_vec_env
+from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.host_program import make_host_vec_env
 from purejaxppo.envs.registry import find_env, make_env, names
 from purejaxppo.envs.vec_env import make_vec_env
 

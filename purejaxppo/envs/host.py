@@ -1,7 +1,6 @@
-"""Environments on the host: N of them as one Python object, stepped by a callback of the program.
+"""Environments on the host: N of them as one Python object, in NumPy.
 
-They run in Python, one step of all N at a time, in the order that the program asks for; everything
-else stays compiled. Inside the callback there is nothing but NumPy.
+They run in Python, one step of all N at a time; `envs.host_program` steps them in a program.
 """
 
 from __future__ import annotations
@@ -14,32 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import custom_vmap
-from jax.experimental import io_callback
 
 from purejaxppo.envs.declared import check_actions, forms_of, spaces_of
 from purejaxppo.envs.info import at_ends
 from purejaxppo.envs.interface import kind_of, making
 from purejaxppo.errors import ConfigError, HostError
-from purejaxppo.spaces import Arrays, EnvSpec, Space, from_start, starts, to_bounds
-from purejaxppo.types import (
-    Action,
-    Array,
-    EnvParams,
-    EnvState,
-    EnvStep,
-    Obs,
-    PyTree,
-    VecEnv,
-)
-
-ONE_AT_A_TIME = (
-    "environments on the host cannot be vmapped, over seeds or hyperparameters: train one seed "
-    "after the other (--seeds 1 --seed 0, then 1), or use an environment that is written in JAX"
-)
-
+from purejaxppo.spaces import Arrays, EnvSpec, Space, from_start, starts
+from purejaxppo.types import Action, EnvParams, EnvStep, Obs
 
 MAKES = (
     "make(num_envs) returns a gymnasium.vector.VectorEnv of num_envs, such as "
@@ -156,12 +137,12 @@ class Host:
         Returns:
             Where they are, and observations [N, *O].
         """
-        self._end()
+        self.end()
         self.error = None
+        self.run, self.clock = self.run + 1, 0
         with self._keeping_errors():
             envs = self.envs = self.env.make(self.num_envs)
             obs, _ = envs.reset(seed=int(seed))
-            self.run, self.clock = self.run + 1, 0
             self.masked = False  # whether a reset of some, not all, has been looked at
             self.returns = np.zeros(self.num_envs, np.float64)
             self.lengths = np.zeros(self.num_envs, np.int32)
@@ -226,12 +207,17 @@ class Host:
         Raises:
             HostError: a step has failed; its own message.
         """
-        self._end()
+        self.end()
         error, self.error = self.error, None
         if error is not None:
             raise HostError(str(error)) from error.__cause__
 
-    def _end(self, **how: Any) -> None:
+    def end(self, **how: Any) -> None:
+        """Closes the environments, whatever has become of them.
+
+        Args:
+            **how: arguments of their own `close`.
+        """
         envs, self.envs = self.envs, None
         if envs is not None:
             envs.close(**how)
@@ -268,7 +254,7 @@ class Host:
             self.error = HostError(f"{self.env.name}: {_words(error, workers)}")
             with contextlib.suppress(Exception):  # of what is broken already
                 # workers that live would be asked to close, and one that died to answer
-                self._end(**({"terminate": True} if workers else {}))
+                self.end(**({"terminate": True} if workers else {}))
             raise self.error from error
 
     def _where(self) -> np.ndarray:
@@ -320,63 +306,3 @@ def _words(error: Exception, workers: Sequence[Any] = ()) -> str:
     if codes and codes[0] < 0:
         how = f"signal {signal.Signals(-codes[0]).name}"
     return f"a worker process died ({how}): try processes=False, which says more"
-
-
-def make_host_vec_env(
-    env: HostEnvironment, num_envs: int, info_metrics: Sequence[str] = ()
-) -> VecEnv:
-    """Makes N environments of the host, stepped inside the compiled program.
-
-    Args:
-        env: what to make.
-        num_envs: N.
-        info_metrics: names of numbers in the info, which steps return too.
-
-    Returns:
-        N environments as one, to be closed when a run ends.
-
-    Raises:
-        ConfigError: a space is not supported; or later, the program is vmapped.
-    """
-    spec, host = env.spec, Host(env, num_envs, info_metrics)
-
-    def of(dtype: np.typing.DTypeLike, shape: tuple[int, ...] = ()) -> Any:
-        return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
-
-    # a callback needs the shapes and dtypes of what it returns
-    obs = jax.tree.map(lambda space: of(space.dtype, space.shape), spec.observation)
-    where: Any = jax.ShapeDtypeStruct((2,), jnp.int32)
-    numbers = map(of, (jnp.float32, bool, bool, jnp.float32, jnp.int32))
-    after = EnvStep(obs, obs, *numbers, info={name: of(jnp.float32) for name in info_metrics})
-
-    # ordered: without it XLA may drop a call, or swap two
-    def reset(key: Array, params: EnvParams) -> tuple[EnvState, Obs]:
-        # seeds are counted up from it, as int32
-        seed = alone(jax.random.bits(key, dtype=jnp.uint32) >> 1)
-        return io_callback(host.reset, (where, obs), seed, ordered=True)
-
-    def step(
-        draws: PyTree, state: EnvState, action: Action, params: EnvParams
-    ) -> tuple[EnvState, EnvStep]:
-        args = alone((state, to_bounds(spec.action, action)))
-        return io_callback(host.step, (where, after), *args, ordered=True)
-
-    return VecEnv(reset, lambda key, params: (), step, spec, host.close)
-
-
-@custom_vmap
-def alone(x: PyTree) -> PyTree:
-    """Returns `x`, in a program that is not vmapped.
-
-    Args:
-        x: any pytree of arrays.
-
-    Raises:
-        ConfigError: the program is vmapped, which N environments of one run cannot follow.
-    """
-    return x
-
-
-@alone.def_vmap
-def _refuse(axis_size: int, in_batched: PyTree, x: PyTree) -> PyTree:
-    raise ConfigError(ONE_AT_A_TIME)

@@ -96,6 +96,7 @@ def collect(
     inputs = (jax.random.split(key_actions, num_steps), jax.vmap(draw)(keys) if in_bulk else keys)
     end, (transitions, final_obs) = jax.lax.scan(step, start, inputs)
     env_state, obs, episode_start, carry = end
+    env_state = vec_env.agree(env_state)
 
     # what each action led to is valued with the memory after it, many at once
     remembered = jax.tree.map(

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh
 
 from purejaxppo.act import actor_of
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.rules import as_count
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.parallel import spread_seeds
+from purejaxppo.parallel import ENVS, spread_seeds
+from purejaxppo.ppo.collectives import own_key
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.compiled import Programs
 from purejaxppo.runs.options import FitOptions
-from purejaxppo.types import Array, EnvParams
+from purejaxppo.types import Array, EnvParams, PyTree
 
 NOT_FOR_TRAINING = 2**31  # folded into keys, which are then not those that agents are trained with
 LONGEST = 30_000  # steps; an episode that does not end by itself counts as it then stands
@@ -62,7 +64,7 @@ def make_evaluate(
 
 
 def evaluate_of(
-    components: Components, episodes: int, sampled: bool = False
+    components: Components, episodes: int, sampled: bool = False, mesh: Mesh | None = None
 ) -> tuple[Callable[[Agents, Array], Evaluation], Callable[[], None] | None]:
     """Makes the evaluation of components that are built already.
 
@@ -70,6 +72,8 @@ def evaluate_of(
         components: of the run.
         episodes: E, played side by side, one from each first state.
         sampled: sampled actions rather than the most probable ones.
+        mesh: devices that the program runs on, over which environments on the host are spread,
+            equally many on each; others are played on all of them.
 
     Returns:
         `evaluate(agents of one seed, key) -> Evaluation`, and what closes environments, or None.
@@ -78,19 +82,23 @@ def evaluate_of(
         ConfigError: there is no such number of episodes.
     """
     episodes = as_count("episodes", episodes, 16)
-    vec_env, params = components.vectorize(episodes), components.env_params
+    spread = mesh if components.hosted and mesh is not None and mesh.shape[ENVS] > 1 else None
+    share = -(-episodes // (1 if spread is None else spread.shape[ENVS]))
+    vec_env, params = components.vectorize(share, spread), components.env_params
+
+    def whole(tree: PyTree) -> PyTree:
+        return tree if spread is None else jax.lax.all_gather(tree, ENVS, tiled=True)
 
     def evaluate(agents: Agents, key: Array) -> Evaluation:
-        # E first states
+        # E first states, of which each device has its share
         actor = actor_of(components, agents, deterministic=not sampled)
         key_reset, key = jax.random.split(key)
+        key = own_key(key, None if spread is None else ENVS)
         env_state, obs = vec_env.reset(key_reset, params)
         result = Evaluation(
-            jnp.zeros(episodes, jnp.float32),
-            jnp.zeros(episodes, jnp.int32),
-            jnp.zeros(episodes, bool),
+            jnp.zeros(share, jnp.float32), jnp.zeros(share, jnp.int32), jnp.zeros(share, bool)
         )
-        start = jnp.ones(episodes, bool)
+        start = jnp.ones(share, bool)
 
         # one step of all; what an episode counts stands from its first end on
         def step(loop):
@@ -107,12 +115,15 @@ def evaluate_of(
             )
             return t + 1, env_state, after.obs, done, carry, result
 
+        # no device waits for another longer than for a step: they all play until all have ended
         def going_on(loop):
-            return (loop[0] < LONGEST) & ~loop[-1].ended.all()
+            return (loop[0] < LONGEST) & ~whole(loop[-1].ended).all()
 
-        carry = actor.initial_carry((episodes,))
+        carry = actor.initial_carry((share,))
         loop = jnp.int32(0), env_state, obs, start, carry, result
-        return jax.lax.while_loop(going_on, step, loop)[-1]
+        _, env_state, *_, result = jax.lax.while_loop(going_on, step, loop)
+        vec_env.agree(env_state)
+        return jax.tree.map(lambda x: x[:episodes], whole(result))
 
     return evaluate, vec_env.close
 
@@ -134,7 +145,9 @@ def compile_evaluate(
     if options.eval_every is None:
         yield None
         return
-    evaluate, close = evaluate_of(components, options.eval_episodes, options.eval_sampled)
+    evaluate, close = evaluate_of(
+        components, options.eval_episodes, options.eval_sampled, programs.mesh
+    )
     key = jax.random.fold_in(jax.random.key(0), NOT_FOR_TRAINING)  # the same in every run
     try:
         yield programs.compile(

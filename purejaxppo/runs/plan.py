@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from purejaxppo.components import Components
-from purejaxppo.envs.host import ONE_AT_A_TIME
+from purejaxppo.envs.host_program import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
 from purejaxppo.parallel import ENVS, SEEDS, make_mesh
 from purejaxppo.runs.agents import Agents
@@ -71,11 +71,11 @@ def plan_of(
         ConfigError: several seeds of environments that run on the host; there are not so many
             devices, or what each would have is not whole, or does not fit into its memory.
     """
+    if components.hosted and seeds > 1:
+        raise ConfigError(f"seeds={seeds}: {ONE_AT_A_TIME}")
     mesh = make_mesh(seeds, devices)
     check_spread(components, mesh)
     config = components.config
-    if components.vectorize(config.num_envs).close is not None and seeds > 1:
-        raise ConfigError(f"seeds={seeds}: {ONE_AT_A_TIME}")
 
     # what each device has, and how many of its seeds it can update together
     shapes = shapes_of(components, mesh.shape[ENVS])

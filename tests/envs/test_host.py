@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from support.hosted import by_hand, make_same_step
 
 from purejaxppo import (
     ConfigError,
@@ -26,7 +27,7 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
-from purejaxppo.envs.host import make_host_vec_env
+from purejaxppo.envs.host_program import make_host_vec_env
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, total_timesteps=16, num_epochs=1, num_minibatches=1,
@@ -81,26 +82,6 @@ def roll(env, actions, key=0):
     return obs, after, seed
 
 
-def by_hand(envs, actions, seed):
-    """The same by a loop over a vector environment that resets in the same step."""
-    assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
-    first, _ = envs.reset(seed=seed)
-    total, length = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
-    rows = []
-    for action in actions:
-        obs, reward, terminated, truncated, info = envs.step(action)
-        final = obs.copy()
-        for n in range(envs.num_envs):
-            if terminated[n] or truncated[n]:
-                final[n] = info["final_obs"][n]
-        total, length = total + reward, length + 1
-        rows.append((obs, final, reward, terminated, truncated, total.copy(), length.copy()))
-        total[terminated | truncated] = 0
-        length[terminated | truncated] = 0
-    envs.close()
-    return first, *map(np.stack, zip(*rows, strict=True))
-
-
 def agree(ours, theirs, dtype):
     first, after, _ = ours
     obs_0, obs, final, reward, terminated, truncated, total, length = theirs
@@ -127,11 +108,6 @@ def cartpole_actions(num_steps):
     t = np.arange(num_steps)
     by_chance = np.random.default_rng(0).integers(0, 2, num_steps)
     return np.stack([np.ones_like(t), t % 2, by_chance], 1).astype(np.int32)
-
-
-def make_same_step(name, num_envs, **options):
-    settings = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    return gymnasium.make_vec(name, num_envs, "sync", vector_kwargs=settings, **options)
 
 
 def test_cartpole_as_a_loop_over_gymnasium():

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from support.processes import in_processes
 from support.several import COMMAND, Processes, environment
 
 from purejaxppo import ConfigError, join_processes
@@ -150,42 +151,32 @@ def test_one_is_killed_and_the_run_goes_on_with_fewer(victim, tmp_path):
 
 
 FROM_PYTHON = """
-import sys
-import jax
-import numpy as np
-from purejaxppo import PPOConfig, fit, join_processes, load_agents
+from purejaxppo import PPOConfig, fit, load_agents
+from purejaxppo.processes import everyones
 
-number = int(sys.argv[2])
-join_processes(f"localhost:{sys.argv[1]}", 2, number)
 config = PPOConfig(
     num_envs=4, num_steps=8, num_epochs=1, num_minibatches=2, hidden_sizes=(8,),
     total_timesteps=128,
 )
 heard = []
 first = fit(config, seeds=2, callbacks=lambda step, row: heard.append(step), run_dir=RUN)
-assert len(heard) == (0 if number else 8), heard
+assert len(heard) == (0 if jax.process_index() else 8), heard
 for x in jax.tree.leaves((first.state, first.best)):
-    assert x.shape[0] == 2 and x.is_fully_addressable if isinstance(x, jax.Array) else True
+    assert x.shape[0] == 2
+    assert not isinstance(x, jax.Array) or x.is_fully_addressable
 _, agents = load_agents(RUN)
-jax.tree.map(np.testing.assert_array_equal, agents.params, first.state.params)
+same(agents.params, first.state.params)
 
 # agents of before, and one who stops it
-def stop(step, row):
-    return step < 64
-
 longer = config.replace(total_timesteps=100_000)
-second = fit(longer, devices=2, init_from=RUN, init_agent=1, callbacks=stop)
-print(second.summary["timesteps"], second.stopped_by)
+second = fit(longer, devices=2, init_from=RUN, init_agent=1, callbacks=lambda step, row: step < 64)
+assert 64 <= second.summary["timesteps"] < 100_000
+told = everyones((second.summary["timesteps"], second.stopped_by))
+assert told[0] == told[1] and told[0][1] is not None, told
 """
 
 
 @pytest.mark.slow
 def test_python_does_what_the_command_line_does(tmp_path):
-    code = f"RUN = {str(tmp_path / 'run')!r}\n{FROM_PYTHON}"
-    with Processes([[], []], 2, 2, code) as processes:
-        (code, first, err), (other, second, err_too) = processes.ends()
-    assert (code, other) == (0, 0), err + err_too
-    steps, name = first.splitlines()[-1].split()
-    assert second.splitlines()[-1] == first.splitlines()[-1]
-    assert 64 <= int(steps) < 100_000
-    assert name == "stop"
+    ends = in_processes(2, f"RUN = {str(tmp_path / 'run')!r}\n{FROM_PYTHON}")
+    assert [code for code, _ in ends] == [0, 0], ends

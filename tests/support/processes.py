@@ -1,6 +1,7 @@
 """Code that runs in a process of its own, with as many devices as it asks for."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -35,3 +36,38 @@ def process(code, **env):
 def on_devices(devices, code):
     """Runs code on so many devices of a CPU."""
     process(code, JAX_NUM_CPU_DEVICES=str(devices))
+
+
+JOIN = """
+from purejaxppo.processes import join_processes
+
+join_processes({coordinator!r}, {count}, {number})
+"""
+
+
+def free_port():
+    """A port that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def in_processes(count, code, devices=1, timeout=120, **env):
+    """Runs code in so many processes that train together, each with devices of its own.
+
+    Returns the exit code and stderr of each; none of them outlives this.
+    """
+    where = f"127.0.0.1:{free_port()}"
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), **env}
+    begun = []
+    for number in range(count):
+        join = JOIN.format(coordinator=where, count=count, number=number)
+        words = [sys.executable, "-c", START + join + code]
+        begun.append(subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True))
+    try:
+        said = [process.communicate(timeout=timeout)[1] for process in begun]
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait()
+    return [(process.returncode, words) for process, words in zip(begun, said, strict=True)]

@@ -1,21 +1,15 @@
-"""Processes over loopback that train together."""
+"""Commands over loopback that train together."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from support.processes import free_port
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-c", "from purejaxppo.cli.main import main\nmain()"]
-
-
-def free_port():
-    """A port that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def environment(devices_each):
@@ -34,22 +28,18 @@ class Processes:
         argv: those of `purejaxppo` for all, or a list for each process.
         count: how many processes.
         devices: of all together.
-        code: a script in place of the command, whose arguments are the port, and its number.
-        cwd: where they run.
     """
 
-    def __init__(self, argv, count, devices, code=None, cwd=None):
-        self.port = free_port()
+    def __init__(self, argv, count, devices):
+        where = f"localhost:{free_port()}"
         lists = argv if argv and isinstance(argv[0], list) else [argv] * count
         self.running = []
         for number, words in enumerate(lists):
-            joined = ["--coordinator", f"localhost:{self.port}", "--num-processes", str(count)]
+            joined = ["--coordinator", where, "--num-processes", str(count)]
             line = [*COMMAND, *words, *joined, "--process-id", str(number)]
-            if code is not None:
-                line = [sys.executable, "-P", "-c", code, str(self.port), str(number)]
             self.running.append(
                 subprocess.Popen(
-                    line, env=environment(devices // count), cwd=cwd, text=True,
+                    line, env=environment(devices // count), text=True,
                     stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 )
             )  # fmt: skip
