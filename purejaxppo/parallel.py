@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.tuning import compiled_for
 from purejaxppo.types import LearnerState, PyTree
 
 SEEDS, ENVS = "seeds", "envs"
@@ -79,6 +80,15 @@ def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Me
     shape = (apart, devices // apart)
     axes = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh(shape, (SEEDS, ENVS), axes, devices=found[:devices])
+
+
+def platform_of(mesh: Mesh) -> str:
+    """Returns the name of the platform that the devices of a mesh are of.
+
+    Args:
+        mesh: the devices, all of one kind.
+    """
+    return mesh.devices.flat[0].platform
 
 
 def where(state: LearnerState, *lead: str) -> LearnerState:
@@ -141,8 +151,9 @@ def spread_seeds(
 
     def run(tree: PyTree) -> PyTree:
         over = mesh or make_mesh(jax.tree.leaves(tree)[0].shape[0])
+        here = compiled_for(platform_of(over))
         return jax.shard_map(
-            side_by_side(function), mesh=over, in_specs=P(SEEDS), out_specs=P(SEEDS),
+            here(side_by_side(function)), mesh=over, in_specs=P(SEEDS), out_specs=P(SEEDS),
             check_vma=False,
         )(tree)  # fmt: skip
 
@@ -177,9 +188,11 @@ def vmap_over_devices(
         lead = next(a for a, axis in zip(args, axes, strict=True) if axis == 0)
         specs = tuple(P() if axis is None else P(SEEDS) for axis in axes)
         mesh = make_mesh(jax.tree.leaves(lead)[0].shape[0])
+        here = compiled_for(platform_of(mesh))
         return jax.shard_map(
-            jax.vmap(function, axes), mesh=mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
-        )(*args)
+            here(jax.vmap(function, axes)), mesh=mesh, in_specs=specs, out_specs=P(SEEDS),
+            check_vma=False,
+        )(*args)  # fmt: skip
 
     return spread
 

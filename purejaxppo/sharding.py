@@ -26,8 +26,9 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.config.sizes import check_shares
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.errors import ConfigError
-from purejaxppo.parallel import ENVS, where
+from purejaxppo.parallel import ENVS, platform_of, where
 from purejaxppo.train import learner_of
+from purejaxppo.tuning import compiled_for
 from purejaxppo.types import EnvParams, Estimator, Learner, LearnerState, Schedule
 
 
@@ -115,8 +116,11 @@ def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
     """
     check_spread(components, mesh)
     whole, devices = learner_of(components), mesh.shape[ENVS]
-    specs = where(jax.eval_shape(whole.init, jax.random.key(0)), *lead)
+    # whatever the default device is, programs are made for those of the mesh
+    here = compiled_for(platform_of(mesh))
+    specs = where(jax.eval_shape(here(whole.init), jax.random.key(0)), *lead)
     learner = whole if devices == 1 else learner_of(components, ENVS, devices)
+    learner = learner._replace(init=here(learner.init), update=here(learner.update))
     return Spread(learner, mesh, specs)
 
 

@@ -20,9 +20,9 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
-from purejaxppo.parallel import SEEDS, side_by_side
+from purejaxppo.parallel import SEEDS, platform_of, side_by_side
 from purejaxppo.sharding import Spread
-from purejaxppo.tuning import compiler_options
+from purejaxppo.tuning import compiled_for, compiler_options, platform_in_use
 from purejaxppo.types import Array, LearnerState, Metrics
 
 UPDATES_PER_CHUNK = 1000
@@ -70,7 +70,8 @@ class Programs(NamedTuple):
     def compile(self, function: Callable[[Any], Any], template: Any) -> Callable[[Any], Any]:
         """Compiles another function of what the seeds have, ahead of time as the run's own are."""
         spread = NamedSharding(self.mesh, P(SEEDS))
-        return compiled(jax.jit(function, in_shardings=(spread,)).lower(template))
+        with compiled_for(platform_of(self.mesh)):
+            return compiled(jax.jit(function, in_shardings=(spread,)).lower(template))
 
 
 class Given(NamedTuple):
@@ -112,11 +113,12 @@ def compile_run(
         The programs.
     """
     given = jax.device_put(given_to(config, hyper), NamedSharding(spread.mesh, P()))
-    announce("tracing")
-    init, chunk = lower_run(spread, seeds, given)
-    announce("compiling")
-    # what is given stays on the devices from call to call
-    start, run_chunk = compiled(init), compiled(chunk)
+    with compiled_for(platform_of(spread.mesh)):
+        announce("tracing")
+        init, chunk = lower_run(spread, seeds, given)
+        announce("compiling")
+        # what is given stays on the devices from call to call
+        start, run_chunk = compiled(init), compiled(chunk)
     return Programs(
         lambda keys: start(keys, given),
         lambda state, length: run_chunk(state, length, given),
@@ -202,7 +204,7 @@ def compiled(lowered: Any) -> Any:
     hoisted = jax.config.jax_use_simplified_jaxpr_constants  # pyright: ignore
     if "callback" in text or hoisted:
         return lowered.compile(options)
-    key = hashlib.sha256(f"{jax.default_backend()} {options} {text}".encode()).hexdigest()
+    key = hashlib.sha256(f"{platform_in_use()} {options} {text}".encode()).hexdigest()
     trees = lowered.in_tree, lowered.out_tree  # a class that is defined again is another one
     with _lock:
         before, program = _kept.get(key, (None, None))
