@@ -94,7 +94,7 @@ def compiler_options() -> dict[str, str | bool | int]:
         return {
             "xla_gpu_enable_command_buffer": ",".join(IN_GRAPHS),
             # a slice that a loop reads would be a copy whose place the host must say
-            "xla_disable_hlo_passes": "dynamic-slice-fusion-rewriter-v2",
+            "xla_disable_hlo_passes": "fusion-dynamic-memcpy-rewriter",
         }
     return {}
 
