@@ -54,6 +54,9 @@ def compiled_for(platform: str) -> Iterator[None]:
     Args:
         platform: one of PLATFORMS, or that of a device here.
 
+    Returns:
+        A context manager, or a decorator of functions that are traced.
+
     Raises:
         ConfigError: it is no platform.
     """
@@ -161,7 +164,7 @@ def drawn_at_once() -> int:
     A few small draws cost most of a short step; large ones, on a CPU, are fetched from memory where
     they could be made in the cache.
     """
-    return 2**20 if _on_cpu() else 2**28
+    return 2**20 if _on_cpu() else 2**30
 
 
 def nbytes(tree: Any) -> int:
