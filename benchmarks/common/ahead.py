@@ -188,9 +188,10 @@ def count_instructions(hlo: str) -> list[dict[str, int]]:
             "estimated_cycles": sum(map(int, cycles)),
         })  # fmt: skip
         for line in lines:
-            if body := re.search(r" while\(.*body=%([\w.\-]+)", line):
-                known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-                count(body[1], turns * int(known[1] if known else 1))
+            if loop := re.search(r" while\(.*condition=%([\w.\-]+), body=%([\w.\-]+)", line):
+                # a loop of known length compares its turns with a constant
+                ends = re.findall(r" constant\((\d+)\)", "\n".join(computations[loop[1]]))
+                count(loop[2], turns * int(ends[0] if ends else 1))
 
     count("", 1)
     return rows

@@ -89,11 +89,18 @@ def test_instructions_are_counted_by_hand():
   ROOT %t = (s32[]) tuple(%fusion.1)
 }
 
+%condition (p: (s32[])) -> pred[] {
+  %p = (s32[]) parameter(0)
+  %end = s32[]{:T(128)} constant(4)
+  %x = s32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%x, %end), direction=LT
+}
+
 ENTRY %main (p: s32[]) -> (s32[]) {
   %p = s32[] parameter(0)
   %sort.1 = s32[] sort(%p), backend_config={"estimated_cycles":"300"}
   %t = (s32[]) tuple(%sort.1)
-  ROOT %w = (s32[]) while(%t), condition=%c, body=%body, metadata={"known_trip_count":{"n":"4"}}
+  ROOT %w = (s32[]) while(%t), condition=%condition, body=%body
 }
 """
     none = {"gathers": 0, "sorts": 0, "host_transfers": 0}
