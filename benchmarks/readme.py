@@ -253,9 +253,7 @@ def launches() -> str:
     for name, found in read("launches")["programs"].items():
         loops = [loop for loop in found["loops"] if loop["turns"] > 1]
         words = ", ".join(f"{loop['turns']:,} x {loop['launches']}" for loop in loops)
-        rows.append(
-            (name, f"{found['launches']:,}", found["outside"], found["graphs"], words)
-        )
+        rows.append((name, f"{found['launches']:,}", found["outside"], found["graphs"], words))
     head = ["program", "launches", "outside of graphs", "graphs", "in loops: turns x launches"]
     return table(head, rows)
 

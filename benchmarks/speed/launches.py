@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--programs", nargs="*", choices=names, default=names)
     parser.add_argument("--config", help="another one instead: fields of PPOConfig, as JSON")
     parser.add_argument("--devices", type=int, default=1, help="H100s that share the environments")
-    parser.add_argument("--tpu", help="a topology such as v5e:2x2, one of whose TPUs is compiled for")
+    parser.add_argument(
+        "--tpu", help="a topology such as v5e:2x2, one of whose TPUs is compiled for"
+    )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     # the platform of this process, whatever else is installed: nothing is run on it

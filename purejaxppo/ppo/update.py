@@ -211,7 +211,9 @@ def optimize(
     # means over the steps that counted, which may be none
     (vectors,) = told.args
     sums = told.func(vectors.sum(0))
-    tallies = {name: sums.pop(name).astype(jnp.int32) for name in ("gradient_steps", "skipped_steps")}
+    tallies = {
+        name: sums.pop(name).astype(jnp.int32) for name in ("gradient_steps", "skipped_steps")
+    }
     counted = jnp.maximum(sums.pop("counted"), 1.0)
     means = jax.tree.map(lambda x: x / counted, sums)
     tallies["skipped_steps"] += jnp.where(taken, 0, tallies["gradient_steps"])
