@@ -56,11 +56,9 @@ def test_options_are_those_of_the_platform():
 
 
 def test_no_platform_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"platform='cdua' must be one of cpu, gpu, .*: use 'gpu'"
-    ):
-        with compiled_for("cdua"):
-            pass
+    words = r"platform='cdua' must be one of cpu, gpu, .*: use 'gpu'"
+    with pytest.raises(ConfigError, match=words), compiled_for("cdua"):
+        pass
 
 
 @pytest.mark.slow

@@ -77,8 +77,8 @@ class Loop(NamedTuple):
 def launches_of(lowered: jax.stages.Lowered) -> list[Loop]:
     """Compiles a program for a GPU, and counts what it launches, loop by loop."""
     with tempfile.TemporaryDirectory() as folder, compiled_for("cuda"):
-        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        lowered.compile({**compiler_options(), **dump})
+        options: dict[str, Any] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        lowered.compile(options | compiler_options())
 
         def text(*ends: str) -> str:
             found = (path for end in ends for path in sorted(Path(folder).glob(f"*.{end}")))
@@ -160,7 +160,8 @@ def count_launches(thunks: str, names: dict[int, str], turns: dict[str, int]) ->
 def instructions_of(lowered: jax.stages.Lowered) -> list[dict[str, int]]:
     """Compiles a program for a TPU, and counts its instructions, loop by loop."""
     with compiled_for("tpu"):
-        return count_instructions(lowered.compile(compiler_options()).as_text() or "")
+        options: dict[str, Any] = dict(compiler_options())
+        return count_instructions(lowered.compile(options).as_text() or "")
 
 
 def count_instructions(hlo: str) -> list[dict[str, int]]:

@@ -21,7 +21,7 @@ from benchmarks.common import ahead
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig
 
-_LARGE = dict(num_envs=2048, num_steps=128, total_timesteps=100 * 2048 * 128)
+_LARGE: dict[str, Any] = dict(num_envs=2048, num_steps=128, total_timesteps=100 * 2048 * 128)
 CARTPOLE = PPOConfig(**_LARGE)
 CONFIGS = {
     "CartPole-v1": CARTPOLE,

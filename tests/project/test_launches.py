@@ -56,14 +56,14 @@ thunk_metadata { thunk_info { profile_annotation: "while.2" thunk_id: 7 } thunk_
 thunk_metadata { thunk_info { profile_annotation: "while.3" thunk_id: 10 } thunk_kind: "kWhile" }
 """
 OPTIMIZED = """\
-  %while.1 = (s32[]) while(%tuple), condition=%c, body=%b, backend_config={"known_trip_count":{"n":"5"}}
-  %while.2 = (s32[]) while(%tuple), condition=%c, body=%b, backend_config={"known_trip_count":{"n":"7"}}
-  %while.3 = (s32[]) while(%tuple), condition=%c, body=%b
+  %while.1 = (s32[]) while(%tuple), body=%b, {"known_trip_count":{"n":"5"}}
+  %while.2 = (s32[]) while(%tuple), body=%b, {"known_trip_count":{"n":"7"}}
+  %while.3 = (s32[]) while(%tuple), body=%b
 """
 
 
 def test_launches_are_counted_by_hand():
-    """A loop within a graph; one outside, with a graph in each turn and a loop of unknown length."""
+    """A loop in a graph; one outside, each turn with a graph and a loop of unknown length."""
     names, turns = ahead.loop_names(METADATA), ahead.trip_counts(OPTIMIZED)
     assert names == {0: "graph", 2: "while.1", 7: "while.2", 10: "while.3"}
     assert turns == {"while.1": 5, "while.2": 7}
