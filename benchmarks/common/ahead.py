@@ -78,7 +78,8 @@ def launches_of(lowered: jax.stages.Lowered) -> list[Loop]:
     """Compiles a program for a GPU, and counts what it launches, loop by loop."""
     with tempfile.TemporaryDirectory() as folder, compiled_for("cuda"):
         options: dict[str, Any] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        lowered.compile(options | compiler_options())
+        options.update(compiler_options())
+        lowered.compile(options)
 
         def text(*ends: str) -> str:
             found = (path for end in ends for path in sorted(Path(folder).glob(f"*.{end}")))
