@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -105,12 +103,33 @@ def collect(
     remembered = jax.tree.map(
         lambda before, last: jnp.concatenate([before[1:], last[None]]), transitions["carry"], carry
     )
-    values = partial(values_of, policy, state.params, obs_stats, parts=parts)
-    transitions["next_value"] = values(remembered, final_obs)
+    critic = policy, state.params, obs_stats
+    transitions["next_value"] = final_values(*critic, remembered, final_obs, parts)
     if policy.critic_apart:
-        transitions["value"] = values(transitions["carry"], transitions["obs"])
+        seen = transitions["carry"], transitions["obs"]
+        transitions["value"] = values_of(*critic, *seen, parts)
     state = state.replace(env_state=env_state, obs=obs, episode_start=done[-1], carry=carry)
     return state, Rollout(**transitions)
+
+
+def final_values(
+    policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, final_obs: Obs, parts: int = 1
+) -> Array:
+    """Computes V of the observations that the actions led to.
+
+    Args:
+        policy: actor and critic.
+        params: the policy's parameters.
+        obs_stats: observation statistics, or None.
+        carry: [T, N, ...], memory after each step.
+        final_obs: [T, N, *O], before any reset.
+        parts: a divisor of T * N, see `values_of`.
+
+    Returns:
+        [T, N]. At a truncation and at the end of the rollout this is what the episode would have
+        gone on to; elsewhere it equals the value of the next row.
+    """
+    return values_of(policy, params, obs_stats, carry, final_obs, parts)
 
 
 def values_of(
@@ -128,8 +147,7 @@ def values_of(
             if there are as many minibatches. A CPU's cache decides for itself.
 
     Returns:
-        [T, N]. Of the last observation before a reset or the end of the rollout, this is what the
-        episode would have gone on to.
+        [T, N].
     """
     shape = jax.tree.leaves(obs)[0].shape[:2]
     carry, obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (carry, obs))
