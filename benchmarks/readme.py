@@ -308,11 +308,22 @@ def first_run() -> str:
     """)
 
 
+def launches() -> str:
+    """What an update launches on an H100."""
+    rows = []
+    for name, found in read("launches")["programs"].items():
+        loops = [loop for loop in found["loops"] if loop["turns"] > 1]
+        words = ", ".join(f"{loop['turns']:,} x {loop['launches']}" for loop in loops)
+        rows.append((name, f"{found['launches']:,}", found["outside"], found["graphs"], words))
+    head = ["program", "launches", "outside of graphs", "graphs", "in loops: turns x launches"]
+    return table(head, rows)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         first_page, scores, minatar, hoppers, speed, scaling, growth, breakdown, shuffle,
-        time_limits, memory, resets, driver, first_run, memory_plan,
+        time_limits, memory, resets, driver, first_run, memory_plan, launches,
     )
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ What is here, in an order to read it in:
 - *The method*: `OBJECTIVES` and `ADVANTAGES` are the choices there are; an `Objective`, a function
   from a `Rollout` to an `Estimate`, and an `Optimizer` may be yours; a `Batch` is what a gradient
   step reads. Its equations: `purejaxppo.ppo`.
-- *Devices*: `use_cores`, `vmap_over_devices`, `compiler_options`; `make_mesh` and
+- *Devices*: `use_cores`, `vmap_over_devices`, `compiler_options`, `compiled_for`; `make_mesh` and
   `shard_environments`, for one agent on several; `join_processes`, for those of several hosts.
 - *Errors*: `ConfigError` for what cannot be trained, `HostError` for an environment that failed.
 
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.trained_policy import TrainedPolicy
-    from purejaxppo.tuning import compiler_options
+    from purejaxppo.tuning import compiled_for, compiler_options
     from purejaxppo.types import (
         Batch,
         Distribution,
@@ -113,6 +113,7 @@ __all__ = [
     "WandB",
     "as_policy",
     "check_env",
+    "compiled_for",
     "compiler_options",
     "evaluate_policy",
     "export_policy",
@@ -161,7 +162,7 @@ _MODULES = {
     "spaces": ["EnvSpec"],
     "train": ["make_learner", "make_train"],
     "trained_policy": ["TrainedPolicy"],
-    "tuning": ["compiler_options"],
+    "tuning": ["compiled_for", "compiler_options"],
     "types": [
         "Batch", "Distribution", "EnvStep", "Environment", "Estimate", "Learner", "LearnerState",
         "Metrics", "Policy", "Rollout", "TrainOutput",

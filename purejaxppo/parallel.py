@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.processes import process_count
+from purejaxppo.tuning import compiled_for
 from purejaxppo.types import Array, LearnerState, PyTree
 
 SEEDS, ENVS = "seeds", "envs"
@@ -140,6 +141,15 @@ def shardings_of(mesh: Mesh, specs: PyTree) -> PyTree:
     return jax.tree.map(partial(NamedSharding, mesh), specs, is_leaf=lambda x: isinstance(x, P))
 
 
+def platform_of(mesh: Mesh) -> str:
+    """Returns the name of the platform that the devices of a mesh are of.
+
+    Args:
+        mesh: the devices, all of one kind.
+    """
+    return mesh.devices.flat[0].platform
+
+
 def where(state: LearnerState, *lead: str) -> LearnerState:
     """Says where each array of a learner is on a mesh: whole everywhere, or spread over "envs".
 
@@ -249,8 +259,9 @@ def spread_seeds(
 
     def run(tree: PyTree) -> PyTree:
         over = mesh or make_mesh(_count(tree))
+        here = compiled_for(platform_of(over))
         return jax.shard_map(
-            side_by_side(function, at_once), mesh=over, in_specs=P(SEEDS), out_specs=P(SEEDS),
+            here(side_by_side(function, at_once)), mesh=over, in_specs=P(SEEDS), out_specs=P(SEEDS),
             check_vma=False,
         )(tree)  # fmt: skip
 
@@ -285,9 +296,11 @@ def vmap_over_devices(
         lead = next(a for a, axis in zip(args, axes, strict=True) if axis == 0)
         specs = tuple(P() if axis is None else P(SEEDS) for axis in axes)
         mesh = make_mesh(_count(lead))
+        here = compiled_for(platform_of(mesh))
         return jax.shard_map(
-            jax.vmap(function, axes), mesh=mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
-        )(*args)
+            here(jax.vmap(function, axes)), mesh=mesh, in_specs=specs, out_specs=P(SEEDS),
+            check_vma=False,
+        )(*args)  # fmt: skip
 
     return spread
 

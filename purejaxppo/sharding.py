@@ -25,8 +25,9 @@ from purejaxppo.components import (
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.config.sizes import check_shares
 from purejaxppo.errors import ConfigError
-from purejaxppo.parallel import ENVS, where
+from purejaxppo.parallel import ENVS, platform_of, where
 from purejaxppo.train import learner_of
+from purejaxppo.tuning import compiled_for
 from purejaxppo.types import EnvParams, Estimator, Learner, LearnerState, Schedule
 
 
@@ -116,13 +117,16 @@ def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
     """
     check_spread(components, mesh)
     whole, devices = learner_of(components), mesh.shape[ENVS]
-    specs = where(jax.eval_shape(whole.init, jax.random.key(0)), *lead)
+    # whatever the default device is, programs are made for those of the mesh
+    here = compiled_for(platform_of(mesh))
+    specs = where(jax.eval_shape(here(whole.init), jax.random.key(0)), *lead)
     if components.hosted:  # where they are in their episodes, all devices count alike
         specs = specs.replace(env_state=P(*lead))
-    if devices == 1:
-        return Spread(whole, mesh, specs)
-    parts = components._replace(vectorize=partial(components.vectorize, mesh=mesh))
-    return Spread(learner_of(parts, ENVS, devices), mesh, specs)
+    if devices > 1:
+        parts = components._replace(vectorize=partial(components.vectorize, mesh=mesh))
+        whole = learner_of(parts, ENVS, devices)
+    learner = whole._replace(init=here(whole.init), update=here(whole.update))
+    return Spread(learner, mesh, specs)
 
 
 def check_spread(components: Components, mesh: Mesh) -> None:

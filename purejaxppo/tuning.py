@@ -1,9 +1,15 @@
-"""What differs from one kind of device to the next, and programs kept between processes."""
+"""What differs from one kind of device to the next, and programs kept between processes.
+
+Whatever is chosen here is chosen while a program is traced, for the platform that it is compiled
+for: that of `compiled_for`, or else of JAX's default device.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -14,29 +20,87 @@ from purejaxppo.errors import ConfigError
 IN_CACHE = 9 * 2**20  # bytes of activations that a CPU's cores go through without waiting
 LARGEST_CACHE = 2**30  # bytes; the entries that were not used for longest make room
 
-UNROLLED = {"memory": 16}
+PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
+"""Names of platforms, as devices of JAX have them and as users say them."""
+
+IN_GRAPHS = (
+    "FUSION", "CUBLAS", "CUBLASLT", "CUDNN", "CUSTOM_CALL", "CONDITIONAL", "DYNAMIC_SLICE_FUSION",
+    "CONVOLUTION", "WHILE",
+)  # fmt: skip
+"""What XLA may record in CUDA graphs: its own choice, convolutions and whole loops beside it."""
+
+UNROLLED = {"rollout": 4, "returns": 16, "shuffle": 24, "memory": 16}
 """How many turns of a loop are one on an accelerator, where each operation of a turn is a launch.
 
+rollout    steps of the environments
+returns    sums of rewards over the steps of a rollout, a few numbers for each environment
+shuffle    rounds of a permutation, all of them in one kernel
 memory     steps of a recurrent core through a sequence
 """
 
+_chosen = jax.make_user_context()  # programs are traced anew where it differs
+
+
+@contextlib.contextmanager
+def compiled_for(platform: str) -> Iterator[None]:
+    """Has programs that are traced inside made for a platform, whatever the default device is.
+
+    Needed where a program is compiled for a device that is not the default one, or is not there:
+
+        with compiled_for("cuda"):
+            jax.jit(train).lower(key).compile(compiler_options())
+
+    It is part of what JAX compares before it takes a program that was traced before.
+
+    Args:
+        platform: one of PLATFORMS, or that of a device here.
+
+    Returns:
+        A context manager, or a decorator of functions that are traced.
+
+    Raises:
+        ConfigError: it is no platform.
+    """
+    if platform not in PLATFORMS and platform != jax.default_backend():
+        raise ConfigError(f"platform={platform!r} must be one of {', '.join(PLATFORMS)}: use 'gpu'")
+    # what is traced for the same platform under its own name is the same
+    with contextlib.nullcontext() if platform == platform_in_use() else _chosen(platform):
+        yield
+
+
+def platform_in_use() -> str:
+    """Returns the name of the platform that programs are traced for."""
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    return _chosen.value or getattr(device, "platform", device) or jax.default_backend()
+
+
+def _on_cpu() -> bool:
+    return platform_in_use() == "cpu"
+
 
 def compiler_options() -> dict[str, str | bool | int]:
-    """Returns the options under which training programs run fastest on the default device.
+    """Returns the options under which training programs run fastest on the platform in use.
 
     For `jax.jit(train, compiler_options=compiler_options())`. They change speed, and the last
     digits of results.
 
     Returns:
         On a CPU, vectors of 512 bits where the processor has them (XLA takes 256 otherwise), and
-        fewer copies of what a loop carries; elsewhere nothing.
+        fewer copies of what a loop carries; on a GPU, loops as parts of CUDA graphs, which go on
+        without the host; elsewhere nothing.
     """
-    if jax.default_backend() != "cpu":
-        return {}
-    return {
-        "xla_cpu_prefer_vector_width": 512,
-        "xla_cpu_copy_insertion_use_region_analysis": True,
-    }
+    if _on_cpu():
+        return {
+            "xla_cpu_prefer_vector_width": 512,
+            "xla_cpu_copy_insertion_use_region_analysis": True,
+        }
+    if platform_in_use() != "tpu":
+        return {
+            "xla_gpu_enable_command_buffer": ",".join(IN_GRAPHS),
+            # a slice that a loop reads would be a copy whose place the host must say
+            "xla_disable_hlo_passes": "fusion-dynamic-memcpy-rewriter",
+        }
+    return {}
 
 
 def check_compiles() -> None:
@@ -63,7 +127,7 @@ def chunk_size(rows: int, bytes_per_row: int, parts: int = 1) -> int:
         A divisor of `rows`: on a CPU, the largest whose activations stay in the cache, or all of
         them where none is near; elsewhere one of these parts.
     """
-    if jax.default_backend() != "cpu":
+    if not _on_cpu():
         return rows // parts
     most = max(1, IN_CACHE // max(1, bytes_per_row))
     near = (size for size in range(min(most, rows), most // 4, -1) if rows % size == 0)
@@ -80,10 +144,10 @@ def steps_on_one_vector(size: int) -> bool:
         On a CPU, while they are few: one vector is one operation instead of many, but it is cut
         and pasted at every step. Elsewhere always, for every operation is a launch.
     """
-    return jax.default_backend() != "cpu" or size <= 2**15
+    return not _on_cpu() or size <= 2**15
 
 
-def unroll(loop: Literal["memory"]) -> int:
+def unroll(loop: Literal["rollout", "returns", "shuffle", "memory"]) -> int:
     """Chooses how many turns of a loop become one.
 
     Args:
@@ -92,7 +156,16 @@ def unroll(loop: Literal["memory"]) -> int:
     Returns:
         1 on a CPU, where a turn costs little and longer programs more; elsewhere the number there.
     """
-    return 1 if jax.default_backend() == "cpu" else UNROLLED[loop]
+    return 1 if _on_cpu() else UNROLLED[loop]
+
+
+def drawn_at_once() -> int:
+    """Returns the bytes of random numbers and fresh episodes that are drawn for many steps at once.
+
+    A few small draws cost most of a short step; large ones, on a CPU, are fetched from memory where
+    they could be made in the cache.
+    """
+    return 2**20 if _on_cpu() else 2**30
 
 
 def cores_side_by_side() -> bool:
@@ -102,7 +175,7 @@ def cores_side_by_side() -> bool:
         Not on a CPU, where matrices would be laid side by side for nothing; elsewhere, for every
         operation of every step is a launch.
     """
-    return jax.default_backend() != "cpu"
+    return not _on_cpu()
 
 
 def all_steps_at_once() -> bool:
@@ -111,7 +184,7 @@ def all_steps_at_once() -> bool:
     Returns:
         Not on a CPU, for which that is twice the work; elsewhere.
     """
-    return jax.default_backend() != "cpu"
+    return not _on_cpu()
 
 
 def nbytes(tree: Any) -> int:

@@ -166,11 +166,14 @@ class Policy(NamedTuple):
             leading axes [N]. With a memory also for sequences [B, L], from the carry [B, ...] that
             each began with to the one after its last step; the carry counts as the initial one
             wherever `episode_start` is True.
+        critic_apart: the value has nothing in common with the distribution, and needs no memory:
+            those of a rollout are then computed behind it, many at once.
     """
 
     init: Callable[[Array], Params]
     initial_carry: Callable[[tuple[int, ...]], Carry]
     apply: PolicyApply
+    critic_apart: bool = False
 
 
 class VecEnv(NamedTuple):

@@ -255,7 +255,7 @@ def learner():
 
 @pytest.mark.slow
 def test_draws_in_bulk_are_the_draws_of_each_step(out, monkeypatch):
-    monkeypatch.setattr("purejaxppo.ppo.rollout.DRAWN_IN_BULK", 0)
+    monkeypatch.setattr("purejaxppo.tuning.drawn_at_once", lambda: 0)
     same(jax.jit(make_train(CONFIG))(KEYS[0]), out, **CLOSE)
 
 

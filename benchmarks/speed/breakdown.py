@@ -23,7 +23,7 @@ from purejaxppo import ADVANTAGES, PPOConfig, compiler_options
 from purejaxppo.components import make_components
 from purejaxppo.ppo.minibatches import as_batch
 from purejaxppo.ppo.normalize import normalize
-from purejaxppo.ppo.rollout import collect, final_values
+from purejaxppo.ppo.rollout import collect, values_of
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.update import optimize
 from purejaxppo.train import learner_of, loss_of, minibatches_of
@@ -52,7 +52,7 @@ def make_parts(config: PPOConfig) -> dict[str, tuple[Callable, Any]]:
     def values(loop):
         state, rollout = loop
         stats, obs = state.normalizers.obs, rollout.obs + 1e-6 * rollout.value.mean()
-        value = final_values(policy, state.params, stats, rollout.carry, obs)
+        value = values_of(policy, state.params, stats, rollout.carry, obs)
         return state, rollout.replace(value=value)
 
     def advantages(loop):

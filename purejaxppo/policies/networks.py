@@ -191,7 +191,8 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
         dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
         return _lead(carry, (1,), batch), _lead(dist, (1,), lead), value.reshape(lead)
 
-    return in_float32(Policy(init, carry_of, apply))
+    apart = network is None and config.core == "none" and not config.shared_torso
+    return in_float32(Policy(init, carry_of, apply, apart))
 
 
 def in_float32(policy: Policy) -> Policy:

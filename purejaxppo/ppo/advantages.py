@@ -10,13 +10,16 @@ the observation that the action led to (before any reset), and $d_t$ = terminate
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo import tuning
 from purejaxppo.assertions import chex
 from purejaxppo.hyperparams import Scalar
-from purejaxppo.types import Estimate, Estimator, Rollout
+from purejaxppo.types import Estimate, Estimator, PyTree, Rollout
 
 
 def _done(rollout: Rollout) -> Array:
@@ -68,8 +71,7 @@ def gae(rollout: Rollout, gamma: Scalar, gae_lambda: Scalar) -> Estimate:
         advantage = delta + gamma * gae_lambda * jnp.where(done, 0.0, later)
         return advantage, advantage
 
-    start = jnp.zeros_like(delta[0])
-    _, advantage = jax.lax.scan(step, start, (delta, _done(rollout)), reverse=True)
+    advantage = _backwards(step, jnp.zeros_like(delta[0]), (delta, _done(rollout)))
     return Estimate(advantage, advantage + rollout.value)
 
 
@@ -98,7 +100,7 @@ def n_step(rollout: Rollout, gamma: Scalar, n: int) -> Estimate:
         return jnp.where(stop, first, rollout.reward + gamma * later)
 
     steps = min(n, rollout.reward.shape[0]) - 1
-    target = jax.lax.fori_loop(0, steps, backup, first)
+    target = jax.lax.fori_loop(0, steps, backup, first, unroll=tuning.unroll("returns"))
     return Estimate(target - rollout.value, target)
 
 
@@ -112,7 +114,13 @@ def _reward_to_go(rollout: Rollout, gamma: Scalar) -> Array:
         return g, g
 
     inputs = (rollout.reward, _done(rollout), rollout.next_value, rollout.terminated)
-    return jax.lax.scan(step, rollout.next_value[-1], inputs, reverse=True)[1]
+    return _backwards(step, rollout.next_value[-1], inputs)
+
+
+def _backwards(step: Callable, last: Array, inputs: PyTree) -> Array:
+    """Applies a recursion from the end of a rollout to its start: what it gives, [T, N]."""
+    unroll = tuning.unroll("returns")
+    return jax.lax.scan(step, last, inputs, reverse=True, unroll=unroll)[1]
 
 
 def monte_carlo(rollout: Rollout, gamma: Scalar) -> Estimate:

@@ -62,7 +62,7 @@ def gather(tree: PyTree, axis_name: str | None) -> PyTree:
 
 
 def _bits(x: Array) -> Array:
-    return jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jax.lax.bitcast_convert_type(x, jnp.int32)
 
 
 def _numbers(bits: Array, dtype: jnp.dtype, shape: tuple[int, ...]) -> Array:

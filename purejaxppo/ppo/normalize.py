@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo import tuning
 from purejaxppo.ppo.collectives import Moments, gather, joined, moments
 from purejaxppo.spaces import EnvSpec, is_measured, mask_of
 from purejaxppo.types import Obs, PyTree, RewardScaler, RunningStats
@@ -174,7 +175,8 @@ def scale_rewards(
         discounted = gamma * discounted + reward
         return jnp.where(done, 0.0, discounted), discounted
 
-    last, returns = jax.lax.scan(step, scaler.discounted_return, (reward, done))
+    start, unroll = scaler.discounted_return, tuning.unroll("returns")
+    last, returns = jax.lax.scan(step, start, (reward, done), unroll=unroll)
     last = jnp.where(jnp.isfinite(last), last, 0.0)  # a bad reward spoils this rollout only
     stats = update_stats(scaler.stats, returns, axis_name)
     return RewardScaler(last, stats), reward * jax.lax.rsqrt(stats.var + 1e-8)

@@ -23,9 +23,6 @@ from purejaxppo.types import (
     VecEnv,
 )
 
-# A few small draws cost most of a short step: a rollout's are made at once, unless they are large.
-DRAWN_IN_BULK = 2**20  # bytes
-
 
 def collect(
     policy: Policy,
@@ -45,12 +42,13 @@ def collect(
         state: where the run stands.
         env_params: parameters of the environments.
         key: consumed.
-        parts: a divisor of T * N, see `final_values`.
+        parts: a divisor of T * N, see `values_of`.
 
     Returns:
         The state with its environments moved on, and the rollout [T, N].
     """
-    # what one step leaves to chance, for all steps at once unless that would be large
+    # what one step leaves to chance, for all steps at once unless that would be large: a few small
+    # draws cost most of a short step
     obs_stats = state.normalizers.obs
     key_actions, key_envs = jax.random.split(key)
     keys = jax.random.split(key_envs, num_steps)
@@ -58,7 +56,7 @@ def collect(
     def draw(key):
         return vec_env.draw(key, env_params)
 
-    in_bulk = nbytes(jax.eval_shape(jax.vmap(draw), keys)) <= DRAWN_IN_BULK
+    in_bulk = nbytes(jax.eval_shape(jax.vmap(draw), keys)) <= tuning.drawn_at_once()
 
     def step(loop, inputs):
         env_state, obs, episode_start, carry = loop
@@ -78,11 +76,10 @@ def collect(
             action=action,
             log_prob=log_prob,
             dist=dist,
-            value=value,
+            value=() if policy.critic_apart else value,
             reward=after.reward,
             terminated=after.terminated,
             truncated=after.truncated,
-            episode_start=episode_start,
             carry=carry,
             episode_return=after.episode_return,
             episode_length=after.episode_length,
@@ -94,23 +91,32 @@ def collect(
     # T steps; where an episode ended, the memory is forgotten at the next one (episode_start)
     start = (state.env_state, state.obs, state.episode_start, state.carry)
     inputs = (jax.random.split(key_actions, num_steps), jax.vmap(draw)(keys) if in_bulk else keys)
-    end, (transitions, final_obs) = jax.lax.scan(step, start, inputs)
-    env_state, obs, episode_start, carry = end
+    end, (transitions, final_obs) = jax.lax.scan(
+        step, start, inputs, unroll=tuning.unroll("rollout")
+    )
+    env_state, obs, _, carry = end
     env_state = vec_env.agree(env_state)
+    done = transitions["terminated"] | transitions["truncated"]
+    transitions["episode_start"] = jnp.concatenate([state.episode_start[None], done[:-1]])
 
-    # what each action led to is valued with the memory after it, many at once
+    # values, many at once: of what each action led to, with the memory after it; and of what was
+    # seen, unless the actor's layers have given them on the way
     remembered = jax.tree.map(
         lambda before, last: jnp.concatenate([before[1:], last[None]]), transitions["carry"], carry
     )
-    next_value = final_values(policy, state.params, obs_stats, remembered, final_obs, parts)
-    state = state.replace(env_state=env_state, obs=obs, episode_start=episode_start, carry=carry)
-    return state, Rollout(next_value=next_value, **transitions)
+    critic = policy, state.params, obs_stats
+    transitions["next_value"] = final_values(*critic, remembered, final_obs, parts)
+    if policy.critic_apart:
+        seen = transitions["carry"], transitions["obs"]
+        transitions["value"] = values_of(*critic, *seen, parts)
+    state = state.replace(env_state=env_state, obs=obs, episode_start=done[-1], carry=carry)
+    return state, Rollout(**transitions)
 
 
 def final_values(
     policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, final_obs: Obs, parts: int = 1
 ) -> Array:
-    """Computes V of the observations that the actions led to, many at once, without the actor.
+    """Computes V of the observations that the actions led to.
 
     Args:
         policy: actor and critic.
@@ -118,15 +124,34 @@ def final_values(
         obs_stats: observation statistics, or None.
         carry: [T, N, ...], memory after each step.
         final_obs: [T, N, *O], before any reset.
-        parts: a divisor of T * N: in so many passes it takes no more memory than a gradient step,
-            if there are as many minibatches. A CPU's cache decides for itself.
+        parts: a divisor of T * N, see `values_of`.
 
     Returns:
         [T, N]. At a truncation and at the end of the rollout this is what the episode would have
         gone on to; elsewhere it equals the value of the next row.
     """
-    shape = jax.tree.leaves(final_obs)[0].shape[:2]
-    carry, obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (carry, final_obs))
+    return values_of(policy, params, obs_stats, carry, final_obs, parts)
+
+
+def values_of(
+    policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, obs: Obs, parts: int = 1
+) -> Array:
+    """Computes V of observations within their episodes, many at once, without the actor.
+
+    Args:
+        policy: actor and critic.
+        params: the policy's parameters.
+        obs_stats: observation statistics, or None.
+        carry: [T, N, ...], memory before each observation.
+        obs: [T, N, *O].
+        parts: a divisor of T * N: in so many passes it takes no more memory than a gradient step,
+            if there are as many minibatches. A CPU's cache decides for itself.
+
+    Returns:
+        [T, N].
+    """
+    shape = jax.tree.leaves(obs)[0].shape[:2]
+    carry, obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (carry, obs))
     inputs = (carry, obs, jnp.zeros(shape[0] * shape[1], bool))
 
     def values(inputs):

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo import tuning
+
 ROUNDS = 24  # in each, an index stays or moves by the toss of a coin
 
 
@@ -55,7 +57,8 @@ def permutations(key: Array, count: int, n: int) -> Array:
         return jnp.where(swap, partner, x), None
 
     start = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (count, n))
-    return jax.lax.scan(swap_or_not, start, (pivots, bits[:, 1]))[0]
+    rounds, unroll = (pivots, bits[:, 1]), tuning.unroll("shuffle")
+    return jax.lax.scan(swap_or_not, start, rounds, unroll=unroll)[0]
 
 
 def _coin(x: Array) -> Array:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 
 from purejaxppo.assertions import chex
 from purejaxppo.errors import ConfigError
@@ -65,20 +67,27 @@ def loss(
     # how far the policy has moved from that of the rollout
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
-    parts: dict[str, Any] = {
-        "policy_loss": losses.mean(),
-        "value_loss": value_loss(value, batch, hyper).mean(),
-        "entropy": dist.entropy().mean(),
-        "approx_kl": jnp.mean((ratio - 1.0) - log_ratio),
-        "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > hyper.clip_eps, dtype=jnp.float32),
-        "extra": {name: jnp.mean(x, dtype=jnp.float32) for name, x in extra.items()},
+    of_rows = {
+        "policy_loss": losses,
+        "value_loss": value_loss(value, batch, hyper),
+        "entropy": dist.entropy(),
+        "approx_kl": (ratio - 1.0) - log_ratio,
+        "clip_fraction": (jnp.abs(ratio - 1.0) > hyper.clip_eps).astype(jnp.float32),
     }
+    parts: dict[str, Any] = means_of(of_rows)
+    parts["extra"] = {name: jnp.mean(x, dtype=jnp.float32) for name, x in extra.items()}
     total = (
         parts["policy_loss"]
         + hyper.value_coef * parts["value_loss"]
         - hyper.entropy_coef * parts["entropy"]
     )
     return total, parts
+
+
+def means_of(of_rows: dict[str, Array]) -> dict[str, Array]:
+    """Computes means over rows in one reduction."""
+    rows = jnp.stack([x.reshape(-1) for x in of_rows.values()])
+    return dict(zip(of_rows, rows.mean(-1), strict=True))
 
 
 def _outcome(
@@ -180,28 +189,35 @@ def optimize(
         kept = (progress.params, progress.opt_state)
         new = jax.tree.map(lambda a, b: jnp.where(step, a, b), moved, kept)
 
+        # what is told of it leaves the loop as one vector, and the way to unpack that beside it
         tallies = {"counted": counts, "gradient_steps": step, "skipped_steps": ~finite & ~stopped}
         parts = jax.tree.map(lambda x: jnp.where(counts, x, 0.0), parts)
-        return Progress(new[0], new[1], stopped), (parts, tallies)
+        told = jax.tree.map(lambda x: x.astype(jnp.float32), parts | tallies)
+        vector, unravel = ravel_pytree(told)
+        return Progress(new[0], new[1], stopped), Partial(unravel, vector)
 
     # every epoch sees every row once, in an order of its own
     size = len(batch.advantage)
     rows = minibatch_indices(key, size, plan.num_epochs, plan.num_minibatches)
     advantage = deal_advantages(batch.advantage, rows, plan, axis_name)
     start = Progress(packed, opt_state, jnp.bool_(False))
-    end, (parts, tallies) = jax.lax.scan(gradient_step, start, (rows, advantage))
+    end, told = jax.lax.scan(gradient_step, start, (rows, advantage))
 
     # what the steps have led to is looked at once: after each of them, it would be one more pass
     # over all parameters and averages
     taken = _all_finite((end.params, end.opt_state))
     end = jax.tree.map(lambda a, b: jnp.where(taken, a, b), end, start)
-    tallies["skipped_steps"] |= ~taken & tallies["gradient_steps"]
-    tallies["gradient_steps"] &= taken
 
     # means over the steps that counted, which may be none
-    tallies = {name: jnp.sum(t, dtype=jnp.int32) for name, t in tallies.items()}
-    counted = jnp.maximum(tallies.pop("counted"), 1).astype(jnp.float32)
-    means = jax.tree.map(lambda x: jnp.sum(x) / counted, parts)
+    (vectors,) = told.args
+    sums = told.func(vectors.sum(0))
+    tallies = {
+        name: sums.pop(name).astype(jnp.int32) for name in ("gradient_steps", "skipped_steps")
+    }
+    counted = jnp.maximum(sums.pop("counted"), 1.0)
+    means = jax.tree.map(lambda x: x / counted, sums)
+    tallies["skipped_steps"] += jnp.where(taken, 0, tallies["gradient_steps"])
+    tallies["gradient_steps"] = jnp.where(taken, tallies["gradient_steps"], 0)
     return unpack(end.params), end.opt_state, means | tallies
 
 

@@ -20,10 +20,10 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
-from purejaxppo.parallel import SEEDS, in_turns, place, shardings_of, side_by_side
+from purejaxppo.parallel import SEEDS, in_turns, place, platform_of, shardings_of, side_by_side
 from purejaxppo.processes import process_count
 from purejaxppo.sharding import Spread
-from purejaxppo.tuning import compiler_options
+from purejaxppo.tuning import compiled_for, compiler_options, platform_in_use
 from purejaxppo.types import Array, LearnerState, Metrics
 
 UPDATES_PER_CHUNK = 1000
@@ -75,7 +75,8 @@ class Programs(NamedTuple):
         spread = NamedSharding(self.mesh, P(SEEDS))
         to = NamedSharding(self.mesh, told())
         program = jax.jit(function, in_shardings=(spread,), out_shardings=to)
-        return compiled(program.lower(template))
+        with compiled_for(platform_of(self.mesh)):
+            return compiled(program.lower(template))
 
 
 class Given(NamedTuple):
@@ -120,11 +121,12 @@ def compile_run(
         The programs.
     """
     given = place(given_to(config, hyper), spread.mesh, P())
-    announce("tracing")
-    init, chunk = lower_run(spread, seeds, given, at_once)
-    announce("compiling")
-    # what is given stays on the devices from call to call
-    start, run_chunk = compiled(init), compiled(chunk)
+    with compiled_for(platform_of(spread.mesh)):
+        announce("tracing")
+        init, chunk = lower_run(spread, seeds, given, at_once)
+        announce("compiling")
+        # what is given stays on the devices from call to call
+        start, run_chunk = compiled(init), compiled(chunk)
     return Programs(
         lambda keys: start(keys, given),
         lambda state, length: run_chunk(state, length, given),
@@ -225,7 +227,7 @@ def compiled(lowered: Any) -> Any:
     hoisted = jax.config.jax_use_simplified_jaxpr_constants  # pyright: ignore
     if "callback" in text or hoisted:
         return lowered.compile(options)
-    key = hashlib.sha256(f"{jax.default_backend()} {options} {text}".encode()).hexdigest()
+    key = hashlib.sha256(f"{platform_in_use()} {options} {text}".encode()).hexdigest()
     trees = lowered.in_tree, lowered.out_tree  # a class that is defined again is another one
     with _lock:
         before, program = _kept.get(key, (None, None))

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from purejaxppo import tuning
 from purejaxppo.components import Components
 from purejaxppo.ppo.minibatches import activation_bytes, as_batch
-from purejaxppo.ppo.rollout import DRAWN_IN_BULK, collect
+from purejaxppo.ppo.rollout import collect
 from purejaxppo.processes import everyones
 from purejaxppo.runs.compiled import most_updates
 from purejaxppo.train import learner_of, minibatches_of
@@ -208,7 +208,7 @@ def stepping(components: Components, state: LearnerState, num_envs: int) -> int:
     seen = seen_of(state)
     envs = nbytes((state.env_state, seen)) // len(state.episode_start)
     layers = held_by_layers(components.policy, state.params, seen).kept
-    return (drawn if drawn <= DRAWN_IN_BULK else one) + num_envs * (envs + layers)
+    return (drawn if drawn <= tuning.drawn_at_once() else one) + num_envs * (envs + layers)
 
 
 class Layers(NamedTuple):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from purejaxppo.components import Components
 from purejaxppo.envs.host_program import ONE_AT_A_TIME
 from purejaxppo.errors import ConfigError
-from purejaxppo.parallel import ENVS, SEEDS, make_mesh
+from purejaxppo.parallel import ENVS, SEEDS, make_mesh, platform_of
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.memory import (
     Footprint,
@@ -23,7 +23,7 @@ from purejaxppo.runs.memory import (
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.sharding import check_spread
 from purejaxppo.train import learner_of, minibatches_of
-from purejaxppo.tuning import nbytes
+from purejaxppo.tuning import compiled_for, nbytes
 
 
 class Plan(NamedTuple):
@@ -75,6 +75,15 @@ def plan_of(
         raise ConfigError(f"seeds={seeds}: {ONE_AT_A_TIME}")
     mesh = make_mesh(seeds, devices)
     check_spread(components, mesh)
+    # in the choices that are made for these devices
+    with compiled_for(platform_of(mesh)):
+        return _plan_on(mesh, components, seeds, episodes, memory)
+
+
+def _plan_on(
+    mesh: Mesh, components: Components, seeds: int, episodes: int, memory: int | None
+) -> Plan:
+    """Finds the sizes of a run on the devices of a mesh, see `plan_of`."""
     config = components.config
 
     # what each device has, and how many of its seeds it can update together

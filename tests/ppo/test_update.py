@@ -344,12 +344,12 @@ def test_mean_over_chunks_sees_chunks():
         (64, 10**9, 1),
     ],
 )
-def test_the_chunk_chosen_divides_the_minibatch(rows, row_bytes, chunk, monkeypatch):
+def test_the_chunk_chosen_divides_the_minibatch(rows, row_bytes, chunk):
     """About 9 MiB of activations, on a CPU."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert backend.chunk_size(rows, row_bytes) == chunk
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert backend.chunk_size(rows, row_bytes) == rows
+    with backend.compiled_for("cpu"):
+        assert backend.chunk_size(rows, row_bytes) == chunk
+    with backend.compiled_for("cuda"):
+        assert backend.chunk_size(rows, row_bytes) == rows
 
 
 @pytest.mark.parametrize("changes", [{}, dict(max_grad_norm=None, target_kl=0.01)])

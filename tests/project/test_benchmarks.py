@@ -52,7 +52,7 @@ def test_every_script_has_a_smoke_run():
         f"{p.parent.name}.{p.stem}" for p in FOLDER.glob("*/*.py")
         if "__main__" in p.read_text() and "parser" in p.read_text()
     }  # fmt: skip
-    assert scripts == {*SMOKE, "common.plots"}
+    assert scripts == {*SMOKE, "common.plots", "speed.launches"}  # of test_launches
 
 
 @pytest.mark.slow
