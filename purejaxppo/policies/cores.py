@@ -49,7 +49,7 @@ class GRU(nn.Module):
         _check_shapes(self.size, carry, x, episode_start)
         # the inputs' part of all gates, for all steps in one product
         driven = nn.Dense(3 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
-        recurrent = self.param("recurrent", _blocks(3), (self.size, 3 * self.size))
+        recurrent = self.param("recurrent", orthogonal(1.0, 3), (self.size, 3 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
 
         def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -95,7 +95,7 @@ class LSTM(nn.Module):
         _check_shapes(self.size, carry, x, episode_start)
         # the inputs' part of all gates, for all steps in one product
         driven = nn.Dense(4 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
-        recurrent = self.param("recurrent", _blocks(4), (self.size, 4 * self.size))
+        recurrent = self.param("recurrent", orthogonal(1.0, 4), (self.size, 4 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
 
         def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Array]:
@@ -125,17 +125,6 @@ def _over_time(
     """Scans over the second axis."""
     carry, h = jax.lax.scan(step, carry, (driven.swapaxes(0, 1), episode_start.swapaxes(0, 1)))
     return carry, h.swapaxes(0, 1)
-
-
-def _blocks(count: int) -> Callable[..., Array]:
-    """Returns an initialiser: so many orthogonal matrices side by side."""
-
-    def init(key: Array, shape: tuple[int, ...]) -> Array:
-        square = (shape[0], shape[0])
-        blocks = [orthogonal(1.0)(k, square) for k in jax.random.split(key, count)]
-        return jnp.concatenate(blocks, -1)
-
-    return init
 
 
 def _log_times(key: Array, shape: tuple[int, ...]) -> Array:
