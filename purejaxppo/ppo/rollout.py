@@ -52,13 +52,13 @@ def collect(
     """
     # what one step leaves to chance, for all steps at once unless that would be large
     obs_stats = state.normalizers.obs
-    key_actions, key_envs = jax.random.split(key)
-    keys = jax.random.split(key_envs, num_steps)
+    keys = jax.random.split(key, 2 * num_steps)
+    for_actions, keys = keys[:num_steps], keys[num_steps:]
 
     def draw(key):
         return vec_env.draw(key, env_params)
 
-    in_bulk = nbytes(jax.eval_shape(jax.vmap(draw), keys)) <= DRAWN_IN_BULK
+    in_bulk = nbytes(jax.eval_shape(draw, keys)) <= DRAWN_IN_BULK
 
     def step(loop, inputs):
         env_state, obs, episode_start, carry = loop
@@ -93,7 +93,7 @@ def collect(
 
     # T steps; where an episode ended, the memory is forgotten at the next one (episode_start)
     start = (state.env_state, state.obs, state.episode_start, state.carry)
-    inputs = (jax.random.split(key_actions, num_steps), jax.vmap(draw)(keys) if in_bulk else keys)
+    inputs = (for_actions, draw(keys) if in_bulk else keys)
     end, (transitions, final_obs) = jax.lax.scan(step, start, inputs)
     env_state, obs, episode_start, carry = end
 
