@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from purejaxppo.envs.info import picked
 from purejaxppo.envs.inspection import InspectedEnv, inspect_env, with_types
+from purejaxppo.keys import split_each
 from purejaxppo.spaces import to_bounds
 from purejaxppo.types import Array, Environment, EnvParams, EnvStep, PyTree, VecEnv
 
@@ -80,11 +81,8 @@ def vectorize(
         return reset_all(jax.random.split(key, num_envs), params)
 
     def draw(key, params):
-        # keys for steps and resets, of all steps along one axis: what is computed over several
-        # short ones takes long to compile
-        each = jnp.broadcast_to(key.reshape(-1, 1), (key.size, 2 * num_envs)).reshape(-1)
-        place = jnp.arange(each.size, dtype=jnp.uint32) % (2 * num_envs)
-        keys = jax.vmap(jax.random.fold_in)(each, place).reshape(*key.shape, 2, num_envs)
+        # of one step, or of many: then all their environments stand along one axis
+        keys = split_each(split_each(key, 2), num_envs)
         for_steps, for_resets = keys[..., 0, :], keys[..., 1, :]
         if reset_batch is not None:
             return for_steps, for_resets

@@ -87,8 +87,9 @@ def init_together(init: Callable[[Array], PyTree], key: Array) -> PyTree:
         asked.append(kernel)
         return jnp.zeros(kernel.shape, jnp.float32)
 
-    # first what is asked for, in shapes alone; then the same again, with the kernels
-    _with_maker(note, partial(jax.eval_shape, init, key))
+    # first what is asked for, in shapes alone; then the same again, with the kernels. A function
+    # that JAX has traced before would not be called
+    _with_maker(note, lambda: jax.eval_shape(lambda key: init(key), key))
     made = iter(orthogonal_kernels(key_kernels, tuple(asked)))
     return _with_maker(lambda kernel: next(made), partial(init, key))
 

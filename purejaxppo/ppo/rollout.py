@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from purejaxppo import tuning
 from purejaxppo.assertions import chex
+from purejaxppo.keys import split_each
 from purejaxppo.ppo.minibatches import activation_bytes, in_passes
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.tuning import nbytes
@@ -52,8 +53,7 @@ def collect(
     """
     # what one step leaves to chance, for all steps at once unless that would be large
     obs_stats = state.normalizers.obs
-    keys = jax.random.split(key, 2 * num_steps)
-    for_actions, keys = keys[:num_steps], keys[num_steps:]
+    for_actions, keys = split_each(jax.random.split(key), num_steps)
 
     def draw(key):
         return vec_env.draw(key, env_params)

@@ -21,6 +21,7 @@ SMOKE = {
     "speed.first_run": "--here --total-timesteps 2000",
     "learning.memory": "--cores none --seeds 2 --total-timesteps 4096",
     "peers.peers": f"--shapes a --peers none --rounds 2 {SMALL}",
+    "peers.compile_time": f"--shapes a --peers none --processes 1 {SMALL}",
     "speed.resets": "--env CartPole-v1 --num-envs 4 --updates 1 --batches 2 --rounds 2",
     "speed.scaling": "--kinds environments --largest-environments 16 --updates 1 --rounds 2",
     "learning.scores": "--runs CartPole-v1,\\ classic --seeds 2 --total-timesteps 4096",
