@@ -114,40 +114,41 @@ def orthogonal_kernels(key: Array, asked: tuple[Kernel, ...]) -> list[Array]:
     Returns:
         The kernels, float32.
     """
-    # matrices with fewer rows than columns, filled up with zeros to sizes that many share
+    # matrices with fewer rows than columns, in groups whose sides are similar
     groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
     places = []
     for kernel in asked:
         few, many = sorted(kernel.sides)
-        group = groups.setdefault((_padded(few), _padded(many)), [])
-        places.append(((_padded(few), _padded(many)), len(group)))
+        group = groups.setdefault((_rounded(few), _rounded(many)), [])
+        places.append(((_rounded(few), _rounded(many)), len(group)))
         group += [(few, many)] * kernel.blocks
 
     # one draw for all: every other one would be a program of its own
-    counts = [len(group) * few * many for (few, many), group in groups.items()]
-    gaussian = jnp.split(jax.random.normal(key, (sum(counts),)), np.cumsum(counts)[:-1].tolist())
+    sizes = [(len(group), *map(max, zip(*group, strict=True))) for group in groups.values()]
+    ends = np.cumsum([math.prod(size) for size in sizes]).tolist()
+    gaussian = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
     made = {
-        size: _orthonormal(numbers.reshape(-1, *size), group)
-        for (size, group), numbers in zip(groups.items(), gaussian, strict=True)
+        name: _orthonormal(numbers.reshape(size), group)
+        for (name, group), size, numbers in zip(groups.items(), sizes, gaussian, strict=True)
     }
 
-    def cut(kernel: Kernel, size: tuple[int, int], first: int) -> Array:
+    def cut(kernel: Kernel, name: tuple[int, int], first: int) -> Array:
         rows, columns = kernel.sides
         few, many = sorted(kernel.sides)
-        blocks = kernel.scale * made[size][first : first + kernel.blocks, :few, :many]
+        blocks = kernel.scale * made[name][first : first + kernel.blocks, :few, :many]
         blocks = blocks if rows <= columns else blocks.swapaxes(1, 2)
         return blocks.swapaxes(0, 1).reshape(kernel.shape)
 
     return [cut(kernel, *place) for kernel, place in zip(asked, places, strict=True)]
 
 
-SMALLEST_SIDE = 64
-"""Of the matrices that are made orthonormal together: smaller ones are filled up."""
+SMALL_SIDE = 64
+"""Of the matrices that are made orthonormal together: those with smaller sides are all similar."""
 
 
-def _padded(side: int) -> int:
-    """Returns the least power of 2 that a side fits into."""
-    return max(SMALLEST_SIDE, 1 << (side - 1).bit_length())
+def _rounded(side: int) -> int:
+    """Returns the least power of 2, from SMALL_SIDE on, that a side fits into."""
+    return max(SMALL_SIDE, 1 << (side - 1).bit_length())
 
 
 def _orthonormal(gaussian: Array, sides: Sequence[tuple[int, int]]) -> Array:
