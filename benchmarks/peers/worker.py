@@ -52,12 +52,21 @@ def serve(module: str) -> None:
         module: has `make(job) -> Arm` (see `job` in peers.py).
     """
     out = private_stdout()  # first: some packages print while they are imported
-    arm = import_module(module).make(json.loads(sys.stdin.readline()))
+    job = json.loads(sys.stdin.readline())
+    arm = import_module(module).make(job)
     compile_seconds = arm.compile_seconds
-    taken = [timed(arm.train, seed) for seed in (0, 1)]  # the first may still compile
-    if compile_seconds is None:
-        compile_seconds = max(taken[0] - taken[1], 0.0)
-    hello = {"compile_seconds": compile_seconds, "device": device(), "versions": versions()}
+    cpu_seconds = time.process_time()  # of all threads: from the start of the process on
+    if not job.get("compile_only") or compile_seconds is None:
+        taken = [timed(arm.train, seed) for seed in (0, 1)]  # the first may still compile
+        if compile_seconds is None:
+            compile_seconds = max(taken[0] - taken[1], 0.0)
+            cpu_seconds = None
+    hello = {
+        "compile_seconds": compile_seconds,
+        "cpu_seconds": cpu_seconds,
+        "device": device(),
+        "versions": versions(),
+    }
     print(json.dumps(hello), file=out)
     for line in sys.stdin:
         print(json.dumps({"seconds": timed(arm.train, json.loads(line)["seed"])}), file=out)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from purejaxppo.envs.info import picked
 from purejaxppo.envs.inspection import InspectedEnv, inspect_env, with_types
+from purejaxppo.keys import split_each
 from purejaxppo.spaces import to_bounds
 from purejaxppo.types import Array, Environment, EnvParams, EnvStep, PyTree, VecEnv
 
@@ -73,15 +74,21 @@ def vectorize(
         told = info["episode_return"], info["episode_length"], picked(info, info_metrics)
         return state, EnvStep(obs, obs, reward, terminated, truncated, *told)
 
+    def reset_all(keys, params):
+        return jax.vmap(reset_one, (0, None))(keys, params)
+
     def reset(key, params):
-        return jax.vmap(reset_one, (0, None))(jax.random.split(key, num_envs), params)
+        return reset_all(jax.random.split(key, num_envs), params)
 
     def draw(key, params):
-        key_step, key_reset = jax.random.split(key)
-        keys = jax.random.split(key_step, num_envs)
-        if reset_batch is None:
-            return keys, reset(key_reset, params)
-        return keys, jax.random.split(key_reset, num_envs)
+        # of one step, or of many: then all their environments stand along one axis
+        keys = split_each(split_each(key, 2), num_envs)
+        for_steps, for_resets = keys[..., 0, :], keys[..., 1, :]
+        if reset_batch is not None:
+            return for_steps, for_resets
+        fresh = reset_all(for_resets.reshape(-1), params)
+        lead = for_resets.shape
+        return for_steps, jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), fresh)
 
     def step(draws, state, action, params):
         keys, fresh = draws

@@ -62,7 +62,7 @@ class GRU(nn.Module):
         _check_shapes(self.size, carry, x, episode_start)
         x, episode_start = _swap(x), _swap(episode_start)
         driven = nn.Dense(3 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
-        recurrent = self.param("recurrent", _blocks(3), (self.size, 3 * self.size))
+        recurrent = self.param("recurrent", orthogonal(1.0, 3), (self.size, 3 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
         # the bias of z, which is a part of the input's
         none = jnp.zeros_like(keep)
@@ -109,7 +109,7 @@ class LSTM(nn.Module):
         _check_shapes(self.size, carry, x, episode_start)
         x, episode_start = _swap(x), _swap(episode_start)
         driven = nn.Dense(4 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
-        recurrent = self.param("recurrent", _blocks(4), (self.size, 4 * self.size))
+        recurrent = self.param("recurrent", orthogonal(1.0, 4), (self.size, 4 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
         # one bias in both gates, i and f: what is kept for long is written slowly
         none = jnp.zeros_like(keep)
@@ -224,17 +224,6 @@ def _add(carry: Carry, x: Array) -> Carry:
     """Returns a carry with `x` added to what comes out."""
     *others, shown = jax.tree.leaves(carry)
     return jax.tree.unflatten(jax.tree.structure(carry), [*others, shown + x])
-
-
-def _blocks(count: int) -> Callable[..., Array]:
-    """Returns an initialiser: so many orthogonal matrices side by side."""
-
-    def init(key: Array, shape: tuple[int, ...]) -> Array:
-        square = (shape[0], shape[0])
-        blocks = [orthogonal(1.0)(k, square) for k in jax.random.split(key, count)]
-        return jnp.concatenate(blocks, -1)
-
-    return init
 
 
 def _log_times(key: Array, shape: tuple[int, ...]) -> Array:

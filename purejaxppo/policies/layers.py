@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,40 +19,169 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.types import PyTree
 
 
-def orthogonal(scale: float) -> Callable[..., Array]:
+class Kernel(NamedTuple):
+    """An initial kernel that is asked for.
+
+    Attributes:
+        shape: all axes but the last count as rows.
+        scale: of its orthonormal rows or columns, whichever are fewer.
+        blocks: so many matrices side by side, each orthonormal by itself.
+    """
+
+    shape: tuple[int, ...]
+    scale: float
+    blocks: int
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Returns the rows and columns of a block."""
+        return math.prod(self.shape[:-1]), self.shape[-1] // self.blocks
+
+
+# what makes a kernel: at once, unless a network asks for all of its kernels together
+_maker: ContextVar[Callable[[Kernel], Array] | None] = ContextVar("maker", default=None)
+
+
+def orthogonal(scale: float, blocks: int = 1) -> Callable[..., Array]:
     """Returns an initialiser: `scale` times orthonormal rows or columns, whichever are fewer.
 
-    A Gaussian matrix made orthonormal row by row (Gram-Schmidt, each row cleaned twice) is
-    Haar-distributed like the Q of a QR decomposition, and needs no LAPACK call: on a CPU those
-    can deadlock when vmapped.
+    They are Haar-distributed, as the Q of a QR decomposition is, and need no LAPACK call: on a CPU
+    those can deadlock when vmapped.
 
     Args:
         scale: the gain; 2**0.5 for hidden layers, 0.01 for the policy, 1 for the value.
+        blocks: so many matrices side by side, each of them orthonormal.
 
     Returns:
         `(key, shape, dtype) -> array`; all axes of the shape but the last count as rows. The key is
         consumed.
 
-    Reference: Mezzadri, arXiv:math-ph/0609050; gains from arXiv:2006.05990, appendix B.
+    Reference: gains from arXiv:2006.05990, appendix B.
     """
 
     def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-        # the fewer vectors are made orthonormal, whichever way the kernel lies
-        rows, columns = int(np.prod(shape[:-1])), shape[-1]
-        few, many = sorted((rows, columns))
-        gaussian = jax.random.normal(key, (few, many), jnp.float32)
-
-        def add_row(q: Array, i: Array) -> tuple[Array, None]:
-            row = gaussian[i]
-            for _ in range(2):
-                row -= (q @ row) @ q  # rows that are not filled yet are zero
-            return q.at[i].set(row / jnp.linalg.norm(row)), None
-
-        q, _ = jax.lax.scan(add_row, jnp.zeros_like(gaussian), jnp.arange(few, dtype=jnp.int32))
-        q = q if rows <= columns else q.T
-        return (scale * q).reshape(shape).astype(dtype)
+        kernel = Kernel(tuple(shape), scale, blocks)
+        make = _maker.get()
+        made = orthogonal_kernels(key, (kernel,))[0] if make is None else make(kernel)
+        return made.astype(dtype)
 
     return init
+
+
+def init_together(init: Callable[[Array], PyTree], key: Array) -> PyTree:
+    """Initialises a network, with all of its orthogonal kernels made at once.
+
+    A loop for every layer would be most of what there is to compile, and to launch.
+
+    Args:
+        init: `(key) -> parameters`, which calls each initialiser once.
+        key: consumed.
+
+    Returns:
+        The parameters.
+    """
+    key, key_kernels = jax.random.split(key)
+    asked: list[Kernel] = []
+
+    def note(kernel: Kernel) -> Array:
+        asked.append(kernel)
+        return jnp.zeros(kernel.shape, jnp.float32)
+
+    # first what is asked for, in shapes alone; then the same again, with the kernels. A function
+    # that JAX has traced before would not be called
+    _with_maker(note, lambda: jax.eval_shape(lambda key: init(key), key))
+    made = iter(orthogonal_kernels(key_kernels, tuple(asked)))
+    return _with_maker(lambda kernel: next(made), partial(init, key))
+
+
+def _with_maker(make: Callable[[Kernel], Array], function: Callable[[], PyTree]) -> PyTree:
+    """Calls a function in which kernels are made by another."""
+    token = _maker.set(make)
+    try:
+        return function()
+    finally:
+        _maker.reset(token)
+
+
+@partial(jax.jit, static_argnums=1)  # flax asks for the shape of every kernel at every call
+def orthogonal_kernels(key: Array, asked: tuple[Kernel, ...]) -> list[Array]:
+    """Makes orthogonal kernels, those of similar size in one loop.
+
+    Args:
+        key: consumed.
+        asked: what is to be made.
+
+    Returns:
+        The kernels, float32.
+    """
+    # matrices with fewer rows than columns, in groups whose sides are similar
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    places = []
+    for kernel in asked:
+        few, many = sorted(kernel.sides)
+        group = groups.setdefault((_rounded(few), _rounded(many)), [])
+        places.append(((_rounded(few), _rounded(many)), len(group)))
+        group += [(few, many)] * kernel.blocks
+
+    # one draw for all: every other one would be a program of its own
+    sizes = [(len(group), *map(max, zip(*group, strict=True))) for group in groups.values()]
+    ends = np.cumsum([math.prod(size) for size in sizes]).tolist()
+    gaussian = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+    made = {
+        name: _orthonormal(numbers.reshape(size), group)
+        for (name, group), size, numbers in zip(groups.items(), sizes, gaussian, strict=True)
+    }
+
+    def cut(kernel: Kernel, name: tuple[int, int], first: int) -> Array:
+        rows, columns = kernel.sides
+        few, many = sorted(kernel.sides)
+        blocks = kernel.scale * made[name][first : first + kernel.blocks, :few, :many]
+        blocks = blocks if rows <= columns else blocks.swapaxes(1, 2)
+        return blocks.swapaxes(0, 1).reshape(kernel.shape)
+
+    return [cut(kernel, *place) for kernel, place in zip(asked, places, strict=True)]
+
+
+SMALL_SIDE = 64
+"""Of the matrices that are made orthonormal together: those with smaller sides are all similar."""
+
+
+def _rounded(side: int) -> int:
+    """Returns the least power of 2, from SMALL_SIDE on, that a side fits into."""
+    return max(SMALL_SIDE, 1 << (side - 1).bit_length())
+
+
+def _orthonormal(gaussian: Array, sides: Sequence[tuple[int, int]]) -> Array:
+    """Makes the rows of Gaussian matrices orthonormal, as the orthogonal factor of each.
+
+    A Gaussian matrix is distributed alike in every basis of its rows and of its columns, and so is
+    its orthogonal polar factor, to which Newton-Schulz iterations converge: it is Haar-distributed.
+
+    Args:
+        gaussian: [K, few, many].
+        sides: (rows, columns) of each; what is beyond them is zero, and stays zero.
+
+    Returns:
+        [K, few, many].
+
+    Reference: Higham, "Functions of Matrices", SIAM 2008, section 8.3 (the iteration); Chikuse,
+        "Statistics on Special Manifolds", Springer 2003, chapter 2 (its distribution).
+    """
+    few, many = (np.asarray(side, np.int32)[:, None, None] for side in zip(*sides, strict=True))
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, gaussian.shape, axis) for axis in (1, 2))
+    real = (row < few) & (column < many)
+    x = jnp.where(real, gaussian, 0.0)
+    x *= jax.lax.rsqrt(jnp.square(x).sum((1, 2), keepdims=True))  # no singular value above 1
+
+    def step(loop: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        x, _, count = loop
+        with jax.default_matmul_precision("highest"):
+            new = 1.5 * x - 0.5 * (x @ x.swapaxes(1, 2)) @ x
+        return new, jnp.abs(new - x).max(), count + 1
+
+    # the least singular value grows by 1.5 until it is near 1, and then doubles its digits
+    start = (x, jnp.float32(1.0), jnp.int32(0))
+    return jax.lax.while_loop(lambda loop: (loop[1] > 1e-6) & (loop[2] < 100), step, start)[0]
 
 
 def narrow_dot(x: Array, kernel: Array, dimensions: tuple, **options: Any) -> Array:

@@ -19,7 +19,7 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.policies.cores import CORES, initial_carry
 from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
-from purejaxppo.policies.layers import orthogonal, outputs_of
+from purejaxppo.policies.layers import init_together, orthogonal, outputs_of
 from purejaxppo.policies.torsos import Torso, check_torso
 from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
 from purejaxppo.types import Carry, Distribution, Obs, Params, Policy, PyTree
@@ -192,7 +192,9 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
         return _lead(carry, (1,), batch), _lead(dist, (1,), lead), value.reshape(lead)
 
     apart = network is None and config.core == "none" and not config.shared_torso
-    return in_float32(Policy(init, carry_of, apply, apart))
+    # a custom network may call an initialiser in a vmap, once for many kernels
+    together = partial(init_together, init) if network is None else init
+    return in_float32(Policy(together, carry_of, apply, apart))
 
 
 def in_float32(policy: Policy) -> Policy:

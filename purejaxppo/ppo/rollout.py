@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from purejaxppo import tuning
 from purejaxppo.assertions import chex
+from purejaxppo.keys import split_each
 from purejaxppo.ppo.minibatches import activation_bytes, in_passes
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.tuning import nbytes
@@ -50,13 +51,12 @@ def collect(
     # what one step leaves to chance, for all steps at once unless that would be large: a few small
     # draws cost most of a short step
     obs_stats = state.normalizers.obs
-    key_actions, key_envs = jax.random.split(key)
-    keys = jax.random.split(key_envs, num_steps)
+    for_actions, keys = split_each(jax.random.split(key), num_steps)
 
     def draw(key):
         return vec_env.draw(key, env_params)
 
-    in_bulk = nbytes(jax.eval_shape(jax.vmap(draw), keys)) <= tuning.drawn_at_once()
+    in_bulk = nbytes(jax.eval_shape(draw, keys)) <= tuning.drawn_at_once()
 
     def step(loop, inputs):
         env_state, obs, episode_start, carry = loop
@@ -90,7 +90,7 @@ def collect(
 
     # T steps; where an episode ended, the memory is forgotten at the next one (episode_start)
     start = (state.env_state, state.obs, state.episode_start, state.carry)
-    inputs = (jax.random.split(key_actions, num_steps), jax.vmap(draw)(keys) if in_bulk else keys)
+    inputs = (for_actions, draw(keys) if in_bulk else keys)
     end, (transitions, final_obs) = jax.lax.scan(
         step, start, inputs, unroll=tuning.unroll("rollout")
     )

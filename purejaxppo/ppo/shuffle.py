@@ -45,7 +45,8 @@ def permutations(key: Array, count: int, n: int) -> Array:
     Reference: Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle",
     CRYPTO 2012, arXiv:1208.1176.
     """
-    bits = jax.random.bits(key, (ROUNDS, 2, count, 1), jnp.uint32)
+    # along one axis: the loops over several short ones take long to compile
+    bits = jax.random.bits(key, (ROUNDS * 2 * count,), jnp.uint32).reshape(ROUNDS, 2, count, 1)
     # the remainder favours small numbers by n / 2^32, which no run could show
     pivots = (bits[:, 0] % jnp.uint32(n)).astype(jnp.int32)
 

@@ -18,6 +18,7 @@ from purejaxppo import ConfigError, PPOConfig, make_env, make_train
 from purejaxppo.envs import registry
 from purejaxppo.envs.declared import space_of
 from purejaxppo.envs.vec_env import make_vec_env
+from purejaxppo.keys import split_each
 from purejaxppo.spaces import Discrete
 
 
@@ -561,3 +562,26 @@ def test_one_update_of_every_built_in(name):
     assert metrics.clip_fraction[0] == 0
     assert metrics.entropy[0] > 0
     assert metrics.grad_norm[0] > 0
+
+
+# -- keys --------------------------------------------------------------------------------------
+
+
+def test_keys_are_those_of_jax_split():
+    keys = jax.random.split(jax.random.key(3), (2, 5))
+    each = jax.vmap(jax.vmap(lambda key: jax.random.split(key, 7)))(keys)
+    for given, wanted in ((keys, each), (keys[0, 0], each[0, 0])):
+        split = split_each(given, 7)
+        np.testing.assert_array_equal(jax.random.key_data(split), jax.random.key_data(wanted))
+
+
+def test_draws_of_many_steps_are_those_of_each():
+    env = Probe()
+    vec_env, keys = make_vec_env(env, Params(), 3), jax.random.split(jax.random.key(0), 4)
+    many = vec_env.draw(keys, Params())
+    for t, key in enumerate(keys):
+        of_step = vec_env.draw(key, Params())
+        for a, b in zip(jax.tree.leaves(many), jax.tree.leaves(of_step), strict=True):
+            if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+                a, b = jax.random.key_data(a), jax.random.key_data(b)
+            np.testing.assert_array_equal(a[t], b)

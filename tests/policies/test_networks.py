@@ -99,6 +99,27 @@ def test_orthogonal_columns_have_no_direction_of_their_own():
             assert scipy.stats.kstest(turned[:, i, j], "uniform", (-1, 2)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("core", ["none", "gru"])
+def test_kernels_of_a_network_are_orthogonal_and_independent(core):
+    """Made together, in groups of one size: gains as declared, no two alike; so are gates."""
+    policy = policy_of(box(70), Discrete(3), hidden_sizes=(8, 80), core=core)
+    leaves = jax.tree_util.tree_leaves_with_path(start(policy))
+    again = jax.eval_shape(policy.init, jax.random.key(0))  # JAX remembers what it has traced
+    assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, start(policy))
+    names = ("kernel", "recurrent")
+    kernels = {jax.tree_util.keystr(p): np.asarray(x) for p, x in leaves if p[-1].key in names}
+    made = []
+    for name, kernel in kernels.items():
+        gates = 3 if "recurrent" in name else 1
+        gain = 0.01 if "logits" in name else 1.0 if "value" in name or "core" in name else 2**0.5
+        for q in np.split(kernel / gain, gates, -1):
+            gram = q @ q.T if q.shape[0] < q.shape[1] else q.T @ q
+            np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
+            made.append(q)
+    for i, q in enumerate(made):
+        assert not any(np.allclose(q[:1, :1], other[:1, :1]) for other in made[:i])
+
+
 def solver_calls(function, *arguments):
     """Names of linear algebra libraries in the compiled program."""
     text = jax.jit(function).lower(*arguments).compile().as_text().lower()

@@ -21,7 +21,7 @@ TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
 
 # imports go from a later row to an earlier one; what stands in one row does not see each other
 LAYERS = [
-    ["errors", "assertions"],
+    ["errors", "assertions", "keys"],
     ["bounds"],
     ["hyperparams"],
     ["spaces"],
@@ -164,7 +164,7 @@ def test_there_are_no_circles():
 
 @pytest.mark.parametrize("name", [n for n in NAMES if package_of(n) == "ppo"])
 def test_the_algorithm_knows_no_configuration_simulator_network_or_file(name):
-    below = {"assertions", "errors", "hyperparams", "spaces", "types", "tuning", "ppo"}
+    below = {"assertions", "errors", "keys", "hyperparams", "spaces", "types", "tuning", "ppo"}
     assert {module.split(".")[0] for module in own(name)} <= below
     for full in others(name):
         assert within(full, ["jax", "optax", "chex", "flax.struct", "numpy"]), full
