@@ -38,6 +38,9 @@ LAST_WORDS = 5.0  # seconds that the first process stays for the others to leave
 ABORTED = 134  # exit code of a process that has called abort
 PIECE = 2**30  # bytes that travel at once
 
+CONFIGURED = {"jax_enable_recoverability": True, "jax_enable_preemption_service": False}
+"""A process that is lost must not end the others before they can say so; and signals are ours."""
+
 Lost = Callable[[str], Any]
 """Told which process was lost; it does not return."""
 
@@ -91,25 +94,31 @@ def join_processes(
             come, or JAX has computed something already.
     """
     _check(coordinator, num_processes, process_id)
-    _speak_before_abort(lost)
-    # a process that is lost must not end the others before they can say so; and signals are ours
-    jax.config.update("jax_enable_recoverability", True)
-    jax.config.update("jax_enable_preemption_service", False)
+    handler = _speak_before_abort(lost)
+    before = {name: getattr(jax.config, name) for name in CONFIGURED}
     try:
+        for name, value in CONFIGURED.items():
+            jax.config.update(name, value)
         jax.distributed.initialize(
             coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT
         )
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"this process cannot join others ({' '.join(str(error).split())}): name all three of "
-            "coordinator, num_processes and process_id, such as localhost:7777, 2, and 0 or 1"
+            f"this process cannot join others ({' '.join(str(error).split())}): join before JAX's "
+            "first computation, and name all three of coordinator, num_processes and process_id, "
+            "such as localhost:7777, 2, and 0 or 1"
         ) from error
+    finally:
+        if process_count() == 1:  # there are no others after all
+            _set_handler(handler)
+            for name, value in before.items():
+                jax.config.update(name, value)
     if process_count() == 1:
         return
     watch = threading.Thread(target=_watch, args=(lost,), daemon=True)
     watch.start()
     _joined.set()
-    atexit.register(_leave, watch)
+    atexit.register(_leave, watch, handler)
 
 
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -134,6 +143,17 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
             f"process_id={process_id} must be one of 0 .. {num_processes - 1}, for "
             f"num_processes={num_processes}: use 0 for the first"
         )
+    if process_id == 0:  # JAX does not survive a port that is taken
+        try:
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            place = "", int(port[1])
+            socket.create_server(place, family=family, dualstack_ipv6=both).close()
+        except OSError as error:
+            raise ConfigError(
+                f"coordinator={coordinator!r}: this process cannot listen at its port "
+                f"({error.strerror}): use another"
+            ) from error
 
 
 # -- watching each other --------------------------------------------------------------------------
@@ -178,13 +198,16 @@ def _watch(lost: Lost) -> None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _speak_before_abort(lost: Lost) -> None:
+def _speak_before_abort(lost: Lost) -> int | None:
     """Says why JAX aborts this process: the first one is lost, or not all have come.
 
     JAX calls `abort` then, after words of its own, and no handler of Python's comes to run.
 
     Args:
         lost: called with what has happened.
+
+    Returns:
+        The handler that was there, see `_set_handler`.
     """
 
     def aborted(number: int) -> None:
@@ -199,22 +222,30 @@ def _speak_before_abort(lost: Lost) -> None:
         os._exit(ABORTED)  # something else has gone wrong, and has been said
 
     _handlers.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted))
-    ctypes.CDLL(None).signal(signal.SIGABRT, _handlers[0])
+    return _set_handler(ctypes.cast(_handlers[-1], ctypes.c_void_p).value)
 
 
 _handlers: list[Any] = []  # functions that C has been given must not go away
 
 
-def _leave(watch: threading.Thread) -> None:
+def _set_handler(address: int | None) -> int | None:
+    """Has C call a function at SIGABRT; returns the address of the one before, None for none."""
+    set_signal = ctypes.CDLL(None).signal
+    set_signal.argtypes, set_signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    return set_signal(signal.SIGABRT, address)
+
+
+def _leave(watch: threading.Thread, handler: int | None) -> None:
     """Leaves the others when Python ends; the first process last, for all ask it who is there.
 
     Args:
         watch: the thread that looks who is there.
+        handler: that of SIGABRT before this process joined.
     """
     if is_first():
         watch.join(LAST_WORDS)
         time.sleep(0.5)  # the last one's farewell is being answered
-    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    _set_handler(handler)
     jax.distributed.shutdown()
     watch.join(LAST_WORDS)
 

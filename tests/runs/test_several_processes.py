@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
 
@@ -56,6 +57,13 @@ def checkpoints(folder):
 def test_who_cannot_be_joined_is_refused(given, words):
     with pytest.raises(ConfigError, match=words):
         join_processes(*given)
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("localhost", 0)) as taken:
+        where = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="cannot listen at its port"):
+            join_processes(where, 2, 0)
 
 
 def test_a_process_alone_tells_itself():
