@@ -191,6 +191,8 @@ def _watch(lost: Lost) -> None:
             missing = others - client.get_live_nodes([*others, here]).keys()  # pyright: ignore
             if missing and _needed.is_set():
                 numbers = " and ".join(map(str, sorted(missing)))
+                if here == 0:  # the others would take its end for what has happened
+                    time.sleep(2 * SECONDS_BETWEEN_LOOKS)
                 were = "processes {} of {} were" if len(missing) > 1 else "process {} of {} was"
                 lost(f"{were.format(numbers, process_count())} lost")
             if missing == others:

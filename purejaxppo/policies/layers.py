@@ -126,7 +126,7 @@ def orthogonal_kernels(key: Array, asked: tuple[Kernel, ...]) -> list[Array]:
     # one draw for all: every other one would be a program of its own
     sizes = [(len(group), *map(max, zip(*group, strict=True))) for group in groups.values()]
     ends = np.cumsum([math.prod(size) for size in sizes]).tolist()
-    gaussian = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+    gaussian = jnp.split(jax.random.normal(key, (ends[-1],), jnp.float32), ends[:-1])
     made = {
         name: _orthonormal(numbers.reshape(size), group)
         for (name, group), size, numbers in zip(groups.items(), sizes, gaussian, strict=True)

@@ -163,7 +163,7 @@ def footprint_of(
     rows = tuning.chunk_size(
         num_envs * config.num_steps, activation_bytes(policy, params, seen), num_minibatches
     )
-    values = held_by_layers(critic_alone(policy), params, seen).kept
+    values = held_by_layers(critic_alone(policy), params, seen).passing
     valuing = taken + nbytes(rollout.carry) + rows * values
 
     # the batch, the order and the advantages of all epochs, a minibatch, its gradient and the sum
@@ -197,7 +197,7 @@ def stepping(components: Components, state: LearnerState, num_envs: int) -> int:
 
     Returns:
         What is drawn for one step, or for all of a rollout where that is done at once;
-        environments after a step beside those before; and the outputs of all layers.
+        environments after a step beside those before; and what passes through the layers.
     """
 
     def draw(key):
@@ -207,7 +207,7 @@ def stepping(components: Components, state: LearnerState, num_envs: int) -> int:
     drawn = one * components.config.num_steps
     seen = seen_of(state)
     envs = nbytes((state.env_state, seen)) // len(state.episode_start)
-    layers = held_by_layers(components.policy, state.params, seen).kept
+    layers = held_by_layers(components.policy, state.params, seen).passing
     return (drawn if drawn <= tuning.drawn_at_once() else one) + num_envs * (envs + layers)
 
 
@@ -221,6 +221,11 @@ class Layers(NamedTuple):
 
     kept: int
     widest: int
+
+    @property
+    def passing(self) -> int:
+        """Returns the bytes of a pass without gradients: what a layer gives, and what it takes."""
+        return 2 * self.widest
 
 
 def critic_alone(policy: Policy) -> Policy:

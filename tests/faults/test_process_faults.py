@@ -284,7 +284,7 @@ def test_what_is_said_of_a_run_that_is_interrupted_is_true(tmp_path, rows, words
     if rows is not None:
         (tmp_path / "metrics.jsonl").write_text(rows)
         (tmp_path / "config.toml").touch()
-    said = console.when_interrupted("CartPole-v1", tmp_path)
+    said = console.when_ended("interrupted", "CartPole-v1", tmp_path)
     assert words in said
     # what has not begun cannot be resumed
     assert ("--resume" in said) == (rows is not None)

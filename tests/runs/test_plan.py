@@ -77,7 +77,7 @@ def slow(*args):
                 total_timesteps=10_240,
             ), 1,
         ),
-        slow(PPOConfig(core="gru", num_steps=32, **WIDE), 1),
+        slow(PPOConfig(core="gru", **WIDE), 1),
     ],
     ids=["wide", "seeds", "pictures", "large network", "memory"],
 )  # fmt: skip
