@@ -49,7 +49,7 @@ def lower_update(config: PPOConfig, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def lower_chunk(config: PPOConfig, mesh: Mesh) -> jax.stages.Lowered:
-    """Traces the program that `fit` calls: as many updates as it is told."""
+    """Traces the program that `fit` calls: any number of updates."""
     given = jax.eval_shape(lambda: given_to(config))
     spread = spread_over(make_components(config), mesh, SEEDS)
     return lower_run(spread, 1, given)[1]

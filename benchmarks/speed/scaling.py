@@ -32,7 +32,7 @@ ALONE = "one device"
 
 
 class Job(NamedTuple):
-    """What each process of an arm is told.
+    """What each process of an arm has to do.
 
     Attributes:
         shape: name of the shape.
@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
 
 class Arm:
-    """The processes of one arm, which train when they are told to."""
+    """The processes of one arm, which train on request."""
 
     def __init__(self, job: Job):
         coordinator = f"127.0.0.1:{free_port()}"

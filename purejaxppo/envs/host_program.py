@@ -5,7 +5,7 @@ what follows from the data, also in programs over several devices, in which JAX 
 Everything else stays compiled.
 
 On a mesh each device has its share of them, which other devices wait for. A share that fails may
-therefore not end its program alone: it goes on with zeros until all devices are told, and end.
+therefore not end its program alone: it goes on with zeros until all devices know of it, and end.
 """
 
 from __future__ import annotations
@@ -137,9 +137,10 @@ class Shares:
 
     def _try(self, blank: PyTree, share: np.ndarray, method: str, *args: Any) -> Any:
         """Calls a method of a share; what it raises is kept, and raised at once if it is alone."""
-        host = self._hosts.setdefault(int(share), self._make())
+        if int(share) not in self._hosts:
+            self._hosts[int(share)] = self._make()
         try:
-            return getattr(host, method)(*args)
+            return getattr(self._hosts[int(share)], method)(*args)
         except Exception as error:
             self._errors.setdefault(int(share), error)
             if self._alone:

@@ -189,11 +189,11 @@ def optimize(
         kept = (progress.params, progress.opt_state)
         new = jax.tree.map(lambda a, b: jnp.where(step, a, b), moved, kept)
 
-        # what is told of it leaves the loop as one vector, and the way to unpack that beside it
+        # its metrics leave the loop as one vector, and the way to unpack that beside it
         tallies = {"counted": counts, "gradient_steps": step, "skipped_steps": ~finite & ~stopped}
         parts = jax.tree.map(lambda x: jnp.where(counts, x, 0.0), parts)
-        told = jax.tree.map(lambda x: x.astype(jnp.float32), parts | tallies)
-        vector, unravel = ravel_pytree(told)
+        metrics = jax.tree.map(lambda x: x.astype(jnp.float32), parts | tallies)
+        vector, unravel = ravel_pytree(metrics)
         return Progress(new[0], new[1], stopped), Partial(unravel, vector)
 
     # every epoch sees every row once, in an order of its own
@@ -201,7 +201,7 @@ def optimize(
     rows = minibatch_indices(key, size, plan.num_epochs, plan.num_minibatches)
     advantage = deal_advantages(batch.advantage, rows, plan, axis_name)
     start = Progress(packed, opt_state, jnp.bool_(False))
-    end, told = jax.lax.scan(gradient_step, start, (rows, advantage))
+    end, metrics = jax.lax.scan(gradient_step, start, (rows, advantage))
 
     # what the steps have led to is looked at once: after each of them, it would be one more pass
     # over all parameters and averages
@@ -209,8 +209,8 @@ def optimize(
     end = jax.tree.map(lambda a, b: jnp.where(taken, a, b), end, start)
 
     # means over the steps that counted, which may be none
-    (vectors,) = told.args
-    sums = told.func(vectors.sum(0))
+    (vectors,) = metrics.args
+    sums = metrics.func(vectors.sum(0))
     tallies = {
         name: sums.pop(name).astype(jnp.int32) for name in ("gradient_steps", "skipped_steps")
     }

@@ -73,7 +73,7 @@ class Programs(NamedTuple):
     def compile(self, function: Callable[[Any], Any], template: Any) -> Callable[[Any], Any]:
         """Compiles another function of what the seeds have, ahead of time as the run's own are."""
         spread = NamedSharding(self.mesh, P(SEEDS))
-        to = NamedSharding(self.mesh, told())
+        to = NamedSharding(self.mesh, read_at())
         program = jax.jit(function, in_shardings=(spread,), out_shardings=to)
         with compiled_for(platform_of(self.mesh)):
             return compiled(program.lower(template))
@@ -94,7 +94,7 @@ def unheard(phase: str) -> None:
     """
 
 
-def told() -> P:
+def read_at() -> P:
     """Says where results are that the host reads: with their seeds, or with every process."""
     return P(SEEDS) if process_count() == 1 else P()
 
@@ -208,7 +208,7 @@ def lower_run(
     chunk = jax.jit(
         shard(run_chunk, in_specs=(specs, P(), P()), out_specs=(specs, P(SEEDS))),
         donate_argnums=0, in_shardings=(shardings_of(mesh, specs), None, everywhere),
-        out_shardings=(shardings_of(mesh, specs), NamedSharding(mesh, told())),
+        out_shardings=(shardings_of(mesh, specs), NamedSharding(mesh, read_at())),
     )  # fmt: skip
     return init_lowered, chunk.lower(init_lowered.out_info, 1, given)
 

@@ -143,7 +143,7 @@ def test_one_is_killed_and_the_run_goes_on_with_fewer(victim, tmp_path):
             words = f"process {victim} of 4 was lost: what was saved stays; {go_on}"
             assert (code, err.splitlines()[-1]) == (1, f"purejaxppo: {words}")
 
-    # two go on where four have stopped, and end when one of them is told to
+    # two go on where four have stopped, and end at a signal to one of them
     before = int(checkpoints(folder)[-1].stem)
     argv = ["train", "CartPole-v1", "--resume", "--run-dir", str(folder)]
     with Processes(argv, 2, 2) as processes:
