@@ -11,13 +11,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
-from benchmarks.common.shapes import SHAPES
 from benchmarks.common.timing import report
-from benchmarks.peers.peer_envs import CACHE
-from benchmarks.peers.peers import OURS, ArmPlan, Worker, WorkerError, plan
+from benchmarks.peers.peers import OURS, ArmPlan, Worker, WorkerError, arguments_of, plan
 
 
 def measure(arms: dict[str, ArmPlan], processes: int, limit: float) -> dict[str, Any]:
@@ -62,18 +59,8 @@ def measure(arms: dict[str, ArmPlan], processes: int, limit: float) -> dict[str,
 def main() -> None:
     """Measures every shape."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--peers", nargs="*", choices=["rejax", "none"], default=["rejax"])
-    parser.add_argument("--purejaxrl", type=Path, help="a checkout of PureJaxRL, measured too")
     parser.add_argument("--processes", type=int, default=5, help="of each library and shape")
-    parser.add_argument("--total-timesteps", type=int, help="about this many, not the shape's")
-    parser.add_argument("--limit", type=float, default=300, help="seconds for one answer")
-    parser.add_argument("--envs-dir", type=Path, default=CACHE, help="where environments are kept")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    args = parser.parse_args()
-    if args.purejaxrl:
-        args.purejaxrl = args.purejaxrl.resolve()
-        args.peers = [*args.peers, "purejaxrl"]
+    args = arguments_of(parser, ["rejax"], ["rejax"])
     results = {}
     for name in args.shapes:
         print(f"shape {name}", file=sys.stderr, flush=True)

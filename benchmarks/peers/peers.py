@@ -15,6 +15,7 @@ import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,26 +157,39 @@ def summary(arm: ArmPlan, ours: ArmPlan, seconds: list[float], our_seconds: list
     return result
 
 
-def main() -> None:
-    """Measures every shape."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = ["rejax", "sbx", "sb3", "brax"]
+def arguments_of(
+    parser: argparse.ArgumentParser, known: Iterable[str], default: list[str]
+) -> argparse.Namespace:
+    """Reads the arguments that say what is measured beside which peers, and a benchmark's own.
+
+    Args:
+        parser: has those of its own.
+        known: peers that can be measured.
+        default: those that are where none is named.
+    """
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--peers", nargs="*", choices=[*PEERS, "none"], default=default)
+    parser.add_argument("--peers", nargs="*", choices=[*known, "none"], default=default)
     parser.add_argument("--purejaxrl", type=Path, help="a checkout of PureJaxRL, measured too")
-    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each arm, at least 2")
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the shape's")
     parser.add_argument("--limit", type=float, default=300, help="seconds for one answer")
     parser.add_argument("--envs-dir", type=Path, default=CACHE, help="where environments are kept")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    if args.rounds < 2:
-        parser.error(f"--rounds {args.rounds}: quartiles take at least 2")
     if args.purejaxrl:
         args.purejaxrl = args.purejaxrl.resolve()
         args.peers = [*args.peers, "purejaxrl"]
     elif "purejaxrl" in args.peers:
         parser.error("--peers purejaxrl: say where its checkout is, with --purejaxrl")
+    return args
+
+
+def main() -> None:
+    """Measures every shape."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each arm, at least 2")
+    args = arguments_of(parser, PEERS, ["rejax", "sbx", "sb3", "brax"])
+    if args.rounds < 2:
+        parser.error(f"--rounds {args.rounds}: quartiles take at least 2")
     plans = {name: plan(name, args) for name in args.shapes}  # makes the environments
     results = {}
     for name, arms in plans.items():
