@@ -1,0 +1,1 @@
+"""Sweeps: many settings as few programs, in studies that go on."""
