@@ -38,7 +38,7 @@ LAYERS = [
     ["run_folder"],
     ["report"],
     ["runs"],
-    ["export", "rendering"],
+    ["export", "rendering", "sweeps"],
     ["cli"],
 ]
 RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
