@@ -73,6 +73,7 @@ ONE_IMPORTER = {
     "rendering.playback": "an episode without a picture",
     "report.listing": "a table of text; what stands in it is found elsewhere",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
+    "sweeps.ranges": "how values are written; which names they may have is another matter",
 }
 
 
