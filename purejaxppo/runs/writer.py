@@ -22,7 +22,7 @@ from purejaxppo.run_folder.begin import (
     is_run,
     write_run,
 )
-from purejaxppo.run_folder.files import JsonLinesFile, remove_left_overs
+from purejaxppo.run_folder.files import JsonLinesFile, remove_left_overs, rows_up_to
 from purejaxppo.run_folder.lock import FolderLock
 from purejaxppo.run_folder.read import read_evaluations, read_metrics, read_whole_run
 from purejaxppo.run_folder.schemas import RunFile, misfit
@@ -200,7 +200,8 @@ class RunWriter:
             remove_left_overs(place, names)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             with self.problems.attempt(name):
-                self._files[name] = JsonLinesFile(self.folder / name, step)
+                path = self.folder / name
+                self._files[name] = JsonLinesFile(path, rows_up_to(path, step))
 
     def logged_metrics(self, updates: int) -> Metrics:
         """Reads what was logged of the updates that were done before.
