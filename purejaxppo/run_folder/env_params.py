@@ -70,20 +70,21 @@ def with_params(values: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
     return jax.tree_util.tree_unflatten(structure, decoded)
 
 
-def numbers_in(params: EnvParams) -> dict[str, int | float]:
-    """Returns the single numbers that parameters hold, by name: those that can be set or varied.
+def numbers_in(params: EnvParams) -> dict[str, tuple[str, Any]]:
+    """Returns the single numbers that parameters hold: those that can be set or varied by name.
 
     Args:
         params: of an environment.
 
     Returns:
-        Python's numbers; one inside of a part is named part.name.
+        By name, one inside of a part as part.name: the path, as `keystr` writes it, and the number,
+        of Python, NumPy or jax.
     """
-    found = {}
-    for where, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if _is_plain(leaf) and np.shape(leaf) == () and np.asarray(leaf).dtype.kind != "b":
-            found[name_of(where)] = np.asarray(leaf).item()
-    return found
+    return {
+        jax.tree_util.keystr(where, simple=True, separator="."): (jax.tree_util.keystr(where), leaf)
+        for where, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if _is_plain(leaf) and np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind != "b"
+    }
 
 
 def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
@@ -100,30 +101,19 @@ def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
         ConfigError: there is no such number, or a value is none.
     """
     known = numbers_in(defaults)
+    changed = {}
     for name, number in numbers.items():
         if name not in known:
             hint = did_you_mean(name, known) if known else "the environment has no parameters"
             raise ConfigError(f"env_params has {shown(name)}, which is no number there: {hint}")
-        coerce(f"env_params {name}", type(known[name]), number, known[name])
-
-    def changed(where: Any, leaf: Any) -> Any:
-        name = name_of(where)
-        if name not in numbers:
-            return leaf
-        kind = type(known[name])
+        path, leaf = known[name]
+        before = np.asarray(leaf).item()
+        value = coerce(f"env_params {name}", type(before), number, before)
         plain = isinstance(leaf, int | float)
-        return kind(numbers[name]) if plain else jnp.asarray(numbers[name], leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(changed, defaults)
-
-
-def name_of(where: Any) -> str:
-    """Returns what a number in the parameters of an environment is called.
-
-    Args:
-        where: its path, as `jax.tree_util` gives it.
-    """
-    return jax.tree_util.keystr(where, simple=True, separator=".")
+        changed[path] = value if plain else jnp.asarray(value, leaf.dtype)
+    return jax.tree_util.tree_map_with_path(
+        lambda where, leaf: changed.get(jax.tree_util.keystr(where), leaf), defaults
+    )
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
