@@ -23,7 +23,8 @@ from purejaxppo.cli.words import counted
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.samplers import count_of
+from purejaxppo.sweeps.samplers import FIXED, count_of, drawn
+from purejaxppo.sweeps.shapes import shape_of
 from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.study import create_study_dir
 from purejaxppo.sweeps.sweep import SweepResult, sweep_of
@@ -97,16 +98,25 @@ def describe(config: PPOConfig, space: Space, options: SweepRun, count: int) -> 
         options: of the sweep.
         count: trials, or agents of a population.
     """
-    trials = f"{counted(count, 'trial')} ({options.sampler})"
-    if options.scheduler == "pbt":
-        trials = f"a population of {count:,}"
-    elif options.scheduler != "none":
-        trials = f"{trials[:-1]}, {options.scheduler})"
+    how, programs = options.sampler, ""
+    if options.scheduler != "none":
+        how = options.scheduler if options.scheduler == "pbt" else f"{how}, {options.scheduler}"
+    elif options.sampler in FIXED:
+        # what is fixed beforehand says what has to be compiled
+        trials = drawn(space, config, options).ask(count)
+        able = [trial for trial in trials if trial.why is None]
+        programs = f" as {counted(len({shape_of(trial.config) for trial in able}), 'program')}"
+        if len(able) < count:
+            programs += f", but {count - len(able):,} that cannot be trained"
+    what = "agent" if options.scheduler == "pbt" else "trial"
     seeds = "" if options.seeds == 1 else f" with {options.seeds:,} seeds each"
     steps = count * options.seeds * config.timesteps
-    most = "" if options.scheduler in ("none", "pbt") else "at most "
+    most = "at most " if options.scheduler in ("halving", "asha") else ""
     names = ", ".join(space.names)
-    return f"{config.env}: {trials}{seeds} over {names}; {most}{steps:,} steps in all"
+    return (
+        f"{config.env}: {counted(count, what)} ({how}){seeds}{programs} over {names}; "
+        f"{most}{steps:,} steps in all"
+    )
 
 
 def how_to_go_on(argv: Sequence[str], study_dir: str | None, folder: Path) -> str:

@@ -70,21 +70,29 @@ def with_params(values: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
     return jax.tree_util.tree_unflatten(structure, decoded)
 
 
-def numbers_in(params: EnvParams) -> dict[str, tuple[str, Any]]:
-    """Returns the single numbers that parameters hold: those that can be set or varied by name.
+def numbers_in(params: EnvParams) -> dict[str, int | float]:
+    """Returns the single numbers that parameters hold, by name: those that can be set or varied.
 
     Args:
         params: of an environment.
 
     Returns:
-        By name, one inside of a part as part.name: the path, as `keystr` writes it, and the number,
-        of Python, NumPy or jax.
+        Python's numbers; one inside of a part is named part.name.
     """
-    return {
-        jax.tree_util.keystr(where, simple=True, separator="."): (jax.tree_util.keystr(where), leaf)
-        for where, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if _is_plain(leaf) and np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind != "b"
-    }
+    found = {}
+    for where, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if _is_plain(leaf) and np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind != "b":
+            found[name_of(where)] = np.asarray(leaf).item()
+    return found
+
+
+def name_of(where: Any) -> str:
+    """Returns what a number in the parameters of an environment is called.
+
+    Args:
+        where: its path, as `jax.tree_util` gives it.
+    """
+    return jax.tree_util.keystr(where, simple=True, separator=".")
 
 
 def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
@@ -100,20 +108,20 @@ def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
     Raises:
         ConfigError: there is no such number, or a value is none.
     """
-    known = numbers_in(defaults)
-    changed = {}
+    known, changed = numbers_in(defaults), {}
     for name, number in numbers.items():
         if name not in known:
             hint = did_you_mean(name, known) if known else "the environment has no parameters"
             raise ConfigError(f"env_params has {shown(name)}, which is no number there: {hint}")
-        path, leaf = known[name]
-        before = np.asarray(leaf).item()
-        value = coerce(f"env_params {name}", type(before), number, before)
-        plain = isinstance(leaf, int | float)
-        changed[path] = value if plain else jnp.asarray(value, leaf.dtype)
-    return jax.tree_util.tree_map_with_path(
-        lambda where, leaf: changed.get(jax.tree_util.keystr(where), leaf), defaults
-    )
+        changed[name] = coerce(f"env_params {name}", type(known[name]), number, known[name])
+
+    def replaced(where: Any, leaf: Any) -> Any:
+        value = changed.get(name_of(where))
+        if value is None or isinstance(leaf, int | float):
+            return leaf if value is None else value
+        return jnp.asarray(value, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(replaced, defaults)
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:

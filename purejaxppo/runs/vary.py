@@ -13,7 +13,7 @@ from purejaxppo.components import Components
 from purejaxppo.config.coerce import coerce
 from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.hyperparams import BOUNDS, Hyperparams
-from purejaxppo.run_folder.env_params import numbers_in
+from purejaxppo.run_folder.env_params import name_of, numbers_in
 from purejaxppo.run_folder.files import damaged
 from purejaxppo.run_folder.paths import given_path
 from purejaxppo.run_folder.read import read_run
@@ -28,7 +28,7 @@ class Own(NamedTuple):
 
     Attributes:
         hyper: [S] float32, by field of `Hyperparams`.
-        env_params: [S], by path in the parameters of the environment.
+        env_params: [S], by name in the parameters of the environment, see `numbers_in`.
     """
 
     hyper: dict[str, Array] = {}  # noqa: RUF012 (never changed)
@@ -51,7 +51,7 @@ class Own(NamedTuple):
         if not self.env_params:
             return env_params
         return jax.tree_util.tree_map_with_path(
-            lambda where, x: self.env_params.get(jax.tree_util.keystr(where), x), env_params
+            lambda where, x: self.env_params.get(name_of(where), x), env_params
         )
 
 
@@ -81,7 +81,9 @@ class Variation(NamedTuple):
         Args:
             env_params: of the environment, whose numbers have the dtypes.
         """
-        leaves = numbers_in(env_params)
+        leaves = {
+            name_of(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(env_params)
+        }
         own = Own({}, {})
         for name, values in self.values.items():
             each = np.repeat(np.asarray(values, np.float64), self.seeds)
@@ -89,8 +91,7 @@ class Variation(NamedTuple):
                 own.hyper[name] = jnp.asarray(each, jnp.float32)
             else:
                 where = name.removeprefix(OF_THE_ENVIRONMENT)
-                path, leaf = leaves[where]
-                own.env_params[path] = jnp.asarray(each, jnp.asarray(leaf).dtype)
+                own.env_params[where] = jnp.asarray(each, jnp.asarray(leaves[where]).dtype)
         return own
 
     def keys(self, key: Array) -> Array:
@@ -134,7 +135,7 @@ def read_vary(vary: Mapping[str, Sequence[float]], components: Components, seeds
             raise ConfigError(
                 f"vary has {name}, which is None in the configuration, and so switched off: set it"
             )
-        kind = float if not inside else type(np.asarray(numbers[where][1]).item())
+        kind = type(numbers[where]) if inside else float
         entries: Any = np.asarray(given).tolist() if hasattr(given, "dtype") else given
         if not (isinstance(entries, Sequence) and len(entries) and not isinstance(entries, str)):
             raise ConfigError(f"vary {name}={shown(given)} must be a list of numbers: use [1, 2]")

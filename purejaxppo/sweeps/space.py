@@ -214,19 +214,19 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"{shown(name)} cannot be varied: {hint or did_you_mean(name, known)}")
 
 
-def _kind_of(name: str, numbers: Mapping[str, type]) -> Any:
+def _kind_of(name: str, numbers: Mapping[str, int | float]) -> Any:
     """Returns the type of a name's values; object where it has none.
 
     Args:
         name: a field, `env_options.NAME` or `env_params.NAME`.
-        numbers: their types in the parameters of the environment, by name.
+        numbers: in the parameters of the environment, by name.
     """
     if name.startswith(ENV_PARAMS):
         inner = name.removeprefix(ENV_PARAMS)
         if inner not in numbers:
             hint = did_you_mean(inner, numbers) if numbers else "the environment has none"
             raise ConfigError(f"{shown(name)} is no number of the environment's parameters: {hint}")
-        return numbers[inner]
+        return type(numbers[inner])
     return types_of(PPOConfig).get(name, object)
 
 
@@ -313,18 +313,16 @@ def _check_environment(space: Space, config: PPOConfig) -> None:
                 find_env(made.env, **parse_options(made.env_options))
 
 
-def _numbers_of(config: PPOConfig, params: EnvParams) -> dict[str, type]:
-    """Returns the types of the numbers in the parameters of an environment, by name.
+def _numbers_of(config: PPOConfig, params: EnvParams) -> dict[str, int | float]:
+    """Returns the numbers in the parameters of an environment, by name.
 
     Args:
         config: names it.
         params: its parameters; None: its own.
     """
-    import numpy as np
-
     from purejaxppo.envs.registry import find_env
     from purejaxppo.run_folder.env_params import numbers_in
 
     if params is None:
         params = find_env(config.env, **parse_options(config.env_options))[1]
-    return {name: type(np.asarray(x).item()) for name, (_, x) in numbers_in(params).items()}
+    return numbers_in(params)

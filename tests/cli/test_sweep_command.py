@@ -202,8 +202,8 @@ def test_the_plan_comes_first_and_the_best_last(swept, purejaxppo, tmp_path):
     assert code == 0
     first, second, *_ = lines = out.splitlines()
     assert first == (
-        "CartPole-v1: 6 trials (grid) with 2 seeds each over learning_rate, num_envs; 96,000 steps "
-        "in all"
+        "CartPole-v1: 6 trials (grid) with 2 seeds each as 2 programs over learning_rate, "
+        "num_envs; 96,000 steps in all"
     )
     assert second == "1 program, 4 agents at a time"
     table = [line.split() for line in lines[2:9]]
