@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from purejaxppo.components import make_components
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.errors import ConfigError, did_you_mean
@@ -119,6 +120,7 @@ def sweep_of(
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
     space = read_space(space, config, custom.get("env_params"))
+    make_components(config, **custom)  # what no trial could be trained with is refused at once
     with Study.open(
         options.study_dir, config, space, options, own=describe_custom(custom)
     ) as study:
