@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.common.timing import report
 
-COMMAND = [sys.executable, "-m", "purejaxppo"]
+COMMAND = [sys.executable, "-c", "from purejaxppo.cli import main; main()"]
 RATES = "log:1e-4..1e-2"
 
 
