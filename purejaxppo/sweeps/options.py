@@ -17,11 +17,11 @@ Scheduler = Literal["none", "halving", "asha", "pbt"]
 """What decides which trials go on: all do, the best of each rung, or the best of a population."""
 
 FACTOR = Bound(lambda v: v >= 2, "2 or more")
-SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
 SCORES = Bound(
-    lambda v: v and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
-    f"one or more different ones of {', '.join(get_args(Measure))}",
+    lambda v: bool(v) and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
+    f"one or more of {', '.join(get_args(Measure))}",
 )
+SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
