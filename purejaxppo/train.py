@@ -176,7 +176,8 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
 
         # advantages, of rewards scaled by statistics that have seen this rollout
         scaler, reward = scale_rewards(norms.reward, rollout.reward, done, hyper.gamma, axis_name)
-        estimate = components.advantage(rollout.replace(reward=reward), hyper, config)
+        advantages = jax.named_scope("advantages")(components.advantage)
+        estimate = advantages(rollout.replace(reward=reward), hyper, config)
         advantage, target = _check_shapes(estimate, rollout)
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, axis_name)
