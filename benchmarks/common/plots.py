@@ -253,6 +253,62 @@ def breakdown(results: dict[str, Any]) -> Figure | None:
     return figure
 
 
+def gpu(results: dict[str, Any]) -> Figure | None:
+    """Speed against environments, our speed over that of others, and where an update's time goes.
+
+    Shares are those of the whole update; kernels wait for the rest of it, where there is one.
+    """
+    speeds = {
+        task: {n: x["steps_per_second"] for n, x in by_envs.items() if "steps_per_second" in x}
+        for task, by_envs in results["speed"].items()
+    }
+    speeds = {task: dict(sorted(x.items(), key=lambda y: int(y[0]))) for task, x in speeds.items()}
+    ratios = {
+        f"{task}, {int(n):,}  {peer}": arm["ours_over_peer"]
+        for task, by_envs in results["peers"].items()
+        for n, arms in by_envs.items()
+        for peer, arm in arms.items()
+        if "ours_over_peer" in arm
+    }
+    if not any(speeds.values()):
+        return None
+    figure, (speed, share, *over) = new_figure(3 if ratios else 2, width=15 if ratios else 10)
+    for color, (task, by_envs) in enumerate(speeds.items()):
+        if by_envs:
+            curve(speed, by_envs, task, f"C{color}")
+    speed.set(xlabel="environments", ylabel="steps/s")
+    speed.legend(fontsize=8)
+    shares = shares_of_updates(results["speed"])
+    left = dict.fromkeys(shares, 0.0)
+    for part in dict.fromkeys(part for row in shares.values() for part in row):
+        widths = [row.get(part, 0.0) for row in shares.values()]
+        share.barh(list(shares), widths, left=list(left.values()), label=part)
+        left = {name: left[name] + row.get(part, 0.0) for name, row in shares.items()}
+    share.invert_yaxis()
+    share.set(xlabel="share of an update", xlim=(0, 1.4))
+    share.legend(fontsize=8)
+    for axes in over:
+        ratio_bars(axes, ratios)
+        axes.set(xlabel="our steps/s over theirs")
+    return figure
+
+
+def shares_of_updates(speed: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What each part of an update takes of all of it, and how long kernels wait, by task."""
+    shares = {}
+    for task, by_envs in speed.items():
+        for found in by_envs.values():
+            if not found.get("profile", {}).get("parts"):
+                continue
+            taken = {part: row["microseconds"] for part, row in found["profile"]["parts"].items()}
+            update = 1e6 * found["seconds_per_update"]["median"]
+            # profiled kernels take a little longer
+            whole = max(update, sum(taken.values()))
+            waiting = whole - sum(taken.values())
+            shares[task] = {p: us / whole for p, us in taken.items()} | {"waiting": waiting / whole}
+    return shares
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG of 64 colours, a third of the size of one in full colour."""
     buffer = io.BytesIO()
@@ -268,6 +324,7 @@ PLOTS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
     "peers": peers,
     "time_to_score": time_to_score,
     "breakdown": breakdown,
+    "gpu": gpu,
 }
 
 

@@ -31,7 +31,7 @@ class Event(NamedTuple):
 
 
 def parts_of(hlo: str) -> dict[str, str]:
-    """Says which part of an update each instruction of a program belongs to.
+    """Says which part of an update each instruction of a program belongs to, by its plain name.
 
     An instruction that the compiler has put there has no scope: it belongs to the part that most
     others of its loop do.
@@ -45,8 +45,13 @@ def parts_of(hlo: str) -> dict[str, str]:
         parts = {name: _part(re.search(r'op_name="([^"]*)"', line)) for name, line in names}
         most = Counter(filter(None, parts.values())).most_common(1)
         usual = most[0][0] if most else REST
-        found |= {name: part or usual for name, part in parts.items()}
+        found |= {_plain(name): part or usual for name, part in parts.items()}
     return found
+
+
+def _plain(name: str) -> str:
+    """The name of an instruction as kernels have it."""
+    return re.sub(r"[.\-]", "_", name)
 
 
 def _part(op_name: re.Match[str] | None) -> str | None:
@@ -57,8 +62,8 @@ def _part(op_name: re.Match[str] | None) -> str | None:
     return scopes[-1] if scopes else REST
 
 
-def events_of(found: ProfileData) -> list[Event]:
-    """Reads what the devices did.
+def events_of(found: Any) -> list[Event]:
+    """Reads what the devices did from a `ProfileData`.
 
     A GPU has a plane, with a line for each stream; other lines of it sum the same up once more. On
     a CPU, the threads of the host have events of instructions among many others.
@@ -81,7 +86,7 @@ def summed(events: Iterable[Event], parts: dict[str, str], largest: int) -> dict
 
     Args:
         events: of one call.
-        parts: by instruction.
+        parts: see `parts_of`.
         largest: how many kernels are listed, those that take most.
 
     Returns:
@@ -90,7 +95,7 @@ def summed(events: Iterable[Event], parts: dict[str, str], largest: int) -> dict
     by_part: dict[str, list[float]] = {}
     by_name: dict[str, list[float]] = {}
     for name, ns in events:
-        part = parts.get(name, REST)
+        part = parts.get(_plain(name), REST)
         for rows, key in ((by_part, part), (by_name, name)):
             row = rows.setdefault(key, [0, 0.0])
             row[0] += 1
@@ -104,7 +109,8 @@ def summed(events: Iterable[Event], parts: dict[str, str], largest: int) -> dict
     return row_of(whole) | {
         "parts": {part: row_of(by_part[part]) for part in (*PARTS, REST) if part in by_part},
         "kernels": [
-            {"name": name, "part": parts.get(name, REST)} | row_of(by_name[name]) for name in names
+            {"name": name, "part": parts.get(_plain(name), REST)} | row_of(by_name[name])
+            for name in names
         ],
     }
 

@@ -327,6 +327,11 @@ def main() -> None:
         sys.exit(2)
     results = {"card": card(), "quick": args.quick} | measure(args)
     report("gpu", results, args.out)
+    found = [
+        *results["score"].values(),
+        *(x for xs in results["speed"].values() for x in xs.values()),
+    ]
+    sys.exit(any("failed" in result for result in found))
 
 
 if __name__ == "__main__":
