@@ -74,6 +74,7 @@ class Task(NamedTuple):
 
 
 _CARTPOLE, _BREAKOUT = PPOConfig.preset("CartPole-v1"), PPOConfig.preset("Breakout-MinAtar")
+# those that compile fast come first
 TASKS = {
     "CartPole-v1": Task(
         SHAPES["c"].config, shape="c", score=Score(_CARTPOLE, 475.0, 20_000)
@@ -81,8 +82,9 @@ TASKS = {
     "Breakout-MinAtar": Task(
         _BREAKOUT.replace(num_steps=128), score=Score(_BREAKOUT, 20.0, 250_000)
     ),
-    "Craftax-Classic": Task(
-        PPOConfig.preset("craftax/Craftax-Classic-Symbolic-v1", num_steps=16), fresh=16
+    "CartPole-v1, gru": Task(
+        SHAPES["c"].config.replace(core="gru"),
+        score=Score(_CARTPOLE.replace(core="gru"), 475.0, 20_000),
     ),
     "brax/ant": Task(
         PPOConfig(
@@ -91,9 +93,8 @@ TASKS = {
         ),
         fresh=16, shape="ant",
     ),
-    "CartPole-v1, gru": Task(
-        SHAPES["c"].config.replace(core="gru"),
-        score=Score(_CARTPOLE.replace(core="gru"), 475.0, 20_000),
+    "Craftax-Classic": Task(
+        PPOConfig.preset("craftax/Craftax-Classic-Symbolic-v1", num_steps=16), fresh=16
     ),
 }  # fmt: skip
 SIZES, QUICK = [4096, 65_536, 1024, 16_384], [16]
@@ -198,14 +199,14 @@ def score(job: Job) -> dict[str, Any]:
 def jobs_of(args: argparse.Namespace) -> Iterator[Job]:
     """What is to be measured, the most important first."""
     first, *others = args.envs
-    tasks = args.tasks
-    scored = [name for name in tasks if TASKS[name].score]
-    beside = [name for name in tasks if TASKS[name].shape]
-    yield from (Job("speed", name, first, args.quick, traced=True) for name in tasks)
-    yield from (Job("score", name, quick=args.quick) for name in scored[:1])
-    yield from (Job("peers", name, first, args.quick) for name in beside)
-    yield from (Job("speed", name, n, args.quick) for n in others for name in tasks)
-    yield from (Job("score", name, quick=args.quick) for name in scored[1:])
+    for name in args.tasks:
+        yield Job("speed", name, first, args.quick, traced=True)
+        if TASKS[name].shape:
+            yield Job("peers", name, first, args.quick)
+        if TASKS[name].score:
+            yield Job("score", name, quick=args.quick)
+    yield from (Job("speed", name, n, args.quick) for n in others for name in args.tasks)
+    beside = [name for name in args.tasks if TASKS[name].shape]
     yield from (Job("peers", name, n, args.quick) for n in others for name in beside)
 
 

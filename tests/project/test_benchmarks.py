@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from jax.profiler import ProfileData
 
 from benchmarks import readme
 from benchmarks.common import plots, traces
 from benchmarks.speed import gpu
+from purejaxppo import PPOConfig, make_learner
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = "--total-timesteps 512"
@@ -141,6 +144,16 @@ def test_a_profile_is_summed_by_hand():
     # on a CPU, among whatever else threads do; and on any of them
     events = traces.events_of(profile_of("/host:CPU", "worker"))
     assert sorted(ns for _, ns in events) == [2000, 3000, 3000, 5000]
+
+
+def test_parts_of_an_update_have_names():
+    """In the program, for whoever profiles it."""
+    config = PPOConfig(num_envs=2, num_steps=4, num_minibatches=2, total_timesteps=8)
+    learner = make_learner(config)
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    text = jax.jit(learner.update).lower(state).as_text(debug_info=True)
+    scopes = {scope for name in re.findall(r'loc\("([^"]*)"', text) for scope in name.split("/")}
+    assert scopes >= set(traces.PARTS)
 
 
 def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
