@@ -363,8 +363,8 @@ def measured_gpu(found: dict[str, Any]) -> str:
     parts = [
         (task, f"{profile['launches']:,}",
          ", ".join(f"{part} {100 * x:.0f}%" for part, x in shares.items()))
-        for task, shares in shares_of_updates(speed).items()
-        for profile in (x["profile"] for x in speed[task].values() if "profile" in x)
+        for task, shares in shares_of_updates(found).items()
+        for profile in found["profile"][task].values()
     ]  # fmt: skip
     times = table(["an update", "launches", "shares of its time"], parts)
     scores = ", ".join(

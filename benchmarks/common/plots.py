@@ -278,7 +278,7 @@ def gpu(results: dict[str, Any]) -> Figure | None:
             curve(speed, by_envs, task, f"C{color}")
     speed.set(xlabel="environments", ylabel="steps/s")
     speed.legend(fontsize=8)
-    shares = shares_of_updates(results["speed"])
+    shares = shares_of_updates(results)
     left = dict.fromkeys(shares, 0.0)
     for part in dict.fromkeys(part for row in shares.values() for part in row):
         widths = [row.get(part, 0.0) for row in shares.values()]
@@ -293,19 +293,19 @@ def gpu(results: dict[str, Any]) -> Figure | None:
     return figure
 
 
-def shares_of_updates(speed: dict[str, Any]) -> dict[str, dict[str, float]]:
+def shares_of_updates(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     """What each part of an update takes of all of it, and how long kernels wait, by task."""
     shares = {}
-    for task, by_envs in speed.items():
-        for found in by_envs.values():
-            if not found.get("profile", {}).get("parts"):
+    for task, by_envs in results["profile"].items():
+        for n, found in by_envs.items():
+            whole = results["speed"].get(task, {}).get(n, {})
+            if not found.get("parts") or "seconds_per_update" not in whole:
                 continue
-            taken = {part: row["microseconds"] for part, row in found["profile"]["parts"].items()}
-            update = 1e6 * found["seconds_per_update"]["median"]
-            # profiled kernels take a little longer
-            whole = max(update, sum(taken.values()))
-            waiting = whole - sum(taken.values())
-            shares[task] = {p: us / whole for p, us in taken.items()} | {"waiting": waiting / whole}
+            taken = {part: row["microseconds"] for part, row in found["parts"].items()}
+            # kernels may take longer while they are profiled
+            busy, update = sum(taken.values()), 1e6 * whole["seconds_per_update"]["median"]
+            taken["waiting"] = max(update - busy, 0.0)
+            shares[task] = {part: us / max(update, busy) for part, us in taken.items()}
     return shares
 
 

@@ -106,33 +106,34 @@ SECONDS_PER_POINT = 15
 
 
 class Job(NamedTuple):
-    """What one process measures: `speed`, `score` or, of several processes, `peers`.
+    """What one process measures: `speed`, `score`, `profile` or, of several processes, `peers`.
 
     Attributes:
         kind: one of these.
         task: a name in TASKS.
         num_envs: 0 for a score, which has those of its configuration.
         quick: with few steps.
-        traced: with a profile.
     """
 
     kind: str
     task: str
     num_envs: int = 0
     quick: bool = False
-    traced: bool = False
+
+    @property
+    def config(self) -> PPOConfig:
+        """Its task's, for one update."""
+        config = TASKS[self.task].sized(self.num_envs)
+        return quick(config) if self.quick else config
 
 
 # -- measured in a process of its own -------------------------------------------------------------
 
 
 def speed(job: Job) -> dict[str, Any]:
-    """Speed, memory, and for the first size where the time goes."""
-    config = TASKS[job.task].sized(job.num_envs)
-    if job.quick:
-        config = quick(config)
+    """Speed and memory."""
     started = time.perf_counter()
-    training = Training(config)
+    training = Training(job.config)
     program = training.compile_any()
     compile_seconds = time.perf_counter() - started
     needed = predicted_bytes(program)
@@ -147,19 +148,22 @@ def speed(job: Job) -> dict[str, Any]:
     updates = 1 if job.quick else max(1, math.ceil(SECONDS_PER_CALL / seconds))
     rounds = 2 if job.quick else max(3, min(7, int(SECONDS_PER_POINT / (seconds * updates))))
     (taken,) = interleaved_seconds([lambda: program(states, updates)], rounds)
-    result = {
-        "steps_per_second": quartiles([updates * config.batch_size / s for s in taken]),
+    return {
+        "steps_per_second": quartiles([updates * job.config.batch_size / s for s in taken]),
         "seconds_per_update": quartiles([s / updates for s in taken]),
         "rounds": rounds,
         "updates_per_call": updates,
         "compile_seconds": compile_seconds,
         "memory": memory,
-        "config": config.to_dict(),
+        "config": job.config.to_dict(),
     }
-    if job.traced:
-        one = training.compile_any(xla_gpu_enable_command_buffer="")
-        result["profile"] = profile(one, lambda: one(states, 1))
-    return result
+
+
+def where_time_goes(job: Job) -> dict[str, Any]:
+    """The kernels of one update."""
+    training = Training(job.config)
+    program, states = training.compile_any(xla_gpu_enable_command_buffer=""), training.states()
+    return profile(program, lambda: program(states, 1))
 
 
 def quick(config: PPOConfig) -> PPOConfig:
@@ -200,11 +204,12 @@ def jobs_of(args: argparse.Namespace) -> Iterator[Job]:
     """What is to be measured, the most important first."""
     first, *others = args.envs
     for name in args.tasks:
-        yield Job("speed", name, first, args.quick, traced=True)
+        yield Job("speed", name, first, args.quick)
         if TASKS[name].shape:
             yield Job("peers", name, first, args.quick)
         if TASKS[name].score:
             yield Job("score", name, quick=args.quick)
+        yield Job("profile", name, first, args.quick)
     yield from (Job("speed", name, n, args.quick) for n in others for name in args.tasks)
     beside = [name for name in args.tasks if TASKS[name].shape]
     yield from (Job("peers", name, n, args.quick) for n in others for name in beside)
@@ -242,7 +247,8 @@ def missing(peer: str, args: argparse.Namespace) -> str | None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what there is time for."""
     started = time.monotonic()
-    results: dict[str, Any] = {"speed": {}, "score": {}, "peers": {}, "left_out": []}
+    kinds = ("speed", "score", "peers", "profile")
+    results: dict[str, Any] = {kind: {} for kind in kinds} | {"left_out": []}
     for job in jobs_of(args):
         name = f"{job.kind}, {job.task}" + (f", {job.num_envs:,}" if job.num_envs else "")
         left = args.seconds - (time.monotonic() - started)
@@ -314,7 +320,8 @@ def main() -> None:
     args = arguments()
     if args.job:
         job = Job(*json.loads(args.job))
-        print(json.dumps({"speed": speed, "score": score}[job.kind](job)))
+        kinds = {"speed": speed, "score": score, "profile": where_time_goes}
+        print(json.dumps(kinds[job.kind](job)))
         return
     if args.make_envs:
         for name in {env for peer in args.peers if (env := PEERS[peer].env)}:
@@ -328,10 +335,8 @@ def main() -> None:
         sys.exit(2)
     results = {"card": card(), "quick": args.quick} | measure(args)
     report("gpu", results, args.out)
-    found = [
-        *results["score"].values(),
-        *(x for xs in results["speed"].values() for x in xs.values()),
-    ]
+    by_envs = [*results["speed"].values(), *results["profile"].values()]
+    found = [*results["score"].values(), *(x for sizes in by_envs for x in sizes.values())]
     sys.exit(any("failed" in result for result in found))
 
 

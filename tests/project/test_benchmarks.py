@@ -168,8 +168,8 @@ def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
 
 
 def test_what_there_is_no_time_for_is_said(monkeypatch):
-    """Each point takes 30 of 100 seconds, as a clock says that stands still in between."""
-    clock = iter([0, 0, 30, 60, 90, 97, 98, 99, 100, 100, 100, 100])
+    """Points take up to 30 of 100 seconds, as a clock says that stands still in between."""
+    clock = iter([0, 0, 20, 30, 60, 90, 97, 98, 99, 100, 100, 100, 100])
     monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(gpu, "result_of", lambda command, limit: {"left": limit})
     monkeypatch.setattr(sys, "argv", [
@@ -179,6 +179,7 @@ def test_what_there_is_no_time_for_is_said(monkeypatch):
     found = gpu.measure(gpu.arguments())
     assert found["speed"]["brax/ant"] == {"4": {"left": 100}, "16": {"left": 40}, "8": {"left": 10}}
     assert found["peers"] == {"brax/ant": {"4": {}}}  # nothing is beside it
+    assert found["profile"] == {"brax/ant": {"4": {"left": 70}}}
     assert [name.partition(":")[0] for name in found["left_out"]] == [
         "speed, brax/ant, 32", "speed, brax/ant, 64", "peers, brax/ant, 16", "peers, brax/ant, 8",
         "peers, brax/ant, 32", "peers, brax/ant, 64",
@@ -192,12 +193,13 @@ def test_figures_of_a_card_by_hand(tmp_path, monkeypatch):
         "steps_per_second": spread,
         "seconds_per_update": {"median": 10e-6},
         "memory": {"peak_bytes": 2_500_000_000},
-        "profile": {"launches": 1234, "parts": {"rollout": {"launches": 9, "microseconds": 4.0}}},
     }
+    profile = {"launches": 1234, "parts": {"rollout": {"launches": 9, "microseconds": 4.0}}}
     score = {"reached": True, "target_return": 475.0, "seconds": 21.0, "compile_seconds": 19.0}
     results = {
         "card": {"name": "a card", "nvidia_smi": None},
         "speed": {"CartPole-v1": {"4096": point, "1024": {"does_not_fit": "too large"}}},
+        "profile": {"CartPole-v1": {"4096": profile}},
         "score": {"CartPole-v1": score},
         "peers": {"CartPole-v1": {"4096": {"rejax": {"ours_over_peer": spread}}}},
     }
