@@ -276,6 +276,8 @@ def gpu(results: dict[str, Any]) -> Figure | None:
     for color, (task, by_envs) in enumerate(speeds.items()):
         if by_envs:
             curve(speed, by_envs, task, f"C{color}")
+    sizes = sorted({int(n) for by_envs in speeds.values() for n in by_envs})
+    speed.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, fontsize=8)
     speed.set(xlabel="environments", ylabel="steps/s")
     speed.legend(fontsize=8)
     shares = shares_of_updates(results)
@@ -289,7 +291,7 @@ def gpu(results: dict[str, Any]) -> Figure | None:
     share.legend(fontsize=8)
     for axes in over:
         ratio_bars(axes, ratios)
-        axes.set(xlabel="our steps/s over theirs")
+        axes.set(xlabel="our steps/s over theirs (above 1: ours is faster)")
     return figure
 
 

@@ -229,8 +229,8 @@ def beside_peers(job: Job, args: argparse.Namespace, ours: dict, limit: float) -
     found: dict[str, Any] = {name: {"status": f"missing: {why}"} for name, why in absent.items()}
     if present.peers:
         arms = peers.plan(task.shape, shape, present, beside=True)
-        each = limit / (2 * len(arms))  # for an answer: most of it is compiling
-        found |= peers.measure(arms, 2 if job.quick else 5, each)
+        # an answer waits for compilation at most; training takes a few seconds
+        found |= peers.measure(arms, 2 if job.quick else 5, limit / len(arms))
     return found
 
 
