@@ -259,8 +259,8 @@ def test_a_sweep_that_is_stopped_says_how_it_goes_on(swept, purejaxppo):
 
 def test_a_sweep_that_is_refused_leaves_no_folder(swept, purejaxppo, tmp_path):
     swept["refuse"] = "no space for it"
-    code, _, err = purejaxppo(f"{SWEEP} --sampler grid --quiet")
-    assert (code, err) == (2, "purejaxppo: no space for it\n")
+    found = purejaxppo(f"{SWEEP} --sampler grid")
+    assert found == (2, "", "purejaxppo: no space for it\n")
     assert not [path for path in tmp_path.rglob("*") if path.name != "studies"]
 
 
