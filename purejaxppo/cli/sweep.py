@@ -93,6 +93,8 @@ def sweep(
                 folder.rmdir()
         raise
     display.close()
+    if plan and result.stopped is None:
+        print(f"nothing was left to do in {folder}")
     print_results(result, space, options, folder)
     if result.stopped is not None:
         print(f"stopped after {counted(len(result.results), 'trial')}; {go_on}", file=sys.stderr)
