@@ -16,6 +16,9 @@ from purejaxppo.sweeps.trials import Result, Trial
 TRIALS = 64
 """Trials of a sweep that says no number."""
 
+BATCH = 16
+"""Trials at a time of a sampler that learns from those before, of a sweep that says no number."""
+
 
 class Source(Protocol):
     """Where trials come from."""
