@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import optuna
 import pytest
-from support.studies import CONFIG, VARIED, Postgres, hurry, result, source, take_part
+from support.sharing import CONFIG, VARIED, Postgres, hurry, result, source, take_part
 
 from purejaxppo.errors import ConfigError, RunWarning
 from purejaxppo.sweeps import shared
@@ -67,7 +67,7 @@ def frozen(url, name="CartPole-v1"):
 def processes():
     """Processes that have imported all they need: each starts from one that has."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.studies"])
+    context.set_forkserver_preload(["support.sharing"])
     return context
 
 
@@ -159,8 +159,7 @@ def test_a_study_in_a_folder_goes_on_as_if_it_had_not_been_interrupted(sampler, 
         for trial in asked[: 2 if killed else 4]:
             part.tell(result(trial, score=trial.setting["gamma"]))
             parts.append(trial)
-        if not killed:
-            part.close()
+        (part._place if killed else part).close()
     # two of the second batch are asked for again, with two of the third
     rest = source(study_dir=str(tmp_path), **options)
     parts += rest.ask(4)
@@ -418,7 +417,7 @@ def test_samplers_that_learn_come_nearer_than_random_ones(sampler):
 
 
 def test_several_scores_are_all_maximized():
-    """Of -x^2 and -(x - 1)^2 no x within 0 .. 1 is better than another, and all others are worse."""
+    """Of -x^2 and -(x - 1)^2, no x within 0 .. 1 is better than another; all others are worse."""
     varied = {"learning_rate": "log:1e-4..1e-2", "gamma": "0.9..0.99"}
     space = read_space(varied, CONFIG)
     x = {}
