@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.config.coerce import coerce
+from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.types import EnvParams
 
 MOST_NUMBERS = 1000
@@ -83,6 +84,37 @@ def numbers_in(params: EnvParams) -> dict[str, int | float]:
         if _is_plain(leaf) and np.shape(leaf) == () and np.asarray(leaf).dtype.kind != "b":
             found[name_of(where)] = np.asarray(leaf).item()
     return found
+
+
+def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
+    """Puts single numbers in the place of those that parameters hold.
+
+    Args:
+        numbers: by name, see `numbers_in`; Python's.
+        defaults: parameters of an environment.
+
+    Returns:
+        Parameters of the same structure and dtypes.
+
+    Raises:
+        ConfigError: there is no such number, or a value is none.
+    """
+    known = numbers_in(defaults)
+    for name, number in numbers.items():
+        if name not in known:
+            hint = did_you_mean(name, known) if known else "the environment has no parameters"
+            raise ConfigError(f"env_params has {shown(name)}, which is no number there: {hint}")
+        coerce(f"env_params {name}", type(known[name]), number, known[name])
+
+    def changed(where: Any, leaf: Any) -> Any:
+        name = name_of(where)
+        if name not in numbers:
+            return leaf
+        kind = type(known[name])
+        plain = isinstance(leaf, int | float)
+        return kind(numbers[name]) if plain else jnp.asarray(numbers[name], leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(changed, defaults)
 
 
 def name_of(where: Any) -> str:

@@ -23,6 +23,8 @@ SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
 class SweepOptions(Options):
     """How many trials there are, what they are scored by, and where results go."""
 
+    env_params: tuple[str, ...] = option((), group="what is trained")
+    """Numbers of the environment's parameters in all trials, as name=value."""
     trials: int | None = option(None, *COUNT, group="trials")
     """Settings to be tried; None: 64, or every point of a grid."""
     sampler: Sampler = "random"

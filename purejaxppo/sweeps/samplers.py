@@ -102,6 +102,24 @@ def drawn(space: Space, config: PPOConfig, options: SweepOptions) -> Source:
     return Numbered(lambda number: trial_of(number, space.at(place(number)), config), count)
 
 
+def count_of(space: Space, config: PPOConfig, options: SweepOptions) -> int:
+    """Returns how many trials a sweep has, or agents of a population.
+
+    Args:
+        space: what is varied.
+        config: of the sweep.
+        options: of the sweep.
+
+    Raises:
+        ConfigError: see `drawn`.
+    """
+    if options.scheduler == "pbt":
+        return options.population
+    if options.sampler == "grid":
+        return len(_grid(space, config, options.trials))
+    return TRIALS if options.trials is None else options.trials
+
+
 def _grid(space: Space, config: PPOConfig, count: int | None) -> list[Trial]:
     """Returns one trial for each different combination of choices.
 

@@ -18,7 +18,7 @@ from support.several import COMMAND, environment, free_port
 
 import purejaxppo.ppo
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, cli
-from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.starts import parse_train
 from purejaxppo.config.libraries import LIBRARIES, with_names
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
 
