@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -75,11 +75,12 @@ class OptunaSource:
 
     # -- the study ---------------------------------------------------------------------------------
 
-    def open(self, name: str) -> None:
+    def open(self, name: str, own: Mapping[str, str]) -> None:
         """Opens the study, made where there is none.
 
         Args:
             name: of the study.
+            own: what was passed in place of what is configured, by name, in words.
 
         Raises:
             ConfigError: the place cannot be reached, or has another study of this name.
@@ -94,7 +95,7 @@ class OptunaSource:
                     storage=storage, study_name=name, load_if_exists=True, directions=maximized
                 )
                 self._storage = storage
-                self._check_identity()
+                self._check_identity(own)
                 self._stamp()
         except (*LOST, NotImplementedError) as error:
             raise ConfigError(
@@ -104,12 +105,14 @@ class OptunaSource:
         if self._place.shared:
             self._renews.start()
 
-    def _check_identity(self) -> None:
+    def _check_identity(self, own: Mapping[str, str]) -> None:
         """Raises ConfigError if the study that is there is another one, by its first difference."""
         varied = {f"vary {name}": plain for name, plain in self._space.plain().items()}
         fields = {k: v for k, v in self._config.to_dict().items() if k not in self._space.names}
-        asked = {"score": self._scores, "seeds": self._options.seeds}
-        ours = json.loads(json.dumps({**varied, **fields, **asked}, default=repr))
+        measured = {"score": self._scores} | {
+            name: getattr(self._options, name) for name in ("seeds", "eval_episodes")
+        }
+        ours = json.loads(json.dumps({**varied, **fields, **own, **measured}))
         theirs = self._study.user_attrs.get(IDENTITY, {} if self._trials() else None)
         if theirs is None:
             self._study.set_user_attr(IDENTITY, ours)

@@ -10,6 +10,7 @@ Needs the extra `sweep`; it is imported when the first study is opened.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ def optuna_source(
     space: Space,
     config: PPOConfig,
     options: SweepOptions,
+    *,
+    folder: Path | None = None,
+    own: Mapping[str, str] | None = None,
     problems: Problems | None = None,
 ) -> OptunaSource:
     """Opens a study, made where there is none, and returns where its trials come from.
@@ -47,7 +51,9 @@ def optuna_source(
     Args:
         space: what is varied.
         config: all else.
-        options: of the sweep: trials, sampler, seed, score, batch, storage and study_name are read.
+        options: of the sweep.
+        folder: of the study; None: nothing is written.
+        own: what was passed in place of what is configured, by name, in words.
         problems: where warnings go.
 
     Returns:
@@ -67,15 +73,15 @@ def optuna_source(
     name = options.study_name or str(config.env)
     if options.storage is not None:
         place = place_of(options.storage, name)
-    elif options.study_dir is not None:
-        path = Path(options.study_dir) / JOURNAL
+    elif folder is not None:
+        path = folder / JOURNAL
         place = FilePlace(f"journal:{path}", path, None, shared=False)
     else:
         place = Place()
     listed = [] if options.sampler in LEARNING else drawn(space, config, options).ask(ALL)
     source = OptunaSource(space, config, options, listed, place, problems or Problems())
     try:
-        source.open(name)
+        source.open(name, own or {})
     except ConfigError:
         place.close()
         raise

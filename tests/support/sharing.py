@@ -3,7 +3,6 @@
 import contextlib
 import glob
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -25,9 +24,10 @@ VARIED = {"learning_rate": "log:1e-4..1e-2", "gamma": "0.9..0.99", "num_epochs":
 SPACE = read_space(VARIED, CONFIG)
 
 
-def source(storage=None, space=SPACE, config=CONFIG, **options):
+def source(storage=None, space=SPACE, config=CONFIG, folder=None, own=None, **options):
     """A study of this storage, opened."""
-    return optuna_source(space, config, SweepOptions(storage=storage, **options))
+    options = SweepOptions(storage=storage, **options)
+    return optuna_source(space, config, options, folder=folder, own=own)
 
 
 def result(trial, score=0.5, status="done", **measured):
@@ -88,11 +88,9 @@ class Postgres:
             pytest.skip("there is no PostgreSQL: apt-get install postgresql")
         self._folder, self.port = folder, free_port()
         self._data = tempfile.mkdtemp(prefix="purejaxppo-postgres-")
-        self._user = {}
-        if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            os.chown(self._data, nobody.pw_uid, nobody.pw_gid)
+        self._user = {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
+        if self._user:
+            shutil.chown(self._data, "nobody")
         words = ["--username=sweep", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
         self._run("initdb", "-D", self._data, *words)
         self.start()

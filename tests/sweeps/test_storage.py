@@ -6,13 +6,15 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import uuid
 from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
-from support.sharing import CONFIG, VARIED, Postgres, hurry, result, source, take_part
+from support.sharing import CONFIG, SPACE, VARIED, Postgres, hurry, result, source, take_part
 
 from purejaxppo.errors import ConfigError, RunWarning
 from purejaxppo.sweeps import shared
@@ -67,11 +69,12 @@ def frozen(url, name="CartPole-v1"):
 def processes():
     """Processes that have imported all they need: each starts from one that has."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.sharing"])
+    context.set_forkserver_preload(["purejaxppo.sweeps.shared"])
     return context
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="kills by a signal")
 def test_two_processes_share_a_study_and_one_is_killed(place, processes):
     """Both make the storage at once; all trials are trained once, in one setting each."""
     start, turn, parts = processes.Event(), processes.Event(), []
@@ -138,6 +141,41 @@ def test_who_was_taken_for_dead_may_tell_first(tmp_path, monkeypatch):
     a.close(), b.close()
 
 
+def test_who_trains_for_long_is_not_taken_for_dead(tmp_path, monkeypatch):
+    for name, seconds in (("BEAT", 0.1), ("STALE", 1.0), ("POLL", 0.1)):
+        monkeypatch.setattr(shared, name, seconds)
+    url = f"journal:{tmp_path / 'study'}"
+    a, b = source(url, trials=1), source(url, trials=1)
+    (trial,) = a.ask(1)
+    begun = time.monotonic()
+    later = threading.Timer(2.0, a.tell, [result(trial)])
+    later.start()
+    assert b.ask(1) == []
+    assert time.monotonic() - begun > 1.5
+    later.join()
+    a.close(), b.close()
+
+
+def test_what_was_taken_and_not_handed_out_is_free(tmp_path, monkeypatch):
+    """The storage is gone while trials are asked for, or the process is before they have values."""
+    monkeypatch.setattr(shared, "POLL", 0.1)
+    one = source(f"journal:{tmp_path / 'study'}", trials=4)
+    one._study.ask()
+    make, calls = shared.trial_of, []
+
+    def gone_at_the_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise OSError("gone")
+        return make(*args)
+
+    monkeypatch.setattr(shared, "trial_of", gone_at_the_third)
+    with pytest.warns(RunWarning, match="cannot be reached"):
+        asked = one.ask(4)
+    assert asked == drawn(SPACE, CONFIG, SweepOptions(trials=4)).ask(4)
+    one.close()
+
+
 # -- going on -------------------------------------------------------------------------------------
 
 
@@ -154,14 +192,14 @@ def test_a_study_in_a_folder_goes_on_as_if_it_had_not_been_interrupted(sampler, 
     one.close()
 
     for killed in (False, True, False, False):
-        part = source(study_dir=str(tmp_path), **options)
+        part = source(folder=tmp_path, **options)
         asked = part.ask(4)
         for trial in asked[: 2 if killed else 4]:
             part.tell(result(trial, score=trial.setting["gamma"]))
             parts.append(trial)
         (part._place if killed else part).close()
     # two of the second batch are asked for again, with two of the third
-    rest = source(study_dir=str(tmp_path), **options)
+    rest = source(folder=tmp_path, **options)
     parts += rest.ask(4)
     rest.close()
     assert [t.number for t in parts] == list(range(12))
@@ -305,6 +343,7 @@ def test_another_study_of_the_name_is_refused_by_its_first_difference(place):
         ({"space": other}, "has vary gamma='0.9..0.99', and this sweep '0.9..0.999'"),
         ({"config": CONFIG.replace(num_steps=64)}, "has num_steps=125, and this sweep 64"),
         ({"score": ("evaluation",)}, "has score=.'final_return'., and this sweep .'evaluation'."),
+        ({"own": {"optimizer": "mine"}}, "has optimizer=None, and this sweep 'mine'"),
         ({"seeds": 3}, "has seeds=1, and this sweep 3: name another with --study-name"),
     ]:
         with pytest.raises(ConfigError, match=words):
