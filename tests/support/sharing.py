@@ -13,10 +13,9 @@ import pytest
 from support.processes import free_port
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.sweeps import shared
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.space import read_space
-from purejaxppo.sweeps.storage import optuna_source
+from purejaxppo.sweeps.storage import optuna_source, shared
 from purejaxppo.sweeps.trials import Result
 
 CONFIG = PPOConfig(env="CartPole-v1")

@@ -17,10 +17,10 @@ import pytest
 from support.sharing import CONFIG, SPACE, VARIED, Postgres, hurry, result, source, take_part
 
 from purejaxppo.errors import ConfigError, RunWarning
-from purejaxppo.sweeps import shared
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import drawn
 from purejaxppo.sweeps.space import read_space
+from purejaxppo.sweeps.storage import shared
 
 KINDS = ("journal", "sqlite", "postgresql")
 
@@ -69,7 +69,7 @@ def frozen(url, name="CartPole-v1"):
 def processes():
     """Processes that have imported all they need: each starts from one that has."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["purejaxppo.sweeps.shared"])
+    context.set_forkserver_preload(["purejaxppo.sweeps.storage.shared"])
     return context
 
 
@@ -308,6 +308,7 @@ def test_a_damaged_journal_is_named(tmp_path):
         ("sqlite:////no/such/folder/study", "No such file or directory"),
         ("postgresql://me:secret@127.0.0.1:1/postgres", "refused"),
         ("mysql://me:secret@host/sweeps", "use journal:FILE"),
+        ("postgresql:/me:secret@host", "use journal:FILE"),
         ("sqlite://", "use journal:FILE"),
         ("nonsense", "use journal:FILE"),
         ("journal:", "must be a path"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,7 +202,8 @@ def place_of(storage: str, study: str) -> Place:
     try:
         url = sqlalchemy.make_url(storage)
     except sqlalchemy.exc.ArgumentError as error:
-        raise ConfigError(f"storage={storage!r} is no storage: use {WORKS}") from error
+        shown = re.sub("(:[^:/@]*)@", ":***@", storage)  # it may hold a password
+        raise ConfigError(f"storage={shown!r} is no storage: use {WORKS}") from error
     backend = url.get_backend_name()
     if backend in ("postgresql", "postgres"):
         return PostgresPlace(url, study)

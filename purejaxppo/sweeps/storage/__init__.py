@@ -23,12 +23,13 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import drawn
 
 if TYPE_CHECKING:
-    from purejaxppo.sweeps.shared import OptunaSource
+    from purejaxppo.sweeps.storage.shared import OptunaSource
 
 LEARNING = ("tpe", "cmaes", "nsga2")
 """Samplers of Optuna, which learn from what was tried."""
 
-ALL = 2**31
+MOST = 2**31
+"""More trials than any sweep has."""
 
 JOURNAL = "optuna.journal"
 """The storage in the folder of a study that is not shared."""
@@ -65,9 +66,9 @@ def optuna_source(
     """
     _import_extra(options)
     # behind the check of what it imports
-    from purejaxppo.sweeps.learning import check_sampler
-    from purejaxppo.sweeps.places import FilePlace, Place, place_of
-    from purejaxppo.sweeps.shared import OptunaSource
+    from purejaxppo.sweeps.storage.learning import check_sampler
+    from purejaxppo.sweeps.storage.places import FilePlace, Place, place_of
+    from purejaxppo.sweeps.storage.shared import OptunaSource
 
     check_sampler(space, options)
     name = options.study_name or str(config.env)
@@ -78,7 +79,7 @@ def optuna_source(
         place = FilePlace(f"journal:{path}", path, None, shared=False)
     else:
         place = Place()
-    listed = [] if options.sampler in LEARNING else drawn(space, config, options).ask(ALL)
+    listed = [] if options.sampler in LEARNING else drawn(space, config, options).ask(MOST)
     source = OptunaSource(space, config, options, listed, place, problems or Problems())
     try:
         source.open(name, own or {})
@@ -101,5 +102,7 @@ def _import_extra(options: SweepOptions) -> None:
         try:
             import_module(package)
         except ImportError as error:
-            what = f"storage={package}" if package == "psycopg" else f"sampler={options.sampler!r}"
-            raise ConfigError(f"{what}: {error}: pip install 'purejaxppo[sweep]'") from error
+            what = "storage" if options.storage else f"sampler={options.sampler!r}"
+            raise ConfigError(
+                f"{what} needs the package {package} ({error}): pip install 'purejaxppo[sweep]'"
+            ) from error

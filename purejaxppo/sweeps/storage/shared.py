@@ -19,11 +19,17 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.runs.problems import Problems
 from purejaxppo.sweeps.dimensions import Space
-from purejaxppo.sweeps.learning import decoded, distributions_of, encoded, label, sampler_for
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.places import LOST, Place, why_lost
 from purejaxppo.sweeps.samplers import TRIALS
 from purejaxppo.sweeps.space import trial_of
+from purejaxppo.sweeps.storage.learning import (
+    decoded,
+    distributions_of,
+    encoded,
+    label,
+    sampler_for,
+)
+from purejaxppo.sweeps.storage.places import LOST, Place, why_lost
 from purejaxppo.sweeps.trials import Result, Trial
 
 BEAT = 10.0
