@@ -160,7 +160,7 @@ class ConfigArgs(Arguments, PPOConfig):
     preset: str | None = option(None, group="what is trained")  # pyright: ignore[reportIncompatibleMethodOverride]
     """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
     config: str | None = None
-    """TOML file to start from instead, as config.toml of a run; it may name ENV."""
+    """TOML file to start from instead, as best.toml of a study; it may name ENV."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,8 +174,8 @@ class SweepRun(SweepOptions):
 
     algorithm: Algorithm = option("ppo", group="what is trained")
     """Where the defaults come from (a preset's table of this name, if there is one)."""
-    vary: tuple[str, ...] = option((), group="what is varied")
-    """NAME=LOW..HIGH, log:LOW..HIGH or A,B,C: fields, env_options.NAME and env_params.NAME."""
+    env_params: tuple[str, ...] = ()
+    """Numbers of its environment's parameters in all trials, as name=value."""
     compilation_cache: bool = option(True, group="compilation and output")
     """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
     quiet: bool = False
@@ -185,7 +185,15 @@ class SweepRun(SweepOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepArgs(SweepRun, ConfigArgs):
+class VaryArgs(ConfigArgs):
+    """A configuration, and what is varied in it."""
+
+    vary: tuple[str, ...] = option((), group="what is varied")
+    """NAME=LOW..HIGH, log:LOW..HIGH or A,B,C: any field, env_options.NAME or env_params.NAME."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepArgs(SweepRun, VaryArgs):
     """Train many settings as few programs, in a study that goes on."""
 
 

@@ -51,7 +51,7 @@ def parse_sweep(argv: Sequence[str]) -> tuple[SweepRun, PPOConfig, list[tuple[st
     args, file = read_sweep(argv)
     options, config = SweepRun(**_of(SweepRun, args)), PPOConfig(**_of(PPOConfig, args))
     # a name on the command line takes the place of the one in the file
-    given = [*pairs_of(options.vary)]
+    given = [*pairs_of(args.vary)]
     names = {name for name, _ in given}
     return options, config, [(n, x) for n, x in pairs_of(file.vary) if n not in names] + given
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
-import itertools
 import json
-import os
 import shlex
 import sys
 import textwrap
@@ -20,14 +18,16 @@ from rich.table import Table
 from purejaxppo.cli.arguments import SweepRun
 from purejaxppo.cli.progress.trials import TrialsDisplay, value_in_short
 from purejaxppo.cli.signals import saying
+from purejaxppo.cli.train import params_of
 from purejaxppo.cli.words import counted
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.run_folder.begin import folder_stem
+from purejaxppo.errors import ConfigError
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.samplers import count_of
+from purejaxppo.sweeps.samplers import FIXED, count_of, drawn
+from purejaxppo.sweeps.shapes import shape_of
 from purejaxppo.sweeps.space import Space
-from purejaxppo.sweeps.sweep import SweepResult
-from purejaxppo.sweeps.sweep import sweep as sweep_of
+from purejaxppo.sweeps.study import create_study_dir
+from purejaxppo.sweeps.sweep import SweepResult, sweep_of
 from purejaxppo.sweeps.trials import Result
 from purejaxppo.tuning import check_compiles, keep_compiled_programs
 
@@ -61,37 +61,32 @@ def sweep(
     else:  # not in a folder that JAX was given either
         jax.config.update("jax_enable_compilation_cache", False)
     count = count_of(space, config, options)
-    folder = free_study(config.env) if options.study_dir is None else Path(options.study_dir)
+    params = params_of(config, options.env_params)
+    custom = {} if params is None else {"env_params": params}
     if not options.quiet:
         line = describe(config, space, options, count)
         print(textwrap.fill(line, Console().width) if sys.stdout.isatty() else line, flush=True)
 
-    # the sweep itself; the folder is made by it, once nothing can be refused any more
+    # the sweep itself
+    folder = create_study_dir(options.study_dir, config.env)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(SweepOptions)}
-    given["study_dir"] = str(folder)
+    own = SweepOptions(**{**given, "study_dir": str(folder)})
     go_on = how_to_go_on(argv, options.study_dir, folder)
     display.begin(count)
-    with saying(lambda what: f"{what}: what was tried stays; {go_on}" if folder.exists() else what):
-        result = sweep_of(
-            config, space, **given, announce=display.announce, on_result=display
-        )  # fmt: skip
+    try:
+        with saying(lambda what: f"{what}: what was tried stays; {go_on}"):
+            result = sweep_of(config, space, own, custom, display.announce, display)
+    except ConfigError:
+        if options.study_dir is None:  # it has claimed a name, and there is nothing in it
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     display.close()
     print_results(result, space, options, folder)
     if result.stopped is not None:
         print(f"stopped after {counted(len(result.results), 'trial')}; {go_on}", file=sys.stderr)
         return 128 + result.stopped
     return 1 if result.problems or result.best is None else 0
-
-
-def free_study(env: str) -> Path:
-    """Returns the next folder `studies/<env>-<date>-<n>` that is not there.
-
-    Args:
-        env: name of the environment.
-    """
-    stem = f"{folder_stem(env)}-{datetime.date.today().isoformat()}"
-    paths = (Path("studies") / f"{stem}-{n}" for n in itertools.count(1))
-    return next(path for path in paths if not os.path.lexists(path))
 
 
 def describe(config: PPOConfig, space: Space, options: SweepRun, count: int) -> str:
@@ -103,16 +98,25 @@ def describe(config: PPOConfig, space: Space, options: SweepRun, count: int) -> 
         options: of the sweep.
         count: trials, or agents of a population.
     """
-    trials = f"{counted(count, 'trial')} ({options.sampler})"
-    if options.scheduler == "pbt":
-        trials = f"a population of {count:,}"
-    elif options.scheduler != "none":
-        trials = f"{trials[:-1]}, {options.scheduler})"
+    how, programs = options.sampler, ""
+    if options.scheduler != "none":
+        how = options.scheduler if options.scheduler == "pbt" else f"{how}, {options.scheduler}"
+    elif options.sampler in FIXED:
+        # what is fixed beforehand says what has to be compiled
+        trials = drawn(space, config, options).ask(count)
+        able = [trial for trial in trials if trial.why is None]
+        programs = f" as {counted(len({shape_of(trial.config) for trial in able}), 'program')}"
+        if len(able) < count:
+            programs += f", but {count - len(able):,} that cannot be trained"
+    what = "agent" if options.scheduler == "pbt" else "trial"
     seeds = "" if options.seeds == 1 else f" with {options.seeds:,} seeds each"
     steps = count * options.seeds * config.timesteps
-    most = "" if options.scheduler in ("none", "pbt") else "at most "
+    most = "at most " if options.scheduler in ("halving", "asha") else ""
     names = ", ".join(space.names)
-    return f"{config.env}: {trials}{seeds} over {names}; {most}{steps:,} steps in all"
+    return (
+        f"{config.env}: {counted(count, what)} ({how}){seeds}{programs} over {names}; "
+        f"{most}{steps:,} steps in all"
+    )
 
 
 def how_to_go_on(argv: Sequence[str], study_dir: str | None, folder: Path) -> str:

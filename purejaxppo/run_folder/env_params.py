@@ -81,9 +81,18 @@ def numbers_in(params: EnvParams) -> dict[str, int | float]:
     """
     found = {}
     for where, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if _is_plain(leaf) and np.shape(leaf) == () and np.asarray(leaf).dtype.kind != "b":
+        if _is_plain(leaf) and np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind != "b":
             found[name_of(where)] = np.asarray(leaf).item()
     return found
+
+
+def name_of(where: Any) -> str:
+    """Returns what a number in the parameters of an environment is called.
+
+    Args:
+        where: its path, as `jax.tree_util` gives it.
+    """
+    return jax.tree_util.keystr(where, simple=True, separator=".")
 
 
 def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
@@ -99,31 +108,20 @@ def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
     Raises:
         ConfigError: there is no such number, or a value is none.
     """
-    known = numbers_in(defaults)
+    known, changed = numbers_in(defaults), {}
     for name, number in numbers.items():
         if name not in known:
             hint = did_you_mean(name, known) if known else "the environment has no parameters"
             raise ConfigError(f"env_params has {shown(name)}, which is no number there: {hint}")
-        coerce(f"env_params {name}", type(known[name]), number, known[name])
+        changed[name] = coerce(f"env_params {name}", type(known[name]), number, known[name])
 
-    def changed(where: Any, leaf: Any) -> Any:
-        name = name_of(where)
-        if name not in numbers:
-            return leaf
-        kind = type(known[name])
-        plain = isinstance(leaf, int | float)
-        return kind(numbers[name]) if plain else jnp.asarray(numbers[name], leaf.dtype)
+    def replaced(where: Any, leaf: Any) -> Any:
+        value = changed.get(name_of(where))
+        if value is None or isinstance(leaf, int | float):
+            return leaf if value is None else value
+        return jnp.asarray(value, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(changed, defaults)
-
-
-def name_of(where: Any) -> str:
-    """Returns what a number in the parameters of an environment is called.
-
-    Args:
-        where: its path, as `jax.tree_util` gives it.
-    """
-    return jax.tree_util.keystr(where, simple=True, separator=".")
+    return jax.tree_util.tree_map_with_path(replaced, defaults)
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from purejaxppo.bounds import Bound
 from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, option
 from purejaxppo.runs.options import DEVICES, Options
+from purejaxppo.sweeps.trials import Measure
 
 Sampler = Literal["random", "grid", "sobol", "tpe", "cmaes", "nsga2"]
 """Where settings come from; the last three are Optuna's, and learn from what was tried."""
@@ -17,14 +18,16 @@ Scheduler = Literal["none", "halving", "asha", "pbt"]
 
 FACTOR = Bound(lambda v: v >= 2, "2 or more")
 SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
+SCORES = Bound(
+    lambda v: v and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
+    f"one or more different ones of {', '.join(get_args(Measure))}",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepOptions(Options):
     """How many trials there are, what they are scored by, and where results go."""
 
-    env_params: tuple[str, ...] = option((), group="what is trained")
-    """Numbers of the environment's parameters in all trials, as name=value."""
     trials: int | None = option(None, *COUNT, group="trials")
     """Settings to be tried; None: 64, or every point of a grid."""
     sampler: Sampler = "random"
@@ -35,8 +38,8 @@ class SweepOptions(Options):
     """Agents of each setting; its score is their mean."""
     seed: int = option(0, *SEED)
     """Of the settings that are drawn, and of the random key that agents' keys are split from."""
-    score: tuple[str, ...] = ("final_return",)
-    """Names in `Measure`, of which trials are ranked by the first; nsga2 takes several."""
+    score: tuple[str, ...] = option(("final_return",), SCORES)
+    """final_return, mean_return, evaluation or steps_per_second; nsga2 takes several."""
     batch: int | None = option(None, *COUNT)
     """Trials trained side by side; None: all that fit into memory, 16 for samplers that learn."""
     devices: int | Literal["all"] | None = option(None, DEVICES)

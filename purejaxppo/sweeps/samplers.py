@@ -13,6 +13,9 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.space import Space, trial_of
 from purejaxppo.sweeps.trials import Result, Trial
 
+FIXED = ("random", "grid", "sobol")
+"""Samplers of `drawn`; others learn from what was tried."""
+
 TRIALS = 64
 """Trials of a sweep that says no number."""
 

@@ -219,7 +219,7 @@ def _kind_of(name: str, numbers: Mapping[str, int | float]) -> Any:
 
     Args:
         name: a field, `env_options.NAME` or `env_params.NAME`.
-        numbers: of the environment.
+        numbers: in the parameters of the environment, by name.
     """
     if name.startswith(ENV_PARAMS):
         inner = name.removeprefix(ENV_PARAMS)
