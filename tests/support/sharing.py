@@ -13,6 +13,7 @@ import pytest
 from support.processes import free_port
 
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.runs.problems import Problems
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.space import read_space
 from purejaxppo.sweeps.storage import optuna_source, shared
@@ -23,10 +24,26 @@ VARIED = {"learning_rate": "log:1e-4..1e-2", "gamma": "0.9..0.99", "num_epochs":
 SPACE = read_space(VARIED, CONFIG)
 
 
-def source(storage=None, space=SPACE, config=CONFIG, folder=None, own=None, **options):
+class Kept:
+    """A study's folder, as far as a source knows it."""
+
+    def __init__(self, folder=None):
+        self.folder, self.results, self.problems = folder, {}, Problems()
+
+    def tell(self, result):
+        self.results[result.number] = result
+
+
+def source(storage=None, space=SPACE, config=CONFIG, kept=None, own=None, **options):
     """A study of this storage, opened."""
     options = SweepOptions(storage=storage, **options)
-    return optuna_source(space, config, options, folder=folder, own=own)
+    return optuna_source(space, config, options, study=kept or Kept(), own=own)
+
+
+def told(one):
+    """What all have told, by number."""
+    kept = [trial.user_attrs.get("result") for trial in one._study.trials]
+    return {values["number"]: Result(**values) for values in kept if values is not None}
 
 
 def result(trial, score=0.5, status="done", **measured):

@@ -14,7 +14,18 @@ from types import SimpleNamespace
 import numpy as np
 import optuna
 import pytest
-from support.sharing import CONFIG, SPACE, VARIED, Postgres, hurry, result, source, take_part
+from support.sharing import (
+    CONFIG,
+    SPACE,
+    VARIED,
+    Kept,
+    Postgres,
+    hurry,
+    result,
+    source,
+    take_part,
+    told,
+)
 
 from purejaxppo.errors import ConfigError, RunWarning
 from purejaxppo.sweeps.options import SweepOptions
@@ -114,7 +125,7 @@ def test_others_are_waited_for_and_what_they_give_back_is_free(place, monkeypatc
     first, second = a.ask(3), b.ask(3)
     assert [t.number for t in first] == [0, 1, 2] and [t.number for t in second] == [3, 4]
     assert a.ask(1) == [] and b.ask(1) == []  # not while their own are trained
-    a.tell(result(first[0]))
+    a.tell(result(first[0])._replace(run="runs/0000", agents=[0]))
     for trial in second:
         b.tell(result(trial))
     a.close()  # which gives back two
@@ -122,10 +133,11 @@ def test_others_are_waited_for_and_what_they_give_back_is_free(place, monkeypatc
     for trial in first[1:]:
         b.tell(result(trial))
     assert b.ask(3) == []
-    assert {n: r.setting for n, r in b.results().items()} == {
+    assert {n: r.setting for n, r in told(b).items()} == {
         t.number: t.setting for t in first + second
     }
     b.close()
+    assert b._kept.results[0] == result(first[0])  # whose run is in another folder
 
 
 def test_who_was_taken_for_dead_may_tell_first(tmp_path, monkeypatch):
@@ -137,7 +149,7 @@ def test_who_was_taken_for_dead_may_tell_first(tmp_path, monkeypatch):
     assert b.ask(1) == [trial]
     a.tell(result(trial, score=1.0))
     b.tell(result(trial, score=2.0))
-    assert b.results()[0].score == 1.0
+    assert told(b)[0].score == 1.0
     a.close(), b.close()
 
 
@@ -192,14 +204,14 @@ def test_a_study_in_a_folder_goes_on_as_if_it_had_not_been_interrupted(sampler, 
     one.close()
 
     for killed in (False, True, False, False):
-        part = source(folder=tmp_path, **options)
+        part = source(kept=Kept(tmp_path), **options)
         asked = part.ask(4)
         for trial in asked[: 2 if killed else 4]:
             part.tell(result(trial, score=trial.setting["gamma"]))
             parts.append(trial)
         (part._place if killed else part).close()
     # two of the second batch are asked for again, with two of the third
-    rest = source(folder=tmp_path, **options)
+    rest = source(kept=Kept(tmp_path), **options)
     parts += rest.ask(4)
     rest.close()
     assert [t.number for t in parts] == list(range(12))
@@ -215,7 +227,7 @@ def test_a_study_without_a_folder_is_told_again():
     for r in known:
         again.tell(r)
     assert [t.number for t in again.ask(9)] == [1, 4]
-    assert again.results() == {r.number: r for r in known}
+    assert told(again) == {r.number: r for r in known}
 
 
 def test_more_trials_and_fewer(tmp_path):
@@ -245,7 +257,7 @@ def test_a_storage_that_goes_away_and_comes_back(place, monkeypatch):
     assert len(warned) == 1 and "\n" not in str(warned[0].message)
     place.back()
     one.tell(result(trials[3]))  # and the two before it
-    assert one.results().keys() == {0, 1, 2, 3}
+    assert told(one).keys() == {0, 1, 2, 3}
 
     # it is away when more is asked for, and at the end
     (last,) = one.ask(1)
@@ -256,7 +268,7 @@ def test_a_storage_that_goes_away_and_comes_back(place, monkeypatch):
         one.close()
     said = [str(w.message) for w in warned]
     assert len(said) == 3 and "the same command" in said[1] and "not told 1 results" in said[2]
-    assert one.problems == said[1:]
+    assert one._kept.problems == said[1:]
 
     # the same command, whose folder knows of all five
     place.back()
@@ -264,7 +276,7 @@ def test_a_storage_that_goes_away_and_comes_back(place, monkeypatch):
     for trial in (*trials, last):
         again.tell(result(trial))
     assert [t.number for t in again.ask(9)] == [5]
-    assert again.results().keys() == {0, 1, 2, 3, 4}
+    assert told(again).keys() == {0, 1, 2, 3, 4}
     again.close()
 
 

@@ -12,21 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.runs.problems import Problems
 from purejaxppo.sweeps.dimensions import Space
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.samplers import drawn
+from purejaxppo.sweeps.samplers import FIXED, drawn
+from purejaxppo.sweeps.study import Study
 
 if TYPE_CHECKING:
     from purejaxppo.sweeps.storage.shared import OptunaSource
-
-LEARNING = ("tpe", "cmaes", "nsga2")
-"""Samplers of Optuna, which learn from what was tried."""
 
 MOST = 2**31
 """More trials than any sweep has."""
@@ -40,9 +36,8 @@ def optuna_source(
     config: PPOConfig,
     options: SweepOptions,
     *,
-    folder: Path | None = None,
+    study: Study,
     own: Mapping[str, str] | None = None,
-    problems: Problems | None = None,
 ) -> OptunaSource:
     """Opens a study, made where there is none, and returns where its trials come from.
 
@@ -53,12 +48,11 @@ def optuna_source(
         space: what is varied.
         config: all else.
         options: of the sweep.
-        folder: of the study; None: nothing is written.
+        study: whose folder keeps what cannot be told; it is told what others have told, at the end.
         own: what was passed in place of what is configured, by name, in words.
-        problems: where warnings go.
 
     Returns:
-        The source; tell it first what the study's folder knows, and close it at the end.
+        The source; tell it first what the folder knows, and close it at the end.
 
     Raises:
         ConfigError: a package is missing, the storage cannot be reached, it has another study of
@@ -74,13 +68,13 @@ def optuna_source(
     name = options.study_name or str(config.env)
     if options.storage is not None:
         place = place_of(options.storage, name)
-    elif folder is not None:
-        path = folder / JOURNAL
+    elif study.folder is not None:
+        path = study.folder / JOURNAL
         place = FilePlace(f"journal:{path}", path, None, shared=False)
     else:
         place = Place()
-    listed = [] if options.sampler in LEARNING else drawn(space, config, options).ask(MOST)
-    source = OptunaSource(space, config, options, listed, place, problems or Problems())
+    listed = [] if options.sampler not in FIXED else drawn(space, config, options).ask(MOST)
+    source = OptunaSource(space, config, options, listed, place, study)
     try:
         source.open(name, own or {})
     except ConfigError:

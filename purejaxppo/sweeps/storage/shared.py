@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
-from purejaxppo.runs.problems import Problems
 from purejaxppo.sweeps.dimensions import Space
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import TRIALS
@@ -30,6 +29,7 @@ from purejaxppo.sweeps.storage.learning import (
     sampler_for,
 )
 from purejaxppo.sweeps.storage.places import LOST, Place, why_lost
+from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result, Trial
 
 BEAT = 10.0
@@ -57,15 +57,15 @@ class OptunaSource:
         options: of the sweep.
         listed: for samplers that do not learn, all trials by their numbers.
         place: where the study is kept.
-        problems: where warnings go.
+        study: keeps what came of trials, and what went wrong.
     """
 
     def __init__(
         self, space: Space, config: PPOConfig, options: SweepOptions, listed: Sequence[Trial],
-        place: Place, problems: Problems,
+        place: Place, study: Study,
     ):  # fmt: skip
         self._space, self._config, self._options = space, config, options
-        self._place, self.problems = place, problems
+        self._place, self._kept = place, study
         self._distributions = distributions_of(space)
         self._total = len(listed) or options.trials or TRIALS
         self._draws = sampler_for(space, options, listed, self._total)
@@ -135,15 +135,6 @@ class OptunaSource:
         """Returns all trials by number, as they are in the storage now."""
         return self._study.get_trials(deepcopy=False)
 
-    def results(self) -> dict[int, Result]:
-        """Returns what all processes have told, by number; those of others have no run folder here.
-
-        Raises:
-            OSError, SQLAlchemyError or StorageInternalError: the storage cannot be reached.
-        """
-        kept = {t.number: t.user_attrs[RESULT] for t in self._trials() if RESULT in t.user_attrs}
-        return {number: Result(**values) for number, values in kept.items()}
-
     # -- asking ------------------------------------------------------------------------------------
 
     def ask(self, count: int) -> list[Trial]:
@@ -168,7 +159,7 @@ class OptunaSource:
                 # what it has taken, and could not hand out, is free
                 trials, elsewhere = [], not self._absent(error)
                 if not self._own and not elsewhere:
-                    self.problems.report(
+                    self._kept.problems.report(
                         f"storage {self._place.name!r} could not be reached: the sweep ends with "
                         "what it had asked for, and the same command goes on"
                     )
@@ -291,14 +282,17 @@ class OptunaSource:
         """
         if self._lost_at is None:
             self._lost_at = time.monotonic()
-            self.problems.note(
+            self._kept.problems.note(
                 f"storage {self._place.name!r} cannot be reached ({why_lost(error)}): results are "
                 "kept in the study's folder, and told to it when it is there again"
             )
         return time.monotonic() - self._lost_at > ABSENT
 
     def close(self) -> None:
-        """Gives back trials that are not told, and reports what the storage could not be told."""
+        """Gives back trials that are not told, and takes over what others have told.
+
+        What the storage could not be told is reported, and told by who goes on with the folder.
+        """
         self._ended.set()
         if self._renews.is_alive():
             self._renews.join(BEAT)
@@ -311,9 +305,14 @@ class OptunaSource:
                         waits = (trials[number]._trial_id, TrialState.WAITING)
                         self._storage.set_trial_state_values(*waits)
                 self._study.set_user_attr(f"{WORKER}:{self._worker}", None)
+                for trial in trials:
+                    if RESULT in trial.user_attrs and trial.number not in self._kept.results:
+                        # the run is in the folder of whoever has trained it
+                        elsewhere = {**trial.user_attrs[RESULT], "run": None, "agents": []}
+                        self._kept.tell(Result(**elsewhere))
         except LOST as error:
             if self._untold:
-                self.problems.report(
+                self._kept.problems.report(
                     f"storage {self._place.name!r} cannot be reached ({why_lost(error)}), and was "
                     f"not told {len(self._untold)} results: the same command tells it"
                 )
