@@ -115,14 +115,18 @@ def sweep_of(
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
     space, own = read_space(space, config, custom.get("env_params")), describe_custom(custom)
+    by_optuna = options.sampler not in FIXED or options.storage is not None
+    if by_optuna:  # whether that can be is known before a folder is begun
+        with Study.open(None, config, space, options, own=own) as nowhere:
+            optuna_source(space, config, options, study=nowhere, own=own).close()
     with Study.open(options.study_dir, config, space, options, own=own) as study:
         trainer = Trainer(options, study, custom, announce)
         with contextlib.ExitStack() as opened:
-            if options.sampler in FIXED and options.storage is None:
-                source = drawn(space, config, options)
+            if by_optuna:
+                asked = optuna_source(space, config, options, study=study, own=own)
+                source: Source = opened.enter_context(contextlib.closing(asked))
             else:
-                source = optuna_source(space, config, options, study=study, own=own)
-                opened.callback(source.close)
+                source = drawn(space, config, options)
             for told in list(study.results.values()):
                 source.tell(told)
             for result in trained(source, trainer, options):
