@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from purejaxppo.components import make_components
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.errors import ConfigError, did_you_mean
@@ -115,6 +116,7 @@ def sweep_of(
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
     space, own = read_space(space, config, custom.get("env_params")), describe_custom(custom)
+    make_components(config, **custom)  # what no trial could be trained with is refused at once
     by_optuna = options.sampler not in FIXED or options.storage is not None
     if by_optuna:  # whether that can be is known before a folder is begun
         with Study.open(None, config, space, options, own=own) as nowhere:

@@ -28,10 +28,12 @@ from support.sharing import (
 )
 
 from purejaxppo.errors import ConfigError, RunWarning
+from purejaxppo.sweeps import training
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import drawn
 from purejaxppo.sweeps.space import read_space
 from purejaxppo.sweeps.storage import shared
+from purejaxppo.sweeps.sweep import sweep
 
 KINDS = ("journal", "sqlite", "postgresql")
 
@@ -498,3 +500,31 @@ def test_cmaes_refuses_choices():
     space = read_space({**VARIED, "activation": "tanh,relu"}, CONFIG)
     with pytest.raises(ConfigError, match="activation is varied by choices: use sampler='tpe'"):
         source(space=space, sampler="cmaes")
+
+
+# -- all of it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_in_other_batches_and_a_bad_storage_leaves_no_folder(tmp_path, monkeypatch):
+    config = CONFIG.replace(
+        num_envs=4, num_steps=32, total_timesteps=256, num_minibatches=2, num_epochs=1,
+        hidden_sizes=(8,),
+    )  # fmt: skip
+    space, folder = {"learning_rate": "log:1e-3..1e-1"}, tmp_path / "study"
+    options = {"trials": 4, "sampler": "tpe", "study_dir": folder}
+    with pytest.raises(ConfigError, match="No such file"):
+        sweep(config, space, storage=f"journal:{tmp_path}/none/study", **options)
+    assert not folder.exists()
+
+    # a signal ends the first batch of three
+    fit_of = training.fit_of
+    monkeypatch.setattr(training, "fit_of", lambda *a, **k: fit_of(*a, **k)._replace(stopped=2))
+    assert not sweep(config, space, batch=3, **options).results
+    monkeypatch.setattr(training, "fit_of", fit_of)
+    result = sweep(config, space, batch=2, **options)
+    assert [r.status for r in result.results] == ["done"] * 4 and not result.problems
+    assert [r.run for r in result.results] == ["runs/0000b"] * 2 + ["runs/0002"] * 2
+    assert [t.value for t in frozen(f"journal:{folder / 'optuna.journal'}")] == [
+        r.score for r in result.results
+    ]
