@@ -22,7 +22,9 @@ from purejaxppo.cli.train import params_of
 from purejaxppo.cli.words import counted
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.run_folder.find import is_study
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.read import read_results
 from purejaxppo.sweeps.samplers import FIXED, count_of, drawn
 from purejaxppo.sweeps.shapes import shape_of
 from purejaxppo.sweeps.space import Space
@@ -72,7 +74,8 @@ def sweep(
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(SweepOptions)}
     own = SweepOptions(**{**given, "study_dir": str(folder)})
     go_on = how_to_go_on(argv, options.study_dir, folder)
-    display.begin(count)
+    display.announce("planning")
+    display.begin(count, len(read_results(folder)) if is_study(folder) else 0)
     try:
         with saying(lambda what: f"{what}: what was tried stays; {go_on}"):
             result = sweep_of(config, space, own, custom, display.announce, display)

@@ -291,7 +291,12 @@ def test_the_line_says_how_far_it_is_what_is_best_and_how_long_it_takes(monkeypa
     assert display._line(25) == "3 of 8 trials  best 1.5"
     for number in range(3, 9):
         display(result(number, 2.0))
-    assert "9 of 9 trials  best 2" in display._line(200)  # a grid that was longer than it said
+    assert "9 of 9 trials  best 2" in display._line(200)
+    # what was done before takes no time now
+    display.begin(8, earlier=4)
+    now = 133.0
+    display(result(9, 0.0))
+    assert "5 of 8 trials" in display._line(200) and "about 0:30 left" in display._line(200)
 
 
 def test_a_pipe_gets_a_line_now_and_then(capsys):

@@ -26,7 +26,7 @@ class TrialsDisplay:
         self._phase, self._since = "importing jax", time.perf_counter()
         self._total: int | None = None
         self._begun, self._shown = self._since, 0.0
-        self._ended, self._failed = 0, 0
+        self._earlier, self._ended, self._failed = 0, 0, 0
         self._best: tuple[float, Setting] | None = None
 
     def __enter__(self) -> TrialsDisplay:
@@ -44,13 +44,15 @@ class TrialsDisplay:
             screen, self._screen = self._screen, None
             screen.__exit__()
 
-    def begin(self, total: int) -> None:
+    def begin(self, total: int, earlier: int = 0) -> None:
         """Takes in that trials begin.
 
         Args:
             total: how many there will be.
+            earlier: how many of them have ended before.
         """
         self._total, self._begun = total, time.perf_counter()
+        self._earlier = self._ended = earlier
 
     def announce(self, phase: str) -> None:
         """Takes in what is done from here on; what begins with `PLAN` stays on the screen.
@@ -95,8 +97,9 @@ class TrialsDisplay:
             wishes.append((1, f"best {self._best[0]:.6g}"))
         if self._screen is not None:
             wishes.append((4, doing))
-        if 0 < self._ended < known:  # as long for each trial as so far
-            left = (now - self._begun) / self._ended * (known - self._ended)
+        if self._earlier < self._ended < known:  # as long for each trial as so far
+            each = (now - self._begun) / (self._ended - self._earlier)
+            left = each * (known - self._ended)
             wishes.append((5, f"about {clock(left)} left"))
         if self._failed:
             wishes.append((3, f"{self._failed:,} failed"))
