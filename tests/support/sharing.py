@@ -100,7 +100,7 @@ class Postgres:
 
     def __init__(self):
         folder = _binaries()
-        if folder is None:
+        if folder is None or os.name == "nt":
             pytest.skip("there is no PostgreSQL: apt-get install postgresql")
         self._folder, self.port = folder, free_port()
         self._data = tempfile.mkdtemp(prefix="purejaxppo-postgres-")

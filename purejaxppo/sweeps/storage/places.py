@@ -20,7 +20,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from filelock import FileLock
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.paths import given_path
@@ -132,7 +132,8 @@ class _Journal(JournalFileBackend):
     """A journal that is not begun anew where it is gone, and says when it is damaged."""
 
     def __init__(self, place: FilePlace, path: str):
-        super().__init__(path)
+        lock = JournalFileOpenLock(path) if os.name == "nt" else None  # links are for the few there
+        super().__init__(path, lock)
         self._place = place
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, object]]:  # type: ignore[override]
