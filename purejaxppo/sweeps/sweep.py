@@ -11,6 +11,7 @@ from purejaxppo.components import make_components
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.run_folder.env_params import changed_numbers
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.sweeps.options import SweepOptions
@@ -116,16 +117,21 @@ def sweep_of(
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
     space, own = read_space(space, config, custom.get("env_params")), describe_custom(custom)
-    make_components(config, **custom)  # what no trial could be trained with is refused at once
+    # what no trial could be trained with is refused at once
+    components = make_components(config, **custom)
+    numbers = changed_numbers(components.env_params, components.default_params)
     by_optuna = options.sampler not in FIXED or options.storage is not None
+    apart = {**own, **{f"env_params.{name}": repr(x) for name, x in numbers.items()}}
     if by_optuna:  # whether that can be is known before a folder is begun
         with Study.open(None, config, space, options, own=own) as nowhere:
-            optuna_source(space, config, options, study=nowhere, own=own).close()
-    with Study.open(options.study_dir, config, space, options, own=own) as study:
+            optuna_source(space, config, options, study=nowhere, own=apart).close()
+    with Study.open(
+        options.study_dir, config, space, options, own=own, env_params=numbers
+    ) as study:
         trainer = Trainer(options, study, custom, announce)
         with contextlib.ExitStack() as opened:
             if by_optuna:
-                asked = optuna_source(space, config, options, study=study, own=own)
+                asked = optuna_source(space, config, options, study=study, own=apart)
                 source: Source = opened.enter_context(contextlib.closing(asked))
             else:
                 source = drawn(space, config, options)
