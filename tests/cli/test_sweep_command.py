@@ -351,5 +351,5 @@ def test_files_are_read_by_their_tables(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("[env_params]\na.b = 1.5\nc = 2\n[vary]\ngamma = [0.5, 0.9]\n")
     assert read_config_file(path) == (None, False, ("a.b=1.5", "c=2"), {"gamma": [0.5, 0.9]})
-    with pytest.raises(ConfigError, match="has a table .env_params., which is no field"):
+    with pytest.raises(ConfigError, match=r"has a table \[env_params\], which is no field"):
         PPOConfig.from_toml(path)
