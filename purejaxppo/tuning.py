@@ -147,6 +147,15 @@ def steps_on_one_vector(size: int) -> bool:
     return not _on_cpu() or size <= 2**15
 
 
+def stepped_alone(size: int) -> bool:
+    """Says whether an array of parameters is large enough for gradient steps of its own.
+
+    Args:
+        size: its number of parameters, among arrays that are not all on one vector.
+    """
+    return size >= 2**13
+
+
 def unroll(loop: Literal["rollout", "returns", "shuffle", "memory"]) -> int:
     """Chooses how many turns of a loop become one.
 
