@@ -75,3 +75,21 @@ def test_the_program_of_a_gpu_learns_the_same(changes):
     jax.tree.map(close, metrics, others)
     np.testing.assert_array_equal(here.episode_start, there.episode_start)
     assert jnp.issubdtype(there.step.dtype, jnp.integer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "agents", "expected"),
+    [
+        ({}, 1, True),  # 128 rows x 64 x 64
+        ({}, 16, False),
+        ({"num_envs": 64}, 1, False),
+        ({"hidden_sizes": (256, 64)}, 1, False),
+        ({"num_envs": 1024, "num_steps": 1, "num_minibatches": 64}, 1, False),
+        ({"env": "Breakout-MinAtar"}, 1, False),
+        ({"env": "Breakout-MinAtar", "torso": "mlp"}, 1, True),
+        ({"env": "craftax/Craftax-Classic-Pixels-v1"}, 1, False),
+    ],
+)
+def test_one_thread_is_for_few_rows_of_narrow_networks(changes, agents, expected):
+    config = PPOConfig(num_envs=4, num_steps=128, num_minibatches=4).replace(**changes)
+    assert tuning.one_thread(config, agents) == expected

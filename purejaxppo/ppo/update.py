@@ -212,8 +212,8 @@ def optimize(
     end, metrics = jax.lax.scan(gradient_step, start, (rows, advantage))
 
     # what the steps have led to is looked at once: after each of them, it would be one more pass
-    # over all parameters and averages
-    taken = _all_finite((end.params, end.opt_state))
+    # over all parameters and averages. The barrier keeps it from being written out at every array
+    taken = jax.lax.optimization_barrier(_all_finite((end.params, end.opt_state)))
     end = jax.tree.map(lambda a, b: jnp.where(taken, a, b), end, start)
     packed, opt_state = part_small((end.params, end.opt_state), before)
 
