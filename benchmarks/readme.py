@@ -335,8 +335,8 @@ def launches() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown, shuffle,
-        time_limits, memory, resets, driver, first_run, memory_plan, launches,
+        first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown,
+        shuffle, time_limits, memory, resets, driver, first_run, memory_plan, launches,
     )
 }  # fmt: skip
 

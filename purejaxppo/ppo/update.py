@@ -208,7 +208,8 @@ def optimize(
     size = len(batch.advantage)
     rows = minibatch_indices(key, size, plan.num_epochs, plan.num_minibatches)
     advantage = deal_advantages(batch.advantage, rows, plan, axis_name)
-    start = Progress(*join_small(optimizer, packed, before), jnp.bool_(False))
+    stepped, opt_state = join_small(optimizer, packed, before)
+    start = Progress(stepped, opt_state, jnp.bool_(False))
     end, metrics = jax.lax.scan(gradient_step, start, (rows, advantage))
 
     # what the steps have led to is looked at once: after each of them, it would be one more pass
