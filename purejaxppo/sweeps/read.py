@@ -26,6 +26,7 @@ from purejaxppo.run_folder.lock import is_held
 from purejaxppo.run_folder.paths import given_path
 from purejaxppo.run_folder.progress import State
 from purejaxppo.run_folder.schemas import misfit, parse_json
+from purejaxppo.sweeps.dimensions import Dimension
 from purejaxppo.sweeps.trials import Result, Status
 
 LINEAGE, RETRAINED = "lineage.jsonl", "retrained"
@@ -101,6 +102,19 @@ class StudyResults(NamedTuple):
     lineage: list[LineageLine]
     state: State
     retrained: "StudyResults | None" = None
+
+    @property
+    def name(self) -> str:
+        """Returns the name of the folder."""
+        return self.folder.resolve().name
+
+    @property
+    def dimensions(self) -> list[Dimension]:
+        """Returns what was varied."""
+        return [
+            Dimension(**{**x, "choices": tuple(map(with_tuple, x["choices"]))})
+            for x in self.about["space"]
+        ]
 
     @property
     def ranked(self) -> list[Result]:
@@ -234,9 +248,17 @@ def parse_result(line: bytes) -> Result:
     if words is not None:
         raise ValueError(words)
     values: dict[str, Any] = {name: value[name] for name in Result._fields}
-    # JSON has no tuples, and settings no lists
-    setting = {name: tuple(x) if isinstance(x, list) else x for name, x in value["setting"].items()}
+    setting = {name: with_tuple(x) for name, x in value["setting"].items()}
     return Result(**{**values, "setting": setting})
+
+
+def with_tuple(value: Any) -> Any:
+    """Returns a value of a setting: JSON has no tuples, and settings no lists.
+
+    Args:
+        value: as JSON has it.
+    """
+    return tuple(value) if isinstance(value, list) else value
 
 
 def read_lineage(folder: Path) -> list[LineageLine]:
