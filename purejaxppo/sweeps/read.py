@@ -129,6 +129,11 @@ class StudyResults(NamedTuple):
         )
 
     @property
+    def failed(self) -> int:
+        """Counts the trials that have no score."""
+        return sum(result.score is None for result in self.results.values())
+
+    @property
     def measure(self) -> str:
         """Names what trials are scored by."""
         return self.about["options"]["score"][0]

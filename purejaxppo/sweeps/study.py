@@ -83,13 +83,24 @@ class Study:
     Attributes:
         folder: where it is; None: nothing is written.
         config: the base configuration, over which settings are laid.
+        space: what is varied.
+        options: of the sweep.
+        own: what was passed in place of what is configured, see `describe_custom`.
         results: those that were told, by number of the trial.
         problems: what went wrong, a line each.
         retrained: the best settings on fresh seeds, once they were trained again.
     """
 
-    def __init__(self, folder: Path | None, config: PPOConfig, about: StudyFile):
-        self.folder, self.config, self._about = folder, config, about
+    def __init__(
+        self,
+        folder: Path | None,
+        config: PPOConfig,
+        space: Swept,
+        options: SweepOptions,
+        about: StudyFile,
+    ):
+        self.folder, self.config, self.space, self.options = folder, config, space, options
+        self.own, self._about = about["own"], about
         self.results: dict[int, Result] = {}
         self.problems = Problems()
         self.retrained: list[Result] = []
@@ -124,18 +135,17 @@ class Study:
             ConfigError: the folder is in use, cannot be made or written, or holds another study,
                 a damaged one or something else.
         """
+        about = _about(config, space, options, trials, own)
         if folder is None:
-            return cls(None, config, _about(config, space, options, trials, own))
-        path = given_path(folder, "study_dir")
+            return cls(None, config, space, options, about)
 
         # nothing in the folder is touched before it is known to be this study's
-        there = is_study(path)
-        about = _about(config, space, options, trials, own)
-        if there:
+        path = given_path(folder, "study_dir")
+        if is_study(path):
             _check_same(path, read_about(path)[1], about)
         else:
             _check_free(path)
-        study = cls(make_folder(path, "study"), config, about)
+        study = cls(make_folder(path, "study"), config, space, options, about)
         study._lock = FolderLock(path, "study")
         try:
             study._begin()

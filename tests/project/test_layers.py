@@ -55,6 +55,7 @@ ONE_IMPORTER = {
     "cli.completion": "the scripts of three shells, which the command prints",
     "cli.devices": "how JAX is started, and what it has against that",
     "cli.help": "imported when a help is asked for: `main` starts without it",
+    "cli.pictures": "plot and report, each of which takes runs or studies",
     "cli.progress.frame": "a pure function of a run's numbers and the width of a terminal",
     "cli.progress.screen": "escape codes and a thread, which know nothing of runs",
     "cli.train": "the one command that is more than a call of a public function",

@@ -53,8 +53,12 @@ def name_decades(axis: Axis, low: float, high: float) -> None:
     decades = math.log10(high / low)
     subs = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 2.5 else (1,)
     axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(lambda x, _: written(x))
+    axis.set_major_formatter(lambda x, _: f"{x:g}" if 0.01 <= x < 1e4 else _power(x))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _power(x: float) -> str:
+    return f"{x:.0e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def score_of(result: Result) -> float:

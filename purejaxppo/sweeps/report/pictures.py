@@ -76,12 +76,12 @@ def draw_parallel(figure: Figure, study: StudyResults) -> None:
         )  # fmt: skip
         for y, words in marks:
             if x < len(dimensions) and dimensions[x].choices:  # beside the axis, else at its ends
-                look: dict[str, Any] = dict(xytext=(5, 0), ha="left", va="center")
+                side: dict[str, Any] = dict(xytext=(5, 0), ha="left", va="center")
             else:
-                look = dict(xytext=(0, 5 if y else -5), ha="center", va="bottom" if y else "top")
+                side = dict(xytext=(0, 5 if y else -5), ha="center", va="bottom" if y else "top")
             behind = dict(facecolor=PAPER, edgecolor="none", alpha=0.75, pad=1)
             axes.annotate(
-                words, (x, y), textcoords="offset points", fontsize=8, zorder=6, bbox=behind, **look
+                words, (x, y), textcoords="offset points", fontsize=8, zorder=6, bbox=behind, **side
             )
     if missing:
         axes.annotate(
@@ -184,6 +184,36 @@ def staircase(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[
             x.append(cost)
             y.append(score)
     return [*x, ordered[-1][0]], [*y, y[-1]]
+
+
+def draw_tradeoffs(figure: Figure, study: StudyResults) -> None:
+    """Draws the score against what else trials are scored by, and those that none betters in both.
+
+    Args:
+        figure: on which it is drawn.
+        study: whose trials have several scores.
+    """
+    others = study.about["options"]["score"][1:]
+    scored = [r for r in study.results.values() if r.score is not None]
+    panels = figure.subplots(1, len(others), sharey=True, squeeze=False)[0]
+    panels[0].set_ylabel(score_words(study))
+    for axes, name in zip(panels, others, strict=True):
+        axes.set_xlabel(name.replace("_", " "))
+        values = {r.number: r.measured.get(name) for r in scored}
+        there = [r for r in scored if values[r.number] is not None]
+        if not there:
+            say(axes, NO_SCORE)
+            continue
+        for kind, members in kinds_in(there).items():
+            axes.plot([values[r.number] for r in members], [*map(score_of, members)], **LOOKS[kind])
+        # the best score of all that have at least so much of the other
+        x, y = staircase([(-(values[r.number] or 0.0), score_of(r)) for r in there])
+        look: dict[str, Any] = dict(color=COLORS[1], drawstyle="steps-post", zorder=4)
+        axes.plot([-value for value in x], y, linewidth=1.8, **look)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    handles = [Line2D([], [], label=name, **LOOKS[name]) for name in kinds_in(scored)]
+    handles.append(Line2D([], [], color=COLORS[1], label="better in one is worse in the other"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
 
 # -- a population ----------------------------------------------------------------------------------

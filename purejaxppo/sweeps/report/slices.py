@@ -133,8 +133,9 @@ def draw_importance(axes: Axes, found: Sequence[Importance]) -> None:
     places = range(len(known))
     for place, one in zip(places, known, strict=True):
         share = one.share or 0.0
-        fill = {} if one.certain else {"facecolor": "none", "hatch": "////"}
-        axes.barh(place, share, height=0.6, color=COLORS[0], edgecolor=COLORS[0], **fill)
+        (bar,) = axes.barh(place, share, height=0.6, color=COLORS[0], edgecolor=COLORS[0])
+        if not one.certain:
+            bar.set(facecolor="none", hatch="////")
         words = f"{share:.0%}" + ", may be luck" * (not one.certain and share >= 0.005)
         axes.annotate(words, (share, place), xytext=(4, 0), textcoords="offset points", va="center")
     axes.set_yticks(places, [shortened(one.name, 22) for one in known])
@@ -211,4 +212,4 @@ def _name_values(axes: Axes, dimension: Dimension) -> None:
         axes.set_xscale("log")
         name_decades(axes.xaxis, dimension.low, dimension.high)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=dimension.integer))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=dimension.integer))
