@@ -85,10 +85,10 @@ def _cards(study: StudyResults) -> Html:
     options, best = study.about["options"], study.ranked[:1]
     seeds = options.get("seeds", 1)
     over = f"mean over {seeds} seeds" if seeds > 1 else "of one seed"
-    found = (
-        (number(score_of(best[0])), f"trial {best[0].number}, {over}") if best else (UNKNOWN, "")
-    )
-    cards = [(f"best {score_words(study)} of the sweep", *found)]
+    score = number(score_of(best[0])) if best else UNKNOWN
+    words = f"trial {best[0].number}, {over}" if best else ""
+    cards: list[tuple[str, object, object]]
+    cards = [(f"best {score_words(study)} of the sweep", score, words)]
     if study.retrained is not None and study.retrained.ranked:
         again = study.retrained.ranked[0]
         words = f"trial {again.number}, {_interval(again)}"
