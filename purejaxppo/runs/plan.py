@@ -14,6 +14,7 @@ from purejaxppo.parallel import ENVS, SEEDS, make_mesh, platform_of
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.memory import (
     Footprint,
+    Shapes,
     footprint_of,
     in_bytes,
     memory_of,
@@ -93,7 +94,7 @@ def _plan_on(
     at_once = footprint.at_once(here, memory)
     taken = footprint.peak(here, at_once)
     if memory is not None and taken > memory:
-        few = footprint.most_seeds(memory) * mesh.shape[SEEDS]
+        few = _most_seeds(components, shapes, mesh, seeds, episodes, memory)
         works = f"seeds={few}" if few else _smaller(components, mesh, episodes, memory)
         what = f"seeds={seeds} take" if few else f"num_envs={config.num_envs} takes"
         raise ConfigError(
@@ -108,6 +109,49 @@ def _plan_on(
         config.num_updates, config.timesteps, rows * per_row, parameters, taken,
         at_once if at_once < here else None, mesh,
     )  # fmt: skip
+
+
+def seeds_that_fit(
+    components: Components,
+    seeds: int,
+    devices: int | Literal["all"] | None = None,
+    episodes: int = 0,
+    memory: int | None = None,
+) -> int:
+    """Finds how many seeds fit into memory side by side.
+
+    Args:
+        components: of the run.
+        seeds: at most so many are wanted.
+        devices: how many are asked for, see `make_mesh`.
+        episodes: of each evaluation; 0: there are none.
+        memory: bytes of each device; None: what it has.
+
+    Returns:
+        So many as are wanted, or fewer; 0: not even one.
+    """
+    mesh = make_mesh(seeds, devices)
+    check_spread(components, mesh)
+    with compiled_for(platform_of(mesh)):
+        shapes = shapes_of(components, mesh.shape[ENVS])
+        memory = memory_of(mesh) if memory is None else memory
+        if memory is None:
+            return seeds
+        return _most_seeds(components, shapes, mesh, seeds, episodes, memory)
+
+
+def _most_seeds(
+    components: Components, shapes: Shapes, mesh: Mesh, seeds: int, episodes: int, memory: int
+) -> int:
+    """Finds how many of these seeds fit into the memory of the devices; see `seeds_that_fit`."""
+    # the chunks of fewer seeds are longer, and hold more metrics of each
+    while seeds:
+        footprint = footprint_of(components, shapes, seeds, episodes)
+        most = footprint.most_seeds(memory) * mesh.shape[SEEDS]
+        if most >= seeds:
+            break
+        seeds = most
+    return seeds
 
 
 def plan_for(components: Components, options: FitOptions, memory: int | None = None) -> Plan:
