@@ -8,7 +8,7 @@ from pathlib import Path
 
 from purejaxppo.cli.arguments import PlotOptions, ReportOptions
 from purejaxppo.errors import ConfigError
-from purejaxppo.report.curves import CAUTION, Drawn, few_seeds, named_metric, with_metric
+from purejaxppo.report.curves import CAUTION, LEARNING, Drawn, few_seeds, named_metric, with_metric
 from purejaxppo.report.markup import write_page
 from purejaxppo.report.page import make_page
 from purejaxppo.report.plots import METADATA, plot_runs
@@ -109,7 +109,8 @@ def plot_curves(found: Sequence[Results], options: PlotOptions) -> Path:
     """
     runs = with_labels(found, options.labels)
     path = file_to_write(options.out, "curves.png", options.overwrite)
-    drawn = Drawn(named_metric(options.metric or "episode_return", runs), options.x)
+    metric = LEARNING.metric if options.metric is None else options.metric
+    drawn = Drawn(named_metric(metric, runs), options.x)
 
     # what the picture cannot show, or should not be taken for
     runs, without = with_metric(runs, drawn.metric)

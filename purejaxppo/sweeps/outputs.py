@@ -15,6 +15,7 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.run_folder.files import write_whole
 from purejaxppo.runs.problems import Problems
 from purejaxppo.sweeps.read import StudyFile
+from purejaxppo.sweeps.space import env_params_in, with_setting
 from purejaxppo.sweeps.trials import Result
 
 ABOUT_TRIAL = ("status", "score", "scores")
@@ -100,8 +101,6 @@ def best_toml(config: PPOConfig, best: Result, retrained: bool, about: StudyFile
         Every field, a table `env_params` where some of those are varied, and above it comments:
         the first says what it is the best of.
     """
-    from purejaxppo.sweeps.space import env_params_in, with_setting
-
     measure, seeds = about["options"]["score"][0], len(best.scores)
     of = "settings that were trained again, on fresh seeds" if retrained else "trials"
     comments = [

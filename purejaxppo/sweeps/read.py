@@ -49,7 +49,7 @@ class StudyFile(TypedDict):
     config: dict[str, Any]
     space: list[DimensionFile]
     options: dict[str, Any]  # those that make it another study
-    trials: int | None  # how many are to be tried; no part of what a study is
+    trials: int  # how many are to be tried; no part of what a study is
     own: dict[str, str]  # what was passed in place of what is configured, see describe_custom
     versions: dict[str, str]
     created: str
@@ -181,8 +181,7 @@ def read_study(study_dir: str | Path) -> StudyResults:
     config, about = read_about(folder)
     results = read_results(folder)
     inner = folder / RETRAINED
-    # a population has as many trials as agents, and a grid says itself how many points it has
-    all_told = about["trials"] is not None and len(results) >= about["trials"]
+    all_told = len(results) >= about["trials"]
     state: State = "running" if held else "finished" if all_told else "stopped"
     return StudyResults(
         folder, about, config, results, read_lineage(folder), state,

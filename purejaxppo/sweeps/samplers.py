@@ -88,9 +88,9 @@ def drawn(space: Space, config: PPOConfig, options: SweepOptions) -> Source:
         ConfigError: a grid of ranges; or another number of trials than a grid has points.
     """
     if options.sampler == "grid":
-        trials = _grid(space, config, options.trials)
+        trials = grid_of(space, config, options.trials)
         return Numbered(lambda number: trials[number], len(trials))
-    count = TRIALS if options.trials is None else options.trials
+    count = planned(space, config, options)
     place = (
         _sobol(space, options.seed, count)
         if options.sampler == "sobol"
@@ -99,13 +99,34 @@ def drawn(space: Space, config: PPOConfig, options: SweepOptions) -> Source:
     return Numbered(lambda number: trial_of(number, space.at(place(number)), config), count)
 
 
-def _grid(space: Space, config: PPOConfig, count: int | None) -> list[Trial]:
+def planned(space: Space, config: PPOConfig, options: SweepOptions) -> int:
+    """Counts the trials of a sweep.
+
+    Args:
+        space: what is varied.
+        config: of the sweep.
+        options: `sampler`, `scheduler`, `trials` and `population`.
+
+    Raises:
+        ConfigError: see `drawn`.
+    """
+    if options.scheduler == "pbt":
+        return options.population
+    if options.sampler == "grid":
+        return len(grid_of(space, config, options.trials))
+    return TRIALS if options.trials is None else options.trials
+
+
+def grid_of(space: Space, config: PPOConfig, count: int | None) -> list[Trial]:
     """Returns one trial for each different combination of choices.
 
     Args:
         space: what is varied.
         config: of the sweep.
         count: how many were asked for; None: all.
+
+    Raises:
+        ConfigError: a range, or another number than the grid has points.
     """
     # what has no effect in a combination is no difference
     different = {}

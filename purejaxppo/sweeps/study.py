@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
@@ -36,6 +36,8 @@ from purejaxppo.sweeps.read import (
     read_results,
     winner,
 )
+from purejaxppo.sweeps.samplers import planned
+from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.trials import Result
 
 WHOLE = re.compile(r"study\.json|best\.toml|trials\.(csv|parquet)")
@@ -46,15 +48,6 @@ WHAT_IT_IS = (
     "population", "evolve_every", "replaced", "perturb", "resample",
 )  # fmt: skip
 """Options that make a study another one; more trials, devices or a storage do not."""
-
-
-class Swept(Protocol):
-    """A space, as a study writes it down: `Space.dimensions`, each with the names of its fields."""
-
-    @property
-    def dimensions(self) -> Sequence[Any]:
-        """Returns what is varied: name, low, high, log, integer, choices."""
-        ...
 
 
 def create_study_dir(study_dir: str | Path | None, env: str) -> Path:
@@ -95,7 +88,7 @@ class Study:
         self,
         folder: Path | None,
         config: PPOConfig,
-        space: Swept,
+        space: Space,
         options: SweepOptions,
         about: StudyFile,
     ):
@@ -112,7 +105,7 @@ class Study:
         cls,
         folder: str | Path | None,
         config: PPOConfig,
-        space: Swept,
+        space: Space,
         options: SweepOptions,
         *,
         trials: int | None = None,
@@ -125,7 +118,7 @@ class Study:
             config: the base configuration.
             space: what is varied.
             options: of the sweep; those in `WHAT_IT_IS` make it another study.
-            trials: how many are to be tried; None: as the options say.
+            trials: how many are to be tried; None: see `planned`.
             own: what was passed in place of what is configured, see `describe_custom`.
 
         Returns:
@@ -283,7 +276,7 @@ class Study:
 
 def _about(
     config: PPOConfig,
-    space: Swept,
+    space: Space,
     options: SweepOptions,
     trials: int | None,
     own: Mapping[str, str] | None,
@@ -299,7 +292,7 @@ def _about(
             for dimension in space.dimensions
         ],
         "options": {name: getattr(options, name) for name in WHAT_IT_IS},
-        "trials": options.trials if trials is None else trials,
+        "trials": planned(space, config, options) if trials is None else trials,
         "own": dict(own or {}),
         "versions": versions(),
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

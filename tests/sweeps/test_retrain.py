@@ -40,7 +40,7 @@ def study(tmp_path):
     rng = np.random.default_rng(0)
     with Study.open(tmp_path / "s", CONFIG, SPACE, OPTIONS) as study:
         for number in range(20):
-            study.tell(result(number, float(number), drawn(SPACE, number, rng)))
+            study.tell(result(number, float(number), drawn(SPACE, rng)))
         study.write()
         yield study
 
@@ -69,13 +69,12 @@ def test_the_best_are_trained_again_and_the_best_mean_is_the_best(study):
 def test_no_trial_has_had_the_keys(study):
     trainer = Trainer({19: 1.0})
     retrain(study, 1, 4, trainer)
-    # of agents side by side, and of processes of their own, which count seeds up
-    for before, after in [(OPTIONS, trainer.options)]:
-        keys = [
-            {tuple(x) for x in np.asarray(jax.random.key_data(jax.random.split(key, 8))).tolist()}
-            for key in map(jax.random.key, (before.seed, after.seed))
-        ]
-        assert not keys[0] & keys[1]
+    keys = [
+        {tuple(x) for x in np.asarray(jax.random.key_data(jax.random.split(key, 8))).tolist()}
+        for key in map(jax.random.key, (OPTIONS.seed, trainer.options.seed))
+    ]
+    assert not keys[0] & keys[1]
+    # trials in processes of their own count the seed up: never so far
     assert trainer.options.seed == 3 + 2**31
     assert trainer.options.seeds == 4
 
@@ -119,16 +118,6 @@ def test_without_a_folder_and_without_scores():
     found = retrain(study, 3, 4, Trainer({0: 8.0, 1: 7.0}))
     assert [r.number for r in found] == [1, 0]
     assert study.winner.number == 0
-
-
-def test_chosen_scores_are_too_high_and_fresh_ones_are_not(study):
-    """Twenty settings that are all alike: the best of them is lucky by about 1.87 deviations."""
-    rng = np.random.default_rng(0)
-    gaps = []
-    for _ in range(300):
-        study.results = {i: result(i, float(x)) for i, x in enumerate(rng.normal(size=20))}
-        gaps.append(study.best()[0].score)
-    assert np.mean(gaps) == pytest.approx(1.867, abs=4 * np.std(gaps) / 300**0.5)
 
 
 def test_the_interval_is_students():

@@ -172,6 +172,16 @@ def test_another_study_is_refused_by_its_first_difference(change, words, tmp_pat
     opened(tmp_path / "s", options=SweepOptions(seeds=2)).close()  # it is not taken
 
 
+def test_how_many_trials_there_are_is_written_down(tmp_path):
+    grid = Space((ENVS, OPTIMIZER))
+    for i, (space, options, count) in enumerate([
+        (SPACE, SweepOptions(), 64), (SPACE, SweepOptions(trials=7), 7),
+        (grid, SweepOptions(sampler="grid"), 6), (SPACE, SweepOptions(scheduler="pbt"), 16),
+    ]):  # fmt: skip
+        opened(tmp_path / str(i), space=space, options=options).close()
+        assert read_study(tmp_path / str(i)).about["trials"] == count
+
+
 def test_a_study_of_an_older_version_lacks_what_has_its_default(tmp_path):
     write_study(tmp_path / "s", trials=3)
     path = tmp_path / "s/study.json"

@@ -81,7 +81,7 @@ def root(tmp_path_factory):
         SweepOptions(trials=12, seeds=2, score=("final_return", "mean_return")),
     ) as study:  # fmt: skip
         for number in range(12):
-            setting = drawn(SPACE, number, rng)
+            setting = drawn(SPACE, rng)
             del setting[["gamma", "optimizer"][number % 2]]  # without effect there
             more = dict(status="stopped", steps=1600) if number % 3 == 0 else {}
             study.tell(result(number, float(number % 5), setting, **more))

@@ -109,7 +109,7 @@ def _cells(line: StudyLine, folder: Path) -> list[str]:
     numbers, study = [UNKNOWN] * 3, line.study
     if study is not None:
         told, planned = len(study.results), study.about["trials"]
-        trials = str(told) if planned is None or planned <= told else f"{told}/{planned}"
+        trials = str(told) if planned <= told else f"{told}/{planned}"
         best = study.winner
         score = UNKNOWN if best is None or best.score is None else number(best.score)
         numbers = [trials, str(study.failed), score]

@@ -74,7 +74,7 @@ def _progress(study: StudyResults) -> str:
     told, planned = len(study.results), study.about["trials"]
     kinds = kinds_in(study.results.values())
     ended = ", ".join(f"{len(members):,} {kind}" for kind, members in kinds.items())
-    of = "" if planned is None or planned <= told else f" of {planned:,}"
+    of = "" if planned <= told else f" of {planned:,}"
     words = {"finished": "Finished", "running": "Running", "stopped": "Stopped before the end"}
     state = words.get(study.state, study.state)
     return f"{state}: {told:,}{of} trial{'s' * (told != 1)}{': ' * bool(ended)}{ended}."
