@@ -47,6 +47,8 @@ LONG_FILES = {
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
 WIDE_FOLDERS = {
+    "cli": "a module for each command that is more than a call, and what they have in common",
+    "sweeps": "a module for each part of a sweep; what is made of one has a package of its own",
     ".": "what everything is built of, and what users call; families have packages of their own",
     "runs": "a module for each thing that a run does; its files have a package of their own",
 }
@@ -72,7 +74,9 @@ ONE_IMPORTER = {
     "ppo.update": "the gradient steps",
     "rendering.gif": "a file format",
     "rendering.playback": "an episode without a picture",
-    "report.listing": "a table of text; what stands in it is found elsewhere",
+    "sweeps.report.listing": "a table of text, like that of runs",
+    "sweeps.report.page": "a page of HTML, like that of runs",
+    "sweeps.report.pictures": "pictures for a page alone",
     "sweeps.outputs": "tables and files for others, of which a study itself reads none",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
     "sweeps.ranges": "how values are written; which names they may have is another matter",

@@ -6,11 +6,13 @@ import pytest
 import scipy.stats
 from support.studies import CONFIG, SPACE, drawn, result
 
-from purejaxppo import ConfigError, PPOConfig
+from purejaxppo import ConfigError, PPOConfig, final_returns, fit
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.read import read_study
+from purejaxppo.sweeps.report.curves import runs_of
 from purejaxppo.sweeps.retrain import retrain, spread_over_seeds
 from purejaxppo.sweeps.study import Study
+from purejaxppo.sweeps.sweep import sweep
 
 OPTIONS = SweepOptions(trials=20, seeds=2, seed=3)
 
@@ -132,3 +134,32 @@ def test_the_interval_is_students():
     assert alone.mean == 3.5
     assert np.isnan([alone.std, alone.low, alone.high]).all()
     assert np.isnan(spread_over_seeds(result(0, None, scores=[None, None]))).all()
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_its_best_again_in_one_program(tmp_path):
+    """Means of fresh seeds are those of runs of their own with these seeds."""
+    config = PPOConfig(
+        num_envs=4, num_steps=32, total_timesteps=256, num_minibatches=1, num_epochs=1,
+        hidden_sizes=(8,),
+    )  # fmt: skip
+    swept = sweep(
+        config, {"learning_rate": "log:1e-3..1e-1"}, trials=4, seeds=1, retrain=2, retrain_seeds=3,
+        study_dir=tmp_path / "s",
+    )  # fmt: skip
+    study = read_study(tmp_path / "s")
+    assert study.retrained is not None
+    assert sorted(study.retrained.results) == sorted(r.number for r in study.ranked[:2])
+    assert {r.run for r in study.retrained.results.values()} == {
+        f"runs/{study.ranked[0].number:04d}"
+    }  # one program
+    best = swept.winner
+    assert best is not None
+    assert best.number == study.retrained.ranked[0].number
+    alone = fit(config.replace(learning_rate=best.setting["learning_rate"]), seeds=3, seed=2**31)
+    np.testing.assert_allclose(best.scores, final_returns(alone.metrics), rtol=1e-4)
+    assert PPOConfig.from_toml(tmp_path / "s/best.toml") == swept.best
+    runs, missing = runs_of(study.retrained, study.retrained.ranked)
+    assert not missing
+    assert [run.seeds for run in runs] == [3, 3]
+    np.testing.assert_allclose(final_returns(runs[0].metrics), best.scores, rtol=1e-6)

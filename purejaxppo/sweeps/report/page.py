@@ -274,7 +274,7 @@ def _again(study: StudyResults) -> Html:
     if study.winner is None:
         return Html()
     path = study.folder / "best.toml"
-    command = ["purejaxppo", "train", study.config.env, "--config", os.fspath(path), "--seeds", "8"]
+    command = ["purejaxppo", "train", "--config", os.fspath(path), "--seeds", "8"]
     return joined(tag("h3", "Train the best"), tag("pre", tag("code", shlex.join(command))))
 
 
