@@ -17,11 +17,11 @@ Scheduler = Literal["none", "halving", "asha", "pbt"]
 """What decides which trials go on: all do, the best of each rung, or the best of a population."""
 
 FACTOR = Bound(lambda v: v >= 2, "2 or more")
-SCORES = Bound(
-    lambda v: bool(v) and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
-    f"one or more of {', '.join(get_args(Measure))}",
-)
 SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
+SCORES = Bound(
+    lambda v: v and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
+    f"one or more different ones of {', '.join(get_args(Measure))}",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class SweepOptions(Options):
     seed: int = option(0, *SEED)
     """Of the settings that are drawn, and of the random key that agents' keys are split from."""
     score: tuple[str, ...] = option(("final_return",), SCORES)
-    """Names in `Measure`, of which trials are ranked by the first; nsga2 takes several."""
+    """final_return, mean_return, evaluation or steps_per_second; nsga2 takes several."""
     batch: int | None = option(None, *COUNT)
     """Trials trained side by side; None: all that fit into memory, 16 for samplers that learn."""
     devices: int | Literal["all"] | None = option(None, DEVICES)

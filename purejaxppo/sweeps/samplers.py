@@ -13,6 +13,9 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.space import Space, trial_of
 from purejaxppo.sweeps.trials import Result, Trial
 
+FIXED = ("random", "grid", "sobol")
+"""Samplers of `drawn`; others learn from what was tried."""
+
 TRIALS = 64
 """Trials of a sweep that says no number."""
 
@@ -88,9 +91,9 @@ def drawn(space: Space, config: PPOConfig, options: SweepOptions) -> Source:
         ConfigError: a grid of ranges; or another number of trials than a grid has points.
     """
     if options.sampler == "grid":
-        trials = grid_of(space, config, options.trials)
+        trials = _grid(space, config, options.trials)
         return Numbered(lambda number: trials[number], len(trials))
-    count = planned(space, config, options)
+    count = count_of(space, config, options)
     place = (
         _sobol(space, options.seed, count)
         if options.sampler == "sobol"
@@ -99,13 +102,13 @@ def drawn(space: Space, config: PPOConfig, options: SweepOptions) -> Source:
     return Numbered(lambda number: trial_of(number, space.at(place(number)), config), count)
 
 
-def planned(space: Space, config: PPOConfig, options: SweepOptions) -> int:
-    """Counts the trials of a sweep.
+def count_of(space: Space, config: PPOConfig, options: SweepOptions) -> int:
+    """Returns how many trials a sweep has, or agents of a population.
 
     Args:
         space: what is varied.
         config: of the sweep.
-        options: `sampler`, `scheduler`, `trials` and `population`.
+        options: of the sweep.
 
     Raises:
         ConfigError: see `drawn`.
@@ -113,11 +116,11 @@ def planned(space: Space, config: PPOConfig, options: SweepOptions) -> int:
     if options.scheduler == "pbt":
         return options.population
     if options.sampler == "grid":
-        return len(grid_of(space, config, options.trials))
+        return len(_grid(space, config, options.trials))
     return TRIALS if options.trials is None else options.trials
 
 
-def grid_of(space: Space, config: PPOConfig, count: int | None) -> list[Trial]:
+def _grid(space: Space, config: PPOConfig, count: int | None) -> list[Trial]:
     """Returns one trial for each different combination of choices.
 
     Args:

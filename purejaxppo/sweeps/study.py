@@ -36,7 +36,7 @@ from purejaxppo.sweeps.read import (
     read_results,
     winner,
 )
-from purejaxppo.sweeps.samplers import planned
+from purejaxppo.sweeps.samplers import count_of
 from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.trials import Result
 
@@ -118,7 +118,7 @@ class Study:
             config: the base configuration.
             space: what is varied.
             options: of the sweep; those in `WHAT_IT_IS` make it another study.
-            trials: how many are to be tried; None: see `planned`.
+            trials: how many are to be tried; None: see `count_of`.
             own: what was passed in place of what is configured, see `describe_custom`.
 
         Returns:
@@ -292,7 +292,7 @@ def _about(
             for dimension in space.dimensions
         ],
         "options": {name: getattr(options, name) for name in WHAT_IT_IS},
-        "trials": planned(space, config, options) if trials is None else trials,
+        "trials": count_of(space, config, options) if trials is None else trials,
         "own": dict(own or {}),
         "versions": versions(),
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

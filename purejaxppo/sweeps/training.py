@@ -14,6 +14,7 @@ from purejaxppo.run_folder.begin import is_run
 from purejaxppo.run_folder.read import read_whole_run
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.fit import FitResult, fit_of
+from purejaxppo.runs.memory import in_bytes
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import plan_for, seeds_that_fit
 from purejaxppo.runs.vary import read_vary
@@ -21,7 +22,7 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.scores import failed, measured, scored
 from purejaxppo.sweeps.shapes import by_shape, shape_of, varied_in
 from purejaxppo.sweeps.study import Study
-from purejaxppo.sweeps.trials import Result, Trial
+from purejaxppo.sweeps.trials import PLAN, Result, Trial
 from purejaxppo.sweeps.workers import Job, Workers
 
 RUNS = "runs"
@@ -164,12 +165,19 @@ class Trainer:
         """Trains the trials of a part."""
         seeds = self._options.seeds
         options = self._options_of(part.trials[0].config, part.width * seeds, part.name)
+        plan = plan_for(components, options)
+        self._announce(
+            f"{PLAN}{part.name}: {len(part.trials):,} trials from number {part.trials[0].number}, "
+            f"{plan.timesteps:,} steps each; about {in_bytes(plan.bytes_per_device)} of memory"
+            + " per device"
+            * (plan.mesh.size > 1)
+        )
         return fit_of(
             components,
             options,
             about={"trials": [trial.number for trial in part.trials]},
             variation=read_vary(varied_in(part.places), components, seeds),
-            plan=plan_for(components, options),
+            plan=plan,
             announce=self._announce,
         )
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from purejaxppo import PPOConfig, cli, components
-from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.starts import parse_train
 from purejaxppo.cli.train import results_table
 from purejaxppo.tuning import keep_compiled_programs
 

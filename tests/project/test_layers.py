@@ -47,9 +47,9 @@ LONG_FILES = {
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
 WIDE_FOLDERS = {
-    "cli": "a module for each command that is more than a call, and what they have in common",
     "sweeps": "a module for each part of a sweep; what is made of one has a package of its own",
     ".": "what everything is built of, and what users call; families have packages of their own",
+    "cli": "how words are read, and what is printed; what moves has a package of its own",
     "runs": "a module for each thing that a run does; its files have a package of their own",
 }
 ONE_IMPORTER = {
@@ -61,7 +61,9 @@ ONE_IMPORTER = {
     "cli.progress.frame": "a pure function of a run's numbers and the width of a terminal",
     "cli.progress.screen": "escape codes and a thread, which know nothing of runs",
     "cli.train": "the one command that is more than a call of a public function",
+    "cli.sweep": "what the command does around `sweep`",
     "cli.watch": "a command that goes on until a signal or the end of all runs",
+    "config.file": "what a file may hold beside the fields, which `PPOConfig.from_toml` refuses",
     "envs.given": "what may stand for an environment; names are another matter",
     "envs.known": "names of suites that need not be installed",
     "export.flatten_jaxpr": "programs without calls inside: of use to any export",
@@ -141,7 +143,7 @@ def test_the_readers_find_what_is_there():
     """The other tests would pass on an empty list."""
     assert {"train.py", "ppo/update.py", "envs/vec_env.py", "policies/networks.py"} <= set(NAMES)
     assert {"ppo.rollout", "components"} <= own("train.py")
-    assert "config.presets" in own("cli/arguments.py")  # inside a function
+    assert "config.presets" in own("cli/starts.py")  # inside a function
     assert others("envs/suites/gymnax.py") >= {"gymnax", "jax"}
     assert "flax.linen" in others("policies/networks.py")
 
