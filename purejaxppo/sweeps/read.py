@@ -51,6 +51,7 @@ class StudyFile(TypedDict):
     options: dict[str, Any]  # those that make it another study
     trials: int  # how many are to be tried; no part of what a study is
     own: dict[str, str]  # what was passed in place of what is configured, see describe_custom
+    env_params: dict[str, float]  # numbers of all trials, where some were passed
     versions: dict[str, str]
     created: str
 

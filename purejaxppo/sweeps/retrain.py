@@ -54,8 +54,9 @@ def retrain(study: Study, k: int, seeds: int, train: Train) -> list[Result]:
         return []
     folder = study.run_dir(RETRAINED)
     with Study.open(
-        folder, study.config, study.space, options, trials=len(chosen), own=study.own
-    ) as inner:
+        folder, study.config, study.space, options, trials=len(chosen), own=study.own,
+        env_params=study.env_params,
+    ) as inner:  # fmt: skip
         trials = [
             trial_of(r.number, r.setting, study.config)
             for r in chosen if r.number not in inner.results

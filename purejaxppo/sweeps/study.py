@@ -79,6 +79,7 @@ class Study:
         space: what is varied.
         options: of the sweep.
         own: what was passed in place of what is configured, see `describe_custom`.
+        env_params: numbers of the environment that all trials have, where they were passed.
         results: those that were told, by number of the trial.
         problems: what went wrong, a line each.
         retrained: the best settings on fresh seeds, once they were trained again.
@@ -93,7 +94,7 @@ class Study:
         about: StudyFile,
     ):
         self.folder, self.config, self.space, self.options = folder, config, space, options
-        self.own, self._about = about["own"], about
+        self.own, self.env_params, self._about = about["own"], about["env_params"], about
         self.results: dict[int, Result] = {}
         self.problems = Problems()
         self.retrained: list[Result] = []
@@ -110,6 +111,7 @@ class Study:
         *,
         trials: int | None = None,
         own: Mapping[str, str] | None = None,
+        env_params: Mapping[str, float] | None = None,
     ) -> Study:
         """Begins a study, or goes on with the one that is in the folder.
 
@@ -120,6 +122,7 @@ class Study:
             options: of the sweep; those in `WHAT_IT_IS` make it another study.
             trials: how many are to be tried; None: see `count_of`.
             own: what was passed in place of what is configured, see `describe_custom`.
+            env_params: numbers of the environment that all trials have, where they were passed.
 
         Returns:
             The study, with the results that are told already.
@@ -128,7 +131,7 @@ class Study:
             ConfigError: the folder is in use, cannot be made or written, or holds another study,
                 a damaged one or something else.
         """
-        about = _about(config, space, options, trials, own)
+        about = _about(config, space, options, trials, own, env_params)
         if folder is None:
             return cls(None, config, space, options, about)
 
@@ -280,6 +283,7 @@ def _about(
     options: SweepOptions,
     trials: int | None,
     own: Mapping[str, str] | None,
+    env_params: Mapping[str, float] | None,
 ) -> StudyFile:
     """Returns what a study is, as JSON gives it back."""
     # jax is imported for the versions alone: a study is read without it
@@ -294,6 +298,7 @@ def _about(
         "options": {name: getattr(options, name) for name in WHAT_IT_IS},
         "trials": count_of(space, config, options) if trials is None else trials,
         "own": dict(own or {}),
+        "env_params": dict(env_params or {}),
         "versions": versions(),
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }

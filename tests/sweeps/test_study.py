@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,8 @@ from support.studies import (
 )
 
 from purejaxppo import ConfigError, PPOConfig
+from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.file import read_config_file
 from purejaxppo.run_folder.find import find_runs, find_studies, is_study
 from purejaxppo.run_folder.lock import FolderLock
 from purejaxppo.sweeps.options import SweepOptions
@@ -412,12 +413,20 @@ def test_the_best_configuration_is_read_back(tmp_path):
 
 
 def test_parameters_of_the_environment_are_a_table(tmp_path):
-    with opened(tmp_path / "s", space=Space((RATE, LENGTH))) as study:
+    own, numbers = (
+        {"env_params": "Params(...)", "own env": "mine.Env"},
+        {"length": 9.0, "mass": 2.0},
+    )
+    space = Space((RATE, LENGTH))
+    with opened(tmp_path / "s", space=space, own=own, env_params=numbers) as study:
         study.tell(result(0, 1.0, {"learning_rate": 2e-3, "env_params.length": 0.25}))
         study.write()
-    values = tomllib.loads((tmp_path / "s/best.toml").read_text())
-    assert values.pop("env_params") == {"length": 0.25}
-    assert PPOConfig.from_dict(values) == CONFIG.replace(learning_rate=2e-3)
+    found = read_config_file(tmp_path / "s/best.toml")
+    assert found.config == CONFIG.replace(learning_rate=2e-3)
+    assert parse_options(found.env_params) == {"length": 0.25, "mass": 2.0}
+    comments = (tmp_path / "s/best.toml").read_text().splitlines()
+    assert "# trained with own env mine.Env, which no file of TOML holds" in comments
+    assert not any("Params(" in line for line in comments)
 
 
 def test_with_no_score_there_is_no_best(tmp_path):
