@@ -95,6 +95,17 @@ def name_of(where: Any) -> str:
     return jax.tree_util.keystr(where, simple=True, separator=".")
 
 
+def changed_numbers(params: EnvParams, defaults: EnvParams) -> dict[str, int | float]:
+    """Returns the single numbers in which parameters differ from an environment's own.
+
+    Args:
+        params: of an environment.
+        defaults: its own.
+    """
+    before = numbers_in(defaults)
+    return {name: x for name, x in numbers_in(params).items() if before.get(name, x) != x}
+
+
 def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
     """Puts single numbers in the place of those that parameters hold.
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 from purejaxppo.bounds import Bound
 from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, option
 from purejaxppo.runs.options import DEVICES, Options
-from purejaxppo.sweeps.trials import Measure
 
 Sampler = Literal["random", "grid", "sobol", "tpe", "cmaes", "nsga2"]
 """Where settings come from; the last three are Optuna's, and learn from what was tried."""
@@ -18,10 +17,6 @@ Scheduler = Literal["none", "halving", "asha", "pbt"]
 
 FACTOR = Bound(lambda v: v >= 2, "2 or more")
 SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
-SCORES = Bound(
-    lambda v: v and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
-    f"one or more different ones of {', '.join(get_args(Measure))}",
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

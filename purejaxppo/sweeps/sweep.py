@@ -10,7 +10,7 @@ from purejaxppo.components import make_components
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.errors import ConfigError, did_you_mean
-from purejaxppo.run_folder.env_params import numbers_in
+from purejaxppo.run_folder.env_params import changed_numbers
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.sweeps.options import SweepOptions
@@ -123,12 +123,12 @@ def sweep_of(
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
     space = read_space(space, config, custom.get("env_params"))
-    make_components(config, **custom)  # what no trial could be trained with is refused at once
-    params = custom.get("env_params")
+    # what no trial could be trained with is refused at once
+    components = make_components(config, **custom)
+    numbers = changed_numbers(components.env_params, components.default_params)
     with Study.open(
-        options.study_dir, config, space, options, own=describe_custom(custom),
-        env_params=None if params is None else numbers_in(params),
-    ) as study:  # fmt: skip
+        options.study_dir, config, space, options, own=describe_custom(custom), env_params=numbers
+    ) as study:
         trainer = Trainer(options, study, custom, announce)
         source = drawn(space, config, options)
         for told in study.results.values():
