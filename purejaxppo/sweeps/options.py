@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from purejaxppo.bounds import Bound
 from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, option
 from purejaxppo.runs.options import DEVICES, Options
+from purejaxppo.sweeps.trials import Measure
 
 Sampler = Literal["random", "grid", "sobol", "tpe", "cmaes", "nsga2"]
 """Where settings come from; the last three are Optuna's, and learn from what was tried."""
@@ -16,6 +17,10 @@ Scheduler = Literal["none", "halving", "asha", "pbt"]
 """What decides which trials go on: all do, the best of each rung, or the best of a population."""
 
 FACTOR = Bound(lambda v: v >= 2, "2 or more")
+SCORES = Bound(
+    lambda v: bool(v) and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
+    f"one or more of {', '.join(get_args(Measure))}",
+)
 SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
 
 

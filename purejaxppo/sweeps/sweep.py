@@ -39,8 +39,8 @@ class SweepResult(NamedTuple):
     Attributes:
         results: of every trial that has ended, by number.
         best: the configuration with the best score, on fresh seeds where some were trained again;
-            None where none has one. Numbers of the
-            environment are in the setting of its result alone.
+            None where none has one. Numbers of the environment are in the setting of its result
+            alone.
         winner: its result; on fresh seeds where some settings were trained again.
         folder: of the study, or None.
         problems: what went wrong around the training, a line each.
