@@ -1,5 +1,7 @@
 """The best settings on fresh seeds: which are trained, with which keys, and what comes of them."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -7,12 +9,14 @@ import scipy.stats
 from support.studies import CONFIG, SPACE, drawn, result
 
 from purejaxppo import ConfigError, PPOConfig, final_returns, fit
+from purejaxppo.cli.arguments import SweepRun
+from purejaxppo.cli.sweep import print_results
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.read import read_study
 from purejaxppo.sweeps.report.curves import runs_of
 from purejaxppo.sweeps.retrain import retrain, spread_over_seeds
 from purejaxppo.sweeps.study import Study
-from purejaxppo.sweeps.sweep import sweep
+from purejaxppo.sweeps.sweep import SweepResult, sweep
 
 OPTIONS = SweepOptions(trials=20, seeds=2, seed=3)
 
@@ -163,3 +167,13 @@ def test_a_sweep_trains_its_best_again_in_one_program(tmp_path):
     assert not missing
     assert [run.seeds for run in runs] == [3, 3]
     np.testing.assert_allclose(final_returns(runs[0].metrics), best.scores, rtol=1e-6)
+
+
+def test_the_command_says_what_fresh_seeds_give(capsys, tmp_path):
+    again = result(3, 2.5, scores=[1.0, 4.0, 2.5])
+    found = SweepResult([result(3, 9.0), result(4, 8.0)], CONFIG, again, tmp_path, [], None)
+    print_results(found, SPACE, SweepRun(retrain=1, json=True), tmp_path)
+    printed = capsys.readouterr().out.splitlines()
+    assert "on fresh seeds trial 3 is the best: 2.5 over 3 seeds" in printed
+    told = json.loads(printed[-1])
+    assert (told["best"]["score"], told["on_fresh_seeds"]["score"]) == (9.0, 2.5)
