@@ -14,12 +14,13 @@ retrained/         a study of the best settings on fresh seeds
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
+from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.run_folder.files import damaged, read_json, read_lines
 from purejaxppo.run_folder.find import STUDY, TRIALS, is_study
 from purejaxppo.run_folder.lock import is_held
@@ -27,6 +28,7 @@ from purejaxppo.run_folder.paths import given_path
 from purejaxppo.run_folder.progress import State
 from purejaxppo.run_folder.schemas import misfit, parse_json
 from purejaxppo.sweeps.dimensions import Dimension
+from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.trials import Result, Status
 
 LINEAGE, RETRAINED = "lineage.jsonl", "retrained"
@@ -180,12 +182,16 @@ def read_study(study_dir: str | Path) -> StudyResults:
         folder
     )  # before the lines: those of a study that ends just now are not all there
     config, about = read_about(folder)
-    results = read_results(folder)
+    results, lineage = read_results(folder), read_lineage(folder)
+    for result in results.values():
+        _check_setting(folder / TRIALS, about["space"], result.setting)
+    for line in lineage:
+        _check_setting(folder / LINEAGE, about["space"], line["setting"])
     inner = folder / RETRAINED
     all_told = len(results) >= about["trials"]
     state: State = "running" if held else "finished" if all_told else "stopped"
     return StudyResults(
-        folder, about, config, results, read_lineage(folder), state,
+        folder, about, config, results, lineage, state,
         read_study(inner) if is_study(inner) else None,
     )  # fmt: skip
 
@@ -209,15 +215,31 @@ def read_about(folder: Path) -> tuple[PPOConfig, StudyFile]:
             "sweep wrote"
         )
     about = read_json(path, StudyFile)
-    score = about["options"].get("score")
-    if misfit(score, list[str]) or not score:
-        raise damaged(path, f"score is {score!r}, not a list of names")
     try:
         config = PPOConfig.from_dict(about["config"])
+        known = {k: x for k, x in about["options"].items() if k in types_of(SweepOptions)}
+        SweepOptions(**{"score": (), **known})
     except ConfigError as error:
         raise damaged(path, error) from error
+    for x in about["space"]:
+        if not x["choices"] and not (x["low"] < x["high"] and (x["low"] > 0 or not x["log"])):
+            raise damaged(path, f"{x['name']} is from {x['low']} to {x['high']}")
     about["config"] = json.loads(json.dumps(config.to_dict()))
     return config, about
+
+
+def _check_setting(path: Path, space: list[DimensionFile], setting: Mapping[str, Any]) -> None:
+    """Checks that values in a file are some that the space could have.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    for x in space:
+        if x["choices"] or x["name"] not in setting:
+            continue
+        value = setting[x["name"]]
+        if misfit(value, float) is not None or (x["log"] and value <= 0):
+            raise damaged(path, f"{x['name']} is {shown(value)}")
 
 
 def read_results(folder: Path) -> dict[int, Result]:

@@ -338,7 +338,9 @@ def test_damaged_lines_are_told_by_file_and_number(line, words, tmp_path):
         ({"config": {"env": 3}}, "env=3"),
         ({"config": {"env": "x", "nonsense": 1}}, "nonsense"),
         ({"space": [{}]}, "choices is missing"),
-        ({"options": {}}, "score is None, not a list of names"),
+        ({"options": {}}, "score=() must be one or more of"),
+        ({"options": {"score": ["final_return"], "seeds": "two"}}, "seeds='two' must be"),
+        ({"space": [dict(LENGTH._asdict(), log=True, low=-1.0)]}, "length is from -1.0 to 2.0"),
         ({"trials": "all"}, "trials is 'all', not a whole number"),
     ],
 )
@@ -350,6 +352,45 @@ def test_a_damaged_study_is_told_by_its_file(change, words, tmp_path):
         read_study(tmp_path / "s")
     assert f"'{path}' is damaged" in str(told.value)
     assert words in str(told.value)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], -1.0, 0, True])
+def test_values_that_the_space_cannot_have_are_told(value, tmp_path):
+    write_study(tmp_path / "s", trials=2)
+    path = tmp_path / "s/trials.jsonl"
+    path.write_text(json.dumps(result(0, setting={"learning_rate": value})._asdict()) + "\n")
+    with pytest.raises(ConfigError, match=rf"{path}' is damaged \(learning_rate is "):
+        read_study(tmp_path / "s")
+
+
+def test_whatever_is_changed_is_read_or_told(tmp_path):
+    """Bytes that are changed, cut and doubled, in each of the files."""
+    write_study(tmp_path / "s", trials=3)
+    lines = [
+        {"generation": g, "agent": 0, "parent": 0, "score": 1.0, "setting": {"gamma": 0.9}}
+        for g in range(2)
+    ]
+    lineage = tmp_path / "s/lineage.jsonl"
+    lineage.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rng, told = np.random.default_rng(0), 0
+    for path in (tmp_path / "s/study.json", tmp_path / "s/trials.jsonl", lineage):
+        whole = path.read_bytes()
+        for _ in range(120):
+            raw = bytearray(whole)
+            at, to = sorted(rng.integers(0, len(raw), 2))
+            to = min(to, at + 12)
+            kind = rng.integers(3)
+            other = bytes(rng.choice(list(b'0-"[]{}e.,:n'), to - at).tolist())
+            raw[at:to] = [b"", other, raw[at:to] * 2][kind]
+            path.write_bytes(raw)
+            try:
+                read_study(tmp_path / "s")
+            except ConfigError as error:
+                assert str(path) in str(error)
+                told += 1
+        path.write_bytes(whole)
+    assert told > 100
+    read_study(tmp_path / "s")
 
 
 def test_a_folder_that_holds_no_study_is_told(tmp_path):
