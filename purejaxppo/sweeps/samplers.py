@@ -19,6 +19,9 @@ FIXED = ("random", "grid", "sobol")
 TRIALS = 64
 """Trials of a sweep that says no number."""
 
+BATCH = 16
+"""Trials at a time of a sampler that learns from those before, of a sweep that says no number."""
+
 
 class Source(Protocol):
     """Where trials come from."""

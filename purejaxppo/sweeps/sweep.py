@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,20 +16,15 @@ from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.retrain import retrain
-from purejaxppo.sweeps.samplers import Source, drawn
+from purejaxppo.sweeps.samplers import BATCH, FIXED, Source, drawn
 from purejaxppo.sweeps.space import Space, read_space, with_setting
+from purejaxppo.sweeps.storage import optuna_source
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.training import Trainer
 from purejaxppo.sweeps.trials import Result, Trial
 from purejaxppo.tuning import check_compiles
 
 MOST_TRIALS = 2**31
-PER_ASK = 16
-"""Trials that are asked for at once of what learns from those before."""
-
-LEARNING = ("tpe", "cmaes", "nsga2")
-"""Samplers that do."""
-
 PARTS = ("env", "env_params", "policy", "objective", "advantage", "optimizer", "schedule")
 """What may take the place of what a configuration describes, see `fit`."""
 
@@ -122,22 +118,32 @@ def sweep_of(
     """
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
-    space = read_space(space, config, custom.get("env_params"))
+    space, own = read_space(space, config, custom.get("env_params")), describe_custom(custom)
     # what no trial could be trained with is refused at once
     components = make_components(config, **custom)
     numbers = changed_numbers(components.env_params, components.default_params)
+    by_optuna = options.sampler not in FIXED or options.storage is not None
+    apart = {**own, **{f"env_params.{name}": repr(x) for name, x in numbers.items()}}
+    if by_optuna:  # whether that can be is known before a folder is begun
+        with Study.open(None, config, space, options, own=own) as nowhere:
+            optuna_source(space, config, options, study=nowhere, own=apart).close()
     with Study.open(
-        options.study_dir, config, space, options, own=describe_custom(custom), env_params=numbers
+        options.study_dir, config, space, options, own=own, env_params=numbers
     ) as study:
         trainer = Trainer(options, study, custom, announce)
-        source = drawn(space, config, options)
-        for told in study.results.values():
-            source.tell(told)
-        for result in trained(source, trainer, options):
-            study.tell(result)
-            source.tell(result)
-            if on_result is not None:
-                on_result(result)
+        with contextlib.ExitStack() as opened:
+            if by_optuna:
+                asked = optuna_source(space, config, options, study=study, own=apart)
+                source: Source = opened.enter_context(contextlib.closing(asked))
+            else:
+                source = drawn(space, config, options)
+            for told in list(study.results.values()):
+                source.tell(told)
+            for result in trained(source, trainer, options):
+                study.tell(result)
+                source.tell(result)
+                if on_result is not None:
+                    on_result(result)
         study.write()
         if options.retrain and trainer.stopped is None:
             trainer.stopped = train_again(study, custom, announce)
@@ -182,8 +188,8 @@ def trained(source: Source, trainer: Trainer, options: SweepOptions) -> Iterator
         What came of each.
     """
     # what learns from trials is asked for a few at a time; and what is shared leaves some to others
-    few = options.sampler in LEARNING or options.storage is not None
-    count = options.batch or (PER_ASK if few else MOST_TRIALS)
+    few = options.sampler not in FIXED or options.storage is not None
+    count = options.batch or (BATCH if few else MOST_TRIALS)
     while trainer.stopped is None:
         trials = source.ask(count)
         if not trials:

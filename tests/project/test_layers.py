@@ -82,6 +82,9 @@ ONE_IMPORTER = {
     "sweeps.outputs": "tables and files for others, of which a study itself reads none",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
     "sweeps.ranges": "how values are written; which names they may have is another matter",
+    "sweeps.storage": "what needs the packages of an extra, imported when it is asked for",
+    "sweeps.storage.learning": "samplers of another library, and values as it keeps them",
+    "sweeps.storage.places": "files and servers, and how others are excluded",
 }
 
 
