@@ -7,6 +7,7 @@ best.toml          the whole configuration of the best trial
 lineage.jsonl      who took over from whom, under population-based training
 runs/              run folders of the programs that trials were trained in
 retrained/         a study of the best settings on fresh seeds
+optuna.journal     what samplers that learn have seen
 .lock              empty; who sweeps here holds it, and it stays
 """
 
