@@ -9,6 +9,7 @@ What is here, in an order to read it in:
   says of itself, and `final_returns` what is left of them.
 - *Training from the host*: `fit` adds folders, checkpoints, evaluations and callbacks, and gives a
   `FitResult`. What goes wrong around it is a `RunWarning`.
+- *Many settings*: `sweep` trains a `Space` of them as few programs, and gives a `SweepResult`.
 - *Callbacks*: a `Callback` hears of a run and can stop it, as `StopWithoutImprovement` does;
   `CSVLogger`, `TensorBoard` and `WandB` write down what they hear.
 - *Acting*: `load_policy` reads a run folder, and `as_policy` takes what was just trained: a
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB
     from purejaxppo.sharding import shard_environments
     from purejaxppo.spaces import EnvSpec
+    from purejaxppo.sweeps.dimensions import Space
+    from purejaxppo.sweeps.sweep import SweepResult, sweep
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.trained_policy import TrainedPolicy
     from purejaxppo.tuning import compiled_for, compiler_options
@@ -106,7 +109,9 @@ __all__ = [
     "Rollout",
     "RunWarning",
     "Scores",
+    "Space",
     "StopWithoutImprovement",
+    "SweepResult",
     "TensorBoard",
     "TrainOutput",
     "TrainedPolicy",
@@ -131,6 +136,7 @@ __all__ = [
     "make_train",
     "render",
     "shard_environments",
+    "sweep",
     "use_cores",
     "vmap_over_devices",
 ]
@@ -160,6 +166,8 @@ _MODULES = {
     "processes": ["join_processes"],
     "sharding": ["shard_environments"],
     "spaces": ["EnvSpec"],
+    "sweeps.dimensions": ["Space"],
+    "sweeps.sweep": ["SweepResult", "sweep"],
     "train": ["make_learner", "make_train"],
     "trained_policy": ["TrainedPolicy"],
     "tuning": ["compiled_for", "compiler_options"],

@@ -23,6 +23,7 @@ from purejaxppo.cli.words import counted
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.find import is_study
+from purejaxppo.run_folder.paths import given_path
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.read import read_results
 from purejaxppo.sweeps.samplers import FIXED, count_of, drawn
@@ -65,26 +66,35 @@ def sweep(
     count = count_of(space, config, options)
     params = params_of(config, options.env_params)
     custom = {} if params is None else {"env_params": params}
-    if not options.quiet:
-        line = describe(config, space, options, count)
-        print(textwrap.fill(line, Console().width) if sys.stdout.isatty() else line, flush=True)
+    plan = [] if options.quiet else [describe(config, space, options, count)]
+
+    def announce(phase: str) -> None:
+        while plan:  # which comes first, once nothing can be refused any more
+            line = plan.pop()
+            print(textwrap.fill(line, Console().width) if sys.stdout.isatty() else line, flush=True)
+        display.announce(phase)
 
     # the sweep itself
-    folder = create_study_dir(options.study_dir, config.env)
+    named = options.study_dir
+    there = None if named is None else given_path(named, "study_dir")
+    earlier = read_results(there) if there is not None and is_study(there) else ()
+    display.announce("planning")
+    display.begin(count, len(earlier))
+    folder = create_study_dir(named, config.env)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(SweepOptions)}
     own = SweepOptions(**{**given, "study_dir": str(folder)})
-    go_on = how_to_go_on(argv, options.study_dir, folder)
-    display.announce("planning")
-    display.begin(count, len(read_results(folder)) if is_study(folder) else 0)
+    go_on = how_to_go_on(argv, named, folder)
     try:
         with saying(lambda what: f"{what}: what was tried stays; {go_on}"):
-            result = sweep_of(config, space, own, custom, display.announce, display)
+            result = sweep_of(config, space, own, custom, announce, display)
     except ConfigError:
-        if options.study_dir is None:  # it has claimed a name, and there is nothing in it
+        if named is None:  # it has claimed a name, and there is nothing in it
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
     display.close()
+    if plan and result.stopped is None:
+        print(f"nothing was left to do in {folder}")
     print_results(result, space, options, folder)
     if result.stopped is not None:
         print(f"stopped after {counted(len(result.results), 'trial')}; {go_on}", file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from purejaxppo.config.coerce import coerce
-from purejaxppo.config.schema import PPOConfig, read_toml
+from purejaxppo.config.schema import TABLES, PPOConfig, read_toml
 from purejaxppo.errors import ConfigError, shown
 
 
@@ -45,7 +45,7 @@ def read_config_file(path: str | Path) -> ConfigFile:
     if not fields:
         raise ConfigError(f"{str(path)!r} is empty: set a field in it, such as gamma = 0.99")
     try:
-        tables = {name: _table(name, fields.pop(name, {})) for name in ("env_params", "vary")}
+        tables = {name: _table(name, fields.pop(name, {})) for name in TABLES}
         env_params = coerce("env_params", tuple[str, ...], dict(_flat(tables["env_params"])))
         config = PPOConfig.from_dict(fields) if fields else None
     except ConfigError as error:

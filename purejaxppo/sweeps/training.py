@@ -175,10 +175,9 @@ class Trainer:
         options = self._options_of(part.trials[0].config, part.width * seeds, part.name)
         plan = plan_for(components, options)
         self._announce(
-            f"{PLAN}{part.name}: {len(part.trials):,} trials from number {part.trials[0].number}, "
-            f"{plan.timesteps:,} steps each; about {in_bytes(plan.bytes_per_device)} of memory"
-            + " per device"
-            * (plan.mesh.size > 1)
+            f"{PLAN}{part.name}: {len(part.trials):,} trial{'s' * (len(part.trials) > 1)} from "
+            f"number {part.trials[0].number}, {plan.timesteps:,} steps each; about "
+            f"{in_bytes(plan.bytes_per_device)} of memory" + " per device" * (plan.mesh.size > 1)
         )
         return fit_of(
             components,

@@ -4,7 +4,10 @@ The sweep itself is a stand-in here, which scores settings by a formula.
 """
 
 import json
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -41,8 +44,9 @@ def swept(monkeypatch):
         calls.update(config=config, space=space, options=options, custom=custom)
         if "refuse" in calls:
             raise ConfigError(calls["refuse"])
-        announce("plan: 1 program, 4 agents at a time")
-        announce("training")
+        if "done" not in calls:
+            announce("plan: 1 program, 4 agents at a time")
+            announce("training")
         results = []
         for trial in drawn(space, config, options).ask(10**6):
             score = calls.get("score", lambda t: -t.config.learning_rate)(trial)
@@ -221,6 +225,13 @@ def test_the_plan_comes_first_and_the_best_last(swept, purejaxppo, tmp_path):
     assert swept["config"].total_timesteps == 8000
 
 
+def test_a_study_that_is_done_has_nothing_left_to_do(swept, purejaxppo):
+    swept["done"] = True
+    code, out, _ = purejaxppo(f"{SWEEP} --sampler grid --study-dir s")
+    assert code == 0
+    assert out.splitlines()[0] == "nothing was left to do in s"
+
+
 def test_quiet_says_nothing(swept, purejaxppo):
     assert purejaxppo(f"{SWEEP} --sampler grid --quiet") == (0, "", "")
 
@@ -259,9 +270,36 @@ def test_a_sweep_that_is_stopped_says_how_it_goes_on(swept, purejaxppo):
 
 def test_a_sweep_that_is_refused_leaves_no_folder(swept, purejaxppo, tmp_path):
     swept["refuse"] = "no space for it"
-    code, _, err = purejaxppo(f"{SWEEP} --sampler grid --quiet")
-    assert (code, err) == (2, "purejaxppo: no space for it\n")
+    found = purejaxppo(f"{SWEEP} --sampler grid")
+    assert found == (2, "", "purejaxppo: no space for it\n")
     assert not [path for path in tmp_path.rglob("*") if path.name != "studies"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_reached(tmp_path):
+    """A real process, a real signal: exit code 130, and a study that can be gone on with."""
+    words = [
+        "sweep", "CartPole-v1", "--preset", "none", "--num-envs", "4", "--num-steps", "8",
+        "--num-minibatches", "2", "--hidden-sizes", "8", "--total-timesteps", "320000000",
+        "--vary", "gamma=0.9..0.99", "--trials", "2", "--study-dir", "s",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from purejaxppo.cli import main; main()", *words], cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = tmp_path / "s/runs/0000/metrics.jsonl"
+    for _ in range(900):
+        if metrics.exists() and metrics.stat().st_size:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out.splitlines()[-1] == "saved in s"
+    assert err.splitlines()[-1] == (
+        f"stopped after 0 trials; go on with: purejaxppo {' '.join(words)}"
+    )
+    assert list((tmp_path / "s/runs/0000/checkpoints").iterdir())
 
 
 def result(number, score):
@@ -313,3 +351,5 @@ def test_files_are_read_by_their_tables(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("[env_params]\na.b = 1.5\nc = 2\n[vary]\ngamma = [0.5, 0.9]\n")
     assert read_config_file(path) == (None, False, ("a.b=1.5", "c=2"), {"gamma": [0.5, 0.9]})
+    with pytest.raises(ConfigError, match=r"has a table \[env_params\], which is no field"):
+        PPOConfig.from_toml(path)
