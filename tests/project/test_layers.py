@@ -76,7 +76,6 @@ ONE_IMPORTER = {
     "sweeps.report.listing": "a table of text, like that of runs",
     "sweeps.report.page": "a page of HTML, like that of runs",
     "sweeps.report.pictures": "pictures for a page alone",
-    "sweeps.sweep": "what users call, and the command",
     "sweeps.training": "how trials are trained, whatever they come from",
     "sweeps.workers": "processes, for environments that are not compiled",
     "sweeps.outputs": "tables and files for others, of which a study itself reads none",
