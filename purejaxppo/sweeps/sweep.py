@@ -15,12 +15,13 @@ from purejaxppo.run_folder.env_params import changed_numbers
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.retrain import retrain
 from purejaxppo.sweeps.samplers import BATCH, FIXED, Source, drawn
 from purejaxppo.sweeps.space import Space, read_space, with_setting
 from purejaxppo.sweeps.storage import optuna_source
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.training import Trainer
-from purejaxppo.sweeps.trials import Result
+from purejaxppo.sweeps.trials import Result, Trial
 from purejaxppo.tuning import check_compiles
 
 MOST_TRIALS = 2**31
@@ -33,9 +34,10 @@ class SweepResult(NamedTuple):
 
     Attributes:
         results: of every trial that has ended, by number.
-        best: the configuration with the best score; None where none has one. Numbers of the
-            environment are in the setting of its result alone.
-        winner: its result.
+        best: the configuration with the best score, on fresh seeds where some were trained again;
+            None where none has one. Numbers of the environment are in the setting of its result
+            alone.
+        winner: its result; on fresh seeds where some settings were trained again.
         folder: of the study, or None.
         problems: what went wrong around the training, a line each.
         stopped: number of the signal that ended it early, or None.
@@ -143,10 +145,35 @@ def sweep_of(
                 if on_result is not None:
                     on_result(result)
         study.write()
+        if options.retrain and trainer.stopped is None:
+            trainer.stopped = train_again(study, custom, announce)
         winner = study.winner
         best = None if winner is None else with_setting(config, winner.setting)
         results = [study.results[number] for number in sorted(study.results)]
         return SweepResult(results, best, winner, study.folder, [*study.problems], trainer.stopped)
+
+
+def train_again(
+    study: Study, custom: Mapping[str, Any], announce: Callable[[str], None]
+) -> int | None:
+    """Trains the best settings of a study again on fresh seeds.
+
+    Args:
+        study: with results.
+        custom: what takes the place of what configurations describe.
+        announce: called with what is done next.
+
+    Returns:
+        The number of the signal that ended it early, or None.
+    """
+    trainers: list[Trainer] = []
+
+    def train(options: SweepOptions, inner: Study, trials: Sequence[Trial]) -> Iterator[Result]:
+        trainers.append(Trainer(options, inner, custom, announce))
+        yield from trainers[-1].train(trials)
+
+    retrain(study, study.options.retrain, study.options.retrain_seeds, train)
+    return next((trainer.stopped for trainer in trainers), None)
 
 
 def trained(source: Source, trainer: Trainer, options: SweepOptions) -> Iterator[Result]:
