@@ -205,6 +205,25 @@ def narrow_dot(x: Array, kernel: Array, dimensions: tuple, **options: Any) -> Ar
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())), **options)
 
 
+def bias_apart(x: Array, kernel: Array, bias: Array, *, dtype: DTypeLike) -> tuple[Array, ...]:
+    """Brings what a layer multiplies to its dtype, and leaves its bias as it is.
+
+    As `nn.Dense(..., promote_dtype=bias_apart)`, whose result is float32 then, and is rounded to
+    the dtype by whoever reads it. The gradient of a bias is a sum over all rows: of bfloat16, most
+    of it would be lost.
+
+    Args:
+        x: [..., F].
+        kernel: float32.
+        bias: float32.
+        dtype: of the products.
+
+    Returns:
+        The three of them.
+    """
+    return x.astype(dtype), kernel.astype(dtype), bias
+
+
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
