@@ -18,7 +18,7 @@ from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.run_folder.rows import final_returns
 
 DTYPES = ("float32", "bfloat16")
-BREAKOUT = dict(
+BREAKOUT: dict[str, Any] = dict(
     torso="mlp", hidden_sizes=(64, 64), shared_torso=False, total_timesteps=2**19
 )  # what a CPU does in minutes: its convolutions take twenty times as long, in either dtype
 

@@ -28,7 +28,7 @@ from jax.typing import DTypeLike
 from purejaxppo import tuning
 from purejaxppo.assertions import chex
 from purejaxppo.policies.layers import orthogonal
-from purejaxppo.policies.torsos import GAIN, Dense
+from purejaxppo.policies.torsos import Dense
 from purejaxppo.types import Carry
 
 Cell: TypeAlias = Callable[[Carry, Array, Array], Carry]
@@ -169,7 +169,6 @@ def _over_time(
     Returns:
         The carry after the last step, and what comes out [L, B, H].
     """
-
     recurrent = recurrent.astype(driven.dtype)
 
     def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Array]:
@@ -219,9 +218,7 @@ def _recur_backward(
     _, d_driven, d_turned = jax.vmap(lambda pull, d_after: pull(d_after))(pulls, d_after)
     before = _forget(starts, jnp.concatenate([first[None], out[:-1]]))
     before, d_turned = before.astype(recurrent.dtype), d_turned.astype(recurrent.dtype)
-    d_recurrent = jnp.einsum(
-        "lbh,lbg->hg", before, d_turned, preferred_element_type=jnp.float32
-    )
+    d_recurrent = jnp.einsum("lbh,lbg->hg", before, d_turned, preferred_element_type=jnp.float32)
     return d_recurrent, d_first, d_driven, None
 
 

@@ -37,7 +37,7 @@ GAIN = 2**0.5
 """The scale of initial weights in hidden layers."""
 
 Dense = partial(nn.Dense, kernel_init=orthogonal(GAIN), promote_dtype=bias_apart)
-"""A dense layer with our initial weights, otherwise `nn.Dense`; given its dtype, see there."""
+"""A dense layer with our initial weights, of the dtype that it is given; its sums are float32."""
 
 Conv = partial(
     nn.Conv,
@@ -45,7 +45,7 @@ Conv = partial(
     conv_general_dilated=convolve,
     promote_dtype=bias_apart,
 )
-"""A convolution with our initial weights and gradients, otherwise `nn.Conv`; as `Dense` is."""
+"""A convolution with our initial weights and gradients; its dtype and sums are as of `Dense`."""
 
 
 class MLP(nn.Module):
@@ -96,9 +96,7 @@ class NatureCNN(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [B, height, width, channels] to [B, ...]."""
         for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            conv = Conv(
-                features, (size, size), (stride, stride), padding="VALID", dtype=self.dtype
-            )
+            conv = Conv(features, (size, size), (stride, stride), padding="VALID", dtype=self.dtype)
             x = self.activation(conv(x).astype(self.dtype))
         return x
 
