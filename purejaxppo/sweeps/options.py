@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from purejaxppo.bounds import Bound
+from purejaxppo.bounds import FRACTION, Bound
 from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, option
 from purejaxppo.runs.options import DEVICES, Options
 
@@ -16,6 +16,7 @@ Scheduler = Literal["none", "halving", "asha", "pbt"]
 """What decides which trials go on: all do, the best of each rung, or the best of a population."""
 
 FACTOR = Bound(lambda v: v >= 2, "2 or more")
+ABOVE_ONE = Bound(lambda v: v > 1, "above 1")
 SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
 
 
@@ -52,9 +53,9 @@ class SweepOptions(Options):
     """Steps of each agent between generations of a population; None: total_timesteps / 20."""
     replaced: float = option(0.25, SHARE)
     """Share of a population that takes over agents of the best as large a share."""
-    perturb: float = 1.2
+    perturb: float = option(1.2, ABOVE_ONE)
     """Factor by which, or its inverse, hyperparameters that are taken over are multiplied."""
-    resample: float = 0.25
+    resample: float = option(0.25, FRACTION)
     """Probability that one of them is drawn anew instead."""
 
     study_dir: str | None = option(None, group="study")

@@ -1,0 +1,247 @@
+"""Agents of a sweep that train side by side: their settings, programs and scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejaxppo.components import Components
+from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import BOUNDS
+from purejaxppo.parallel import SEEDS
+from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.runs.compiled import Programs, compile_run
+from purejaxppo.runs.plan import plan_of
+from purejaxppo.runs.vary import OF_THE_ENVIRONMENT, Own
+from purejaxppo.sharding import spread_over
+from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.trials import Result, Setting, Status
+from purejaxppo.types import Array, EnvParams, LearnerState, Metrics, PyTree
+
+RETURNS = ("final_return", "mean_return")
+"""What agents are known by while they train."""
+
+
+def check_schedulable(space: Any, options: SweepOptions) -> None:
+    """Checks that a scheduler can train a space: within one program, scored by its returns.
+
+    Args:
+        space: what is varied.
+        options: of the sweep.
+
+    Raises:
+        ConfigError: a dimension needs a program of its own for each value, or a score is known at
+            the end alone.
+    """
+    static = [d.name for d in space.dimensions if not (d.traced and all(map(_number, d.choices)))]
+    if static:
+        raise ConfigError(
+            f"scheduler={options.scheduler!r} trains one program, in which {', '.join(static)} "
+            "cannot vary: leave it out of the space, or use scheduler='none'"
+        )
+    if options.score[0] not in RETURNS:
+        raise ConfigError(
+            f"scheduler={options.scheduler!r} ranks agents while they train, and "
+            f"score={options.score[0]!r} is measured behind that: use score='final_return'"
+        )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def own_of(values: Mapping[str, Any], env_params: EnvParams) -> Own:
+    """Returns settings as programs take them.
+
+    Args:
+        values: [S], by name: a hyperparameter or `env_params.NAME`.
+        env_params: of the environment, whose numbers have the dtypes.
+    """
+    kinds = {
+        jax.tree_util.keystr(where): jnp.asarray(x).dtype
+        for where, x in jax.tree_util.tree_leaves_with_path(env_params)
+    }
+    hyper = {name: jnp.asarray(x, jnp.float32) for name, x in values.items() if name in BOUNDS}
+    inside = {
+        f".{name.removeprefix(OF_THE_ENVIRONMENT)}": x
+        for name, x in values.items() if name not in BOUNDS
+    }  # fmt: skip
+    return Own(hyper, {where: jnp.asarray(x).astype(kinds[where]) for where, x in inside.items()})
+
+
+def columns_of(settings: Sequence[Setting], seeds: int = 1) -> dict[str, np.ndarray]:
+    """Returns settings as columns, each as often as there are seeds of it.
+
+    Args:
+        settings: K of them, of the same names.
+        seeds: agents of each, one behind the other.
+
+    Returns:
+        [K * seeds] float32, by name.
+    """
+    return {
+        name: np.repeat(np.array([s[name] for s in settings], np.float32), seeds)
+        for name in settings[0]
+    }
+
+
+def compile_agents(
+    components: Components,
+    values: Mapping[str, Any],
+    options: SweepOptions,
+    announce: Callable[[str], None],
+) -> Programs:
+    """Compiles the programs of agents that train side by side, in turns where memory is short.
+
+    Args:
+        components: what is trained, and how.
+        values: [S], by name.
+        options: of the sweep, whose devices are shared out among them.
+        announce: called with the name of each phase as it begins.
+
+    Returns:
+        The programs, which are called with the agents' own values.
+
+    Raises:
+        ConfigError: see `plan_of`.
+    """
+    agents, devices = len(next(iter(values.values()))), options.devices
+    if devices is not None:  # fewer agents than devices use fewer of them
+        devices = math.gcd(agents, jax.device_count() if devices == "all" else devices)
+    plan = plan_of(components, agents, devices)
+    spread, own = spread_over(components, plan.mesh, SEEDS), own_of(values, components.env_params)
+    hyper = components.config.hyperparams()
+    return compile_run(spread, agents, components.config, hyper, announce, plan.at_once, own)
+
+
+def advance(
+    programs: Programs, state: LearnerState, own: Own, updates: int
+) -> tuple[LearnerState, Metrics]:
+    """Trains agents for so many updates.
+
+    Args:
+        programs: of the agents.
+        state: where they are; donated.
+        own: what each has of its own.
+        updates: how many.
+
+    Returns:
+        Where they are then, and every metric, [S, updates] of NumPy.
+    """
+    own, parts = programs.place(own), []
+    while updates > 0:
+        length = min(updates, programs.most)
+        state, metrics = programs.run_chunk(state, length, own)
+        parts.append(jax.tree.map(lambda x: np.array(np.asarray(x)[:, :length]), metrics))  # noqa: B023
+        updates -= length
+    return state, joined(parts)
+
+
+def joined(parts: Sequence[Metrics]) -> Metrics:
+    """Joins metrics of updates that follow one another.
+
+    Args:
+        parts: every field [S, some updates], NumPy.
+    """
+    return jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
+
+
+def rows_of(tree: PyTree, rows: Any) -> PyTree:
+    """Takes some rows out of arrays with a leading axis.
+
+    Args:
+        tree: [S, ...].
+        rows: which, [K].
+
+    Returns:
+        [K, ...].
+    """
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def measured_in(metrics: Metrics) -> dict[str, np.ndarray]:
+    """Measures agents by the episodes that they have ended.
+
+    Args:
+        metrics: every field [S, updates so far], NumPy.
+
+    Returns:
+        [S] float64 by name (see `Measure`), NaN where no episode ended.
+    """
+    episodes = np.asarray(metrics.episodes, np.float64)
+    means = np.asarray(metrics.return_sum, np.float64) / np.maximum(episodes, 1)
+    ended = episodes > 0
+    counted = ended.sum(1)
+    mean = np.where(ended, means, 0.0).sum(1) / np.maximum(counted, 1)
+    return {
+        "final_return": final_returns(metrics),
+        "mean_return": np.where(counted > 0, mean, np.nan),
+    }
+
+
+def result_of(
+    number: int,
+    setting: Setting,
+    status: Status,
+    metrics: Metrics,
+    options: SweepOptions,
+    **known: Any,
+) -> Result:
+    """Makes the result of a trial from what its agents have logged.
+
+    Args:
+        number: of the trial.
+        setting: of the trial.
+        status: how it ended, unless it has no score.
+        metrics: of its agents, every field [seeds, updates], NumPy.
+        options: of the sweep.
+        **known: other fields of `Result`.
+    """
+    found = measured_in(metrics)
+    scores = [float(x) if np.isfinite(x) else None for x in found[options.score[0]]]
+    known_scores = [x for x in scores if x is not None]
+    score = float(np.mean(known_scores)) if len(known_scores) == len(scores) else None
+    measured = {
+        name: float(x.mean()) if np.isfinite(x).all() else None for name, x in found.items()
+    }
+    if score is None:
+        status, known = "failed", known | {"why": f"no episode ended that {options.score[0]} counts"}
+    return Result(number, setting, status, score, scores, measured, **known)
+
+
+def scored(metrics: Metrics, name: str, seeds: int) -> np.ndarray:
+    """Scores settings that are in training.
+
+    Args:
+        metrics: of their agents, every field [K * seeds, updates so far], NumPy.
+        name: of the measure.
+        seeds: agents of each setting.
+
+    Returns:
+        [K] float64, the mean over the seeds; NaN where one has ended no episode.
+    """
+    return measured_in(metrics)[name].reshape(-1, seeds).mean(1)
+
+
+def place_state(programs: Programs, state: PyTree) -> LearnerState:
+    """Puts the state of agents where their programs have it.
+
+    Args:
+        programs: of the agents.
+        state: of so many agents, on the host or on other devices.
+    """
+    return programs.place(state, programs.specs)
+
+
+def keys_of(options: SweepOptions) -> Array:
+    """Returns the random keys of the seeds of a setting, the same in every setting.
+
+    Args:
+        options: of the sweep.
+    """
+    return jax.random.split(jax.random.key(options.seed), options.seeds)
