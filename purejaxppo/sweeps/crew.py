@@ -20,6 +20,7 @@ from purejaxppo.runs.plan import plan_of
 from purejaxppo.runs.vary import OF_THE_ENVIRONMENT, Own
 from purejaxppo.sharding import spread_over
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.trials import Result, Setting, Status
 from purejaxppo.types import Array, EnvParams, LearnerState, Metrics, PyTree
 
@@ -27,17 +28,23 @@ RETURNS = ("final_return", "mean_return")
 """What agents are known by while they train."""
 
 
-def check_schedulable(space: Any, options: SweepOptions) -> None:
+def check_schedulable(components: Components, space: Space, options: SweepOptions) -> None:
     """Checks that a scheduler can train a space: within one program, scored by its returns.
 
     Args:
+        components: what is trained, and how.
         space: what is varied.
         options: of the sweep.
 
     Raises:
-        ConfigError: a dimension needs a program of its own for each value, or a score is known at
-            the end alone.
+        ConfigError: a dimension needs a program of its own for each value, a score is known at the
+            end alone, or environments run on the host.
     """
+    if components.hosted:
+        raise ConfigError(
+            f"scheduler={options.scheduler!r} trains agents side by side, and "
+            f"{components.config.env} runs on the host for one at a time: use scheduler='none'"
+        )
     static = [d.name for d in space.dimensions if not (d.traced and all(map(_number, d.choices)))]
     if static:
         raise ConfigError(
@@ -210,7 +217,10 @@ def result_of(
         name: float(x.mean()) if np.isfinite(x).all() else None for name, x in found.items()
     }
     if score is None:
-        status, known = "failed", known | {"why": f"no episode ended that {options.score[0]} counts"}
+        status, known = (
+            "failed",
+            known | {"why": f"no episode ended that {options.score[0]} counts"},
+        )
     return Result(number, setting, status, score, scores, measured, **known)
 
 

@@ -11,14 +11,9 @@ from support.peaks import Peak
 from purejaxppo import ConfigError, PPOConfig, make_learner
 from purejaxppo.components import make_components
 from purejaxppo.sweeps.dimensions import Dimension, Space
+from purejaxppo.sweeps.evolution import drawn, evolution_of, exploit, perturbed
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.pbt import (
-    drawn,
-    evolution_of,
-    exploit,
-    make_population,
-    perturbed,
-)
+from purejaxppo.sweeps.pbt import make_population
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, num_minibatches=2, num_epochs=2, hidden_sizes=(4,),
@@ -30,6 +25,7 @@ SPACE = Space((
     Dimension("gamma", choices=(0.5, 0.9, 0.99)),
     Dimension("env_params.rank", 1, 8, integer=True),
 ))  # fmt: skip
+COMPONENTS = make_components(CONFIG, env=Peak())
 POPULATION, LENGTHS = 8, (2, 2, 2, 3)
 HOW = dict(population=POPULATION, evolve_every=2 * 8, replaced=0.25, perturb=1.3, resample=0.3)
 
@@ -44,7 +40,7 @@ def output(run):
     return run(jax.random.key(3))
 
 
-# -- exploit and explore -----------------------------------------------------------------------------
+# -- exploit and explore -------------------------------------------------------------------------
 
 
 def test_the_worst_become_the_best():
@@ -105,7 +101,7 @@ def test_a_step_multiplies_and_stays_in_range(dimension, value, up, down):
 def test_generations_are_whole_updates_and_the_last_has_what_is_left():
     def lengths(**how):
         options = SweepOptions(scheduler="pbt", **how)
-        return evolution_of(CONFIG, SPACE, options).lengths
+        return evolution_of(COMPONENTS, SPACE, options).lengths
 
     assert lengths(evolve_every=16) == LENGTHS
     assert lengths(evolve_every=17) == (3, 3, 3)
@@ -113,7 +109,7 @@ def test_generations_are_whole_updates_and_the_last_has_what_is_left():
     assert lengths() == (1,) * 9
 
 
-# -- one program ---------------------------------------------------------------------------------------
+# -- one program ---------------------------------------------------------------------------------
 
 
 def plain_loop(key):
@@ -225,7 +221,7 @@ def test_the_best_setting_is_found():
 
 
 def test_who_takes_over_is_the_parent_in_all_but_its_key():
-    evolution = evolution_of(CONFIG, SPACE, SweepOptions(scheduler="pbt", population=8))
+    evolution = evolution_of(COMPONENTS, SPACE, SweepOptions(scheduler="pbt", population=8))
     learner = make_learner(CONFIG, env=Peak())
     state = jax.vmap(learner.init)(jax.random.split(jax.random.key(0), 8))
     values = evolution.begin(jax.random.key(1))
@@ -233,11 +229,9 @@ def test_who_takes_over_is_the_parent_in_all_but_its_key():
     after, changed, parents = evolution.evolve(jax.random.key(2), state, values, scores)
     assert set(np.asarray(parents)[:2]) <= {6, 7}
     np.testing.assert_array_equal(parents[2:], range(2, 8))
-    np.testing.assert_array_equal(
-        jax.random.key_data(after.key), jax.random.key_data(state.key)
-    )
+    np.testing.assert_array_equal(jax.random.key_data(after.key), jax.random.key_data(state.key))
     for name in ("params", "opt_state", "normalizers", "env_state", "obs", "step"):
-        before = jax.tree.map(lambda x: x[parents], getattr(state, name))  # noqa: B023
+        before = jax.tree.map(lambda x: x[parents], getattr(state, name))
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), before)
     # the settings are its own again
     for name, column in changed.items():
