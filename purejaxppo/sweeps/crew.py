@@ -102,6 +102,7 @@ def compile_agents(
     values: Mapping[str, Any],
     options: SweepOptions,
     announce: Callable[[str], None],
+    begins: bool = True,
 ) -> Programs:
     """Compiles the programs of agents that train side by side, in turns where memory is short.
 
@@ -110,6 +111,7 @@ def compile_agents(
         values: [S], by name.
         options: of the sweep, whose devices are shared out among them.
         announce: called with the name of each phase as it begins.
+        begins: agents are to begin with them, rather than to go on.
 
     Returns:
         The programs, which are called with the agents' own values.
@@ -123,7 +125,9 @@ def compile_agents(
     plan = plan_of(components, agents, devices)
     spread, own = spread_over(components, plan.mesh, SEEDS), own_of(values, components.env_params)
     hyper = components.config.hyperparams()
-    return compile_run(spread, agents, components.config, hyper, announce, plan.at_once, own)
+    return compile_run(
+        spread, agents, components.config, hyper, announce, plan.at_once, own, begins
+    )
 
 
 def advance(

@@ -28,7 +28,6 @@ from purejaxppo.sweeps.crew import (
     own_of,
     place_state,
     result_of,
-    rows_of,
 )
 from purejaxppo.sweeps.evolution import Evolution, evolution_of
 from purejaxppo.sweeps.options import SweepOptions
@@ -37,7 +36,7 @@ from purejaxppo.sweeps.space import Dimension, Space
 from purejaxppo.sweeps.trials import Result, Setting
 from purejaxppo.sweeps.written import Folder, save, write_results, written_run
 from purejaxppo.tuning import compiled_for
-from purejaxppo.types import LearnerState, Metrics
+from purejaxppo.types import Metrics
 
 RUN = "runs/0000"
 LINEAGE = "lineage.jsonl"
@@ -231,7 +230,7 @@ def plain_setting(dimensions: Sequence[Dimension], values: dict[str, float]) -> 
     for d in dimensions:
         value = values[d.name]
         if d.choices:
-            setting[d.name] = min(d.choices, key=lambda x: abs(np.float32(x) - value))  # noqa: B023
+            setting[d.name] = min(d.choices, key=lambda x: abs(np.float32(x) - value))
         else:
             setting[d.name] = int(value) if d.integer else float(str(np.float32(value)))
     return setting

@@ -78,9 +78,7 @@ def written_run(
         writer.release()
 
 
-def save(
-    writer: RunWriter, state: LearnerState, updates: int, more: Mapping[str, PyTree]
-) -> None:
+def save(writer: RunWriter, state: LearnerState, updates: int, more: Mapping[str, PyTree]) -> None:
     """Writes a checkpoint of agents.
 
     Args:

@@ -15,7 +15,6 @@ from support.several import environment
 
 from purejaxppo import ConfigError, PPOConfig, load_agents
 from purejaxppo.components import make_components
-from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.sweeps import population as module
 from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.evolution import evolution_of
@@ -37,9 +36,7 @@ OPTIONS = SweepOptions(scheduler="pbt", population=8, evolve_every=16, seed=3)
 
 
 def study(folder=None):
-    return SimpleNamespace(
-        folder=folder, results={}, run_dir=lambda name: folder and folder / name
-    )
+    return SimpleNamespace(folder=folder, results={}, run_dir=lambda name: folder and folder / name)
 
 
 def train(where, options=OPTIONS, space=SPACE):
