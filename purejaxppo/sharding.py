@@ -74,7 +74,8 @@ def shard_environments(
             f"mesh has the axes {list(mesh.shape)}, and none named {ENVS!r}: use "
             "make_mesh(devices=2)"
         )
-    learner, _, specs = spread_over(components, mesh)
+    spread = spread_over(components, mesh)
+    learner, specs = spread.learner, spread.specs
     here = partial(jax.shard_map, mesh=mesh, check_vma=False)
     init = here(learner.init, in_specs=P(), out_specs=specs)
     update = here(learner.update, in_specs=(specs, P(), P(), P()), out_specs=(specs, P()))
@@ -94,11 +95,13 @@ class Spread(NamedTuple):
         learner: what each device does, to be called inside `shard_map`.
         mesh: the devices.
         specs: where on the mesh each array of the state is.
+        env_params: of the environments, where `learner` is given no others.
     """
 
     learner: Learner
     mesh: Mesh
     specs: LearnerState
+    env_params: EnvParams
 
 
 def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
@@ -126,7 +129,7 @@ def spread_over(components: Components, mesh: Mesh, *lead: str) -> Spread:
         parts = components._replace(vectorize=partial(components.vectorize, mesh=mesh))
         whole = learner_of(parts, ENVS, devices)
     learner = whole._replace(init=here(whole.init), update=here(whole.update))
-    return Spread(learner, mesh, specs)
+    return Spread(learner, mesh, specs, components.env_params)
 
 
 def check_spread(components: Components, mesh: Mesh) -> None:

@@ -88,15 +88,19 @@ def evaluate(argv: Sequence[str]) -> int:
     from purejaxppo.runs.agents import load_components
     from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
     from purejaxppo.runs.plan import seeds_played_at_once
+    from purejaxppo.runs.vary import kept_own
 
-    # all agents of the run play the same first states, side by side
+    # all agents of the run play the same first states, side by side, each in its environment
     components, agents = load_components(options.run, options.weights)
+    own = kept_own(options.run, components.env_params)
     play, close = evaluate_of(components, options.episodes, options.sampled)
     key = jax.random.fold_in(jax.random.key(options.seed), NOT_FOR_TRAINING)
     try:
         at_once = seeds_played_at_once(components, agents, options.episodes)
-        together = spread_seeds(lambda one: play(one, key), at_once=at_once)
-        evaluation = jax.jit(together)(agents)
+        together = spread_seeds(
+            lambda one: play(one[0], key, one[1].params(components.env_params)), at_once=at_once
+        )
+        evaluation = jax.jit(together)((agents, own._replace(hyper={})))
         evaluation = jax.tree.map(np.asarray, evaluation)
     finally:
         if close is not None:

@@ -1,26 +1,27 @@
-"""A page of runs that is written anew while they go on."""
+"""A page of runs or studies that is written anew while they go on."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from purejaxppo.cli.signals import saying
 from purejaxppo.errors import ConfigError
-from purejaxppo.report.page import make_page, reloaded, write_page
-from purejaxppo.report.results import read_all
+from purejaxppo.report.markup import reloaded, write_page
 
 
-def watch(runs: Sequence[str], path: Path, seconds: float, overwrite: bool) -> None:
-    """Writes the page of runs again and again, until none of them goes on.
+def watch(
+    look: Callable[[], tuple[str, bool]], path: Path, seconds: float, overwrite: bool
+) -> None:
+    """Writes a page again and again, until nothing of what it shows goes on.
 
     A browser that shows the page reloads it as often, up to the last one, which no more says that
     it is to be reloaded.
 
     Args:
-        runs: run folders, or folders of runs, in which new ones may begin.
+        look: gives the page as it is now, and whether something on it goes on.
         path: the page.
         seconds: from one time to the next.
         overwrite: whether the page may exist before the first time.
@@ -37,9 +38,8 @@ def watch(runs: Sequence[str], path: Path, seconds: float, overwrite: bool) -> N
         return f"{what}: {path} is not written anew any more"
 
     while True:
-        found = read_all(runs)
-        last = make_page(found, path.parent)
-        if all(run.state != "running" for run in found):
+        last, going_on = look()
+        if not going_on:
             break
         write_page(path, reloaded(last, seconds), overwrite)
         if not announced:

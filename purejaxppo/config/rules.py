@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from purejaxppo.bounds import NOT_NEGATIVE, Bound, check_value
@@ -134,13 +134,23 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 def check_effects(config: Any, kind: type) -> None:
     """Raises ConfigError for the first field that is set and has no effect."""
-    for field in dataclasses.fields(kind):
+    for field, effect in without_effect(config, kind):
         value = getattr(config, field.name)
-        if value == field.default:
-            continue
+        if value != field.default:
+            raise ConfigError(
+                f"{field.name}={shown(value)} has no effect here: use it with {effect.words}, "
+                f"or leave it at {field.default!r}"
+            )
+
+
+def without_effect(config: Any, kind: type) -> Iterator[tuple[dataclasses.Field[Any], Effect]]:
+    """Yields the fields of a dataclass that change nothing, each with the effect that it lacks.
+
+    Args:
+        config: has an attribute for each field.
+        kind: whose fields.
+    """
+    for field in dataclasses.fields(kind):
         for effect in field.metadata.get("when", ()):
             if not effect.applies(config):
-                raise ConfigError(
-                    f"{field.name}={shown(value)} has no effect here: use it with {effect.words}, "
-                    f"or leave it at {field.default!r}"
-                )
+                yield field, effect

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import html
 import os
-import string
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +20,13 @@ from purejaxppo.report.aggregate import (
 )
 from purejaxppo.report.curves import CAUTION, few_seeds
 from purejaxppo.report.differences import FIELDS, changes, defaults_of
+from purejaxppo.report.markup import Html, cards_of, joined, table, tag, titled, whole_page
 from purejaxppo.report.overview import UNKNOWN, number
 from purejaxppo.report.plots import inline_svg
 from purejaxppo.report.results import Results, by_env, labels, train_command
-from purejaxppo.run_folder.files import read_bytes, write_new
+from purejaxppo.run_folder.files import read_bytes
 
 ENVS_IN_A_TITLE = 3
-ROWS_SHOWN = 12  # longer tables are folded
 SHARES = np.array([0.25, 0.5, 0.75, 0.9, 1.0])  # of the way from the lowest to the highest return
 
 
@@ -55,36 +53,9 @@ def make_page(runs: Sequence[Results], folder: Path) -> str:
     ]
 
     title = ", ".join(groups) if len(groups) <= ENVS_IN_A_TITLE else f"{len(groups)} environments"
-    template = Path(__file__).with_name("page.html").read_text("utf-8")
     agents = sum(run.seeds for run in runs)
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}, {agents} agent{'s' * (agents > 1)}"
-    body = joined(tag("h1", title), tag("p", count, class_="soft"), *parts)
-    return string.Template(template).substitute(title=html.escape(title), body=body)
-
-
-def reloaded(text: str, seconds: float) -> str:
-    """Returns a page that browsers reload.
-
-    Args:
-        text: see `make_page`.
-        seconds: after which they do.
-    """
-    meta = tag("meta", http_equiv="refresh", content=f"{seconds:g}")
-    return text.replace("<title>", f"{meta}\n<title>", 1)
-
-
-def write_page(path: Path, text: str, overwrite: bool) -> None:
-    """Writes a page, whole or not at all.
-
-    Args:
-        path: the file.
-        text: see `make_page`; names of files in it may hold bytes that are no text.
-        overwrite: whether it may exist.
-
-    Raises:
-        ConfigError: it exists and may not, or it cannot be written.
-    """
-    write_new(path, overwrite, lambda file: file.write(text.encode("utf-8", "replace")))
+    return whole_page(title, count, parts)
 
 
 def _overview(named: Sequence[tuple[Results, str, str]]) -> Html:
@@ -157,11 +128,7 @@ def _cards(run: Results) -> Html:
         ("compiled in", f"{compiled} s", f"then ran {ran} s"),
         ("device", f"{device['count']} {device['kind']}", begun),
     ]
-    drawn = []
-    for name, value, more in cards:
-        lines = [tag("p", name), tag("p", value, class_="value"), tag("p", more)]
-        drawn.append(tag("div", *lines, class_="card"))
-    return tag("div", *drawn, class_="cards")
+    return cards_of(cards)
 
 
 def _picture(runs: Sequence[Results]) -> Html:
@@ -259,44 +226,3 @@ def _interval(returns: np.ndarray) -> str:
 def _speed(run: Results) -> str:
     speed = run.summary["steps_per_second"] if run.summary else None
     return UNKNOWN if speed is None else f"{speed:,.0f}"
-
-
-# -- markup: all that is not HTML yet is escaped ---------------------------------------------------
-
-
-class Html(str):
-    """Text that is HTML already, and is not escaped again."""
-
-
-def tag(name: str, *children: object, **attributes: str) -> Html:
-    """Returns an element; children that are not `Html`, and attributes, are escaped.
-
-    Args:
-        name: of the element.
-        *children: in their order, side by side.
-        **attributes: `class_` stands for class, `http_equiv` for http-equiv.
-    """
-    named = {name.rstrip("_").replace("_", "-"): x for name, x in attributes.items()}
-    given = "".join(f' {name}="{html.escape(x)}"' for name, x in named.items())
-    end = "" if name in ("img", "meta") else f"</{name}>"
-    return Html(f"<{name}{given}>{joined(*children)}{end}")
-
-
-def joined(*children: object) -> Html:
-    """Returns children without an element around them."""
-    return Html("".join(c if isinstance(c, Html) else html.escape(str(c)) for c in children))
-
-
-def table(head: Sequence[object], rows: Iterable[Sequence[object]], kind: str = "numbers") -> Html:
-    """Returns a table of rows below a head; its kind is numbers or text."""
-    lines = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
-    top = tag("thead", tag("tr", *(tag("th", cell) for cell in head)))
-    return tag("div", tag("table", top, tag("tbody", *lines), class_=kind), class_="scroll")
-
-
-def titled(title: str, head: Sequence[object], rows: Sequence[Sequence[object]]) -> Html:
-    """Returns a table below a title; folded if it is long."""
-    whole = table(head, rows)
-    if len(rows) > ROWS_SHOWN:
-        whole = tag("details", tag("summary", f"{len(rows)} rows"), whole)
-    return tag("div", tag("h3", title), whole)

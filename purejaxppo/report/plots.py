@@ -6,7 +6,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -84,7 +84,7 @@ def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
     """
     # the file is written within the style too: some of it counts only then
     (curve,) = learning_curves([(metrics, config.batch_size)])
-    with _style():
+    with style():
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.subplots()
         _draw_curve(axes, curve, color=COLORS[0])
@@ -92,7 +92,7 @@ def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
         axes.set_title(f"{config.env} ({_seeds(len(curve.returns))})")
         _caution(axes, len(curve.returns) in FEW)
         _finish(axes, axes.xaxis, NO_EPISODE if np.isnan(curve.mean).all() else "")
-        write_whole(path, lambda file: _save(figure, file, path.suffix))
+        write_whole(path, lambda file: save(figure, file, path.suffix))
 
 
 def plot_runs(
@@ -119,7 +119,7 @@ def plot_runs(
     """
     groups = by_env(runs)
     single = single or drawn.metric not in RETURNS
-    with _style():
+    with style():
         size = (7 if single else 10, 3.9 * len(groups))
         figure = Figure(figsize=size, layout="constrained")
         rows = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
@@ -128,7 +128,7 @@ def plot_runs(
             row.suptitle(title if title and len(groups) == 1 else env)
         if title and len(groups) > 1:
             figure.suptitle(title, weight="bold")
-        write_new(path, overwrite, lambda file: _save(figure, file, path.suffix))
+        write_new(path, overwrite, lambda file: save(figure, file, path.suffix))
 
 
 def inline_svg(runs: Sequence[Results], title: str) -> str:
@@ -141,13 +141,27 @@ def inline_svg(runs: Sequence[Results], title: str) -> str:
     Returns:
         The element `<svg>`.
     """
+    return svg_of(lambda figure: _draw_env(figure, runs), (10, 3.9), title)
+
+
+def svg_of(draw: Callable[[Figure], object], size: tuple[float, float], title: str) -> str:
+    """Draws an SVG element in a page's colours: its text's for `INK`, `--accent` for the first.
+
+    Args:
+        draw: `(figure)`, draws on it.
+        size: inches.
+        title: for those who cannot see it.
+
+    Returns:
+        The element `<svg>`.
+    """
     # lines and words are drawn in a colour that stands for the one of the page
     inked = dict.fromkeys(INKED, INK)
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     file = io.BytesIO()
-    with _style({**inked, "grid.alpha": 0.15, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(10, 3.9), layout="constrained")
-        _draw_env(figure, runs)
+    with style({**inked, "grid.alpha": 0.15, "svg.fonttype": "none"}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
 
     # the size is the page's business: of the head, only the box stays
@@ -254,13 +268,24 @@ def _words(metric: str) -> str:
     return f"{words.removeprefix('eval ')} of evaluations" if metric[:5] == "eval_" else words
 
 
-def _save(figure: Figure, file: IO[bytes], suffix: str) -> None:
+def save(figure: Figure, file: IO[bytes], suffix: str) -> None:
+    """Writes a figure; within `style`, as some of it counts only then.
+
+    Args:
+        figure: what is drawn.
+        file: open for bytes.
+        suffix: .png, .svg or .pdf.
+    """
     figure.savefig(file, format=suffix[1:], dpi=120, metadata=METADATA[suffix])
 
 
 @contextmanager
-def _style(more: Mapping[Any, Any] | None = None) -> Iterator[None]:
-    """Sets the style within the block; a script that the font lacks is no reason to warn."""
+def style(more: Mapping[Any, Any] | None = None) -> Iterator[None]:
+    """Sets the style within the block; a script that the font lacks is no reason to warn.
+
+    Args:
+        more: settings of matplotlib over those of the style.
+    """
     with matplotlib.rc_context({**STYLE, **(more or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield

@@ -47,7 +47,7 @@ def begun_in(run_dir: str | Path) -> bool:
     Raises:
         ConfigError: it cannot be looked into.
     """
-    return is_run(run_dir) or bool(_names_in(Path(run_dir)))
+    return is_run(run_dir) or bool(names_in(Path(run_dir)))
 
 
 def check_free(run_dir: str | Path, resume: bool = False) -> None:
@@ -62,7 +62,7 @@ def check_free(run_dir: str | Path, resume: bool = False) -> None:
     """
     path = given_path(run_dir)
     others = [
-        name for name in _names_in(path)
+        name for name in names_in(path)
         if name != LOCK and not (resume and _is_beginning(path / name))
     ]  # fmt: skip
     if os.path.lexists(path) and (not os.path.isdir(path) or others):
@@ -78,15 +78,23 @@ def _is_beginning(path: Path) -> bool:
     return path.name == "run.json" or left_over(path, BEGINNING)
 
 
-def _names_in(path: Path) -> list[str]:
-    """Returns the names in a folder; none if there is no folder."""
+def names_in(path: Path, what: str = "run") -> list[str]:
+    """Returns the names in a folder; none if there is no folder.
+
+    Args:
+        path: the folder.
+        what: it is of, a run or a study.
+
+    Raises:
+        ConfigError: it cannot be looked into.
+    """
     try:
         return os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise ConfigError(
-            f"run folder {str(path)!r} cannot be read ({error.strerror}): name another"
+            f"{what} folder {str(path)!r} cannot be read ({error.strerror}): name another"
         ) from error
 
 
@@ -104,27 +112,59 @@ def create_run_dir(run_dir: str | Path | None, env: str, resume: bool = False) -
     Raises:
         ConfigError: the folder that is named is not empty, or cannot be made.
     """
-    if run_dir is not None:
-        check_free(run_dir, resume)
-        path = given_path(run_dir)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"run folder {str(path)!r} cannot be made: {error}") from error
-        return path
+    if run_dir is None:
+        return next_folder(Path("runs"), env)
+    check_free(run_dir, resume)
+    return make_folder(given_path(run_dir))
 
-    # making the folder is what claims its name: two runs that begin together get two numbers
+
+def make_folder(path: Path, what: str = "run") -> Path:
+    """Makes a folder that is named, and those above it, unless they are there.
+
+    Args:
+        path: the folder.
+        what: it is of, a run or a study.
+
+    Returns:
+        The same.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{what} folder {str(path)!r} cannot be made: {error}") from error
+    return path
+
+
+def next_folder(parent: Path, env: str, what: str = "run") -> Path:
+    """Makes the next folder `<env>-<date>-<n>` that is free.
+
+    Args:
+        parent: where.
+        env: name of the environment.
+        what: it is of, a run or a study.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    # making the folder is what claims its name: two that begin together get two numbers
     stem = f"{folder_stem(env)}-{datetime.date.today().isoformat()}"
     n = 1
     while True:
-        path = Path("runs") / f"{stem}-{n}"
+        path = parent / f"{stem}-{n}"
         try:
             path.mkdir(parents=True)
         except FileExistsError:
             n += 1
         except OSError as error:
             raise ConfigError(
-                f"run folder {str(path)!r} cannot be made ({error}): name another with --run-dir"
+                f"{what} folder {str(path)!r} cannot be made ({error}): name another with "
+                f"--{what}-dir"
             ) from error
         else:
             return path

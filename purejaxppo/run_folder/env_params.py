@@ -69,6 +69,31 @@ def with_params(values: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
     return jax.tree_util.tree_unflatten(structure, decoded)
 
 
+def numbers_in(params: EnvParams) -> dict[str, int | float]:
+    """Returns the single numbers that parameters hold, by name: those that can be set or varied.
+
+    Args:
+        params: of an environment.
+
+    Returns:
+        Python's numbers; one inside of a part is named part.name.
+    """
+    found = {}
+    for where, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if _is_plain(leaf) and np.shape(leaf) == () and np.asarray(leaf).dtype.kind != "b":
+            found[name_of(where)] = np.asarray(leaf).item()
+    return found
+
+
+def name_of(where: Any) -> str:
+    """Returns what a number in the parameters of an environment is called.
+
+    Args:
+        where: its path, as `jax.tree_util` gives it.
+    """
+    return jax.tree_util.keystr(where, simple=True, separator=".")
+
+
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the numbers alone, to be compared: 7, 7.0 and an array of it are the same.
 

@@ -12,14 +12,13 @@ import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, TypeVar
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.paths import cannot_write, new_file
 from purejaxppo.run_folder.schemas import misfit, parse_json, parse_row
 
-if TYPE_CHECKING:  # records of JAX: a list of runs is printed without it
-    from purejaxppo.types import Row
+T = TypeVar("T")
 
 OPENS_FOLDERS = os.name != "nt"
 BLOCK = 2**16  # bytes that are read at a time from the end of a file
@@ -213,17 +212,18 @@ def read_json(path: Path, declared: Any) -> Any:
     return value
 
 
-def read_lines(path: Path) -> Iterator[tuple[bytes, Row]]:
-    """Yields the rows of a file of JSON Lines, None for numbers that were not finite.
+def read_lines(path: Path, parse: Callable[[bytes], T]) -> Iterator[tuple[bytes, T]]:
+    """Yields what stands in the lines of a file of JSON Lines.
 
     Args:
-        path: the file; one that does not exist has no rows.
+        path: the file; one that does not exist has no lines.
+        parse: reads one, such as `parse_row`; raises ValueError where it is none.
 
     Yields:
-        Each row behind its line, but for a last one that was cut short.
+        Each line and what it says, but for a last one that was cut short.
 
     Raises:
-        ConfigError: the file cannot be read, or a line of it is no row.
+        ConfigError: the file cannot be read, or a line of it says something else.
     """
     if not os.path.lexists(path):
         return
@@ -232,10 +232,26 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, Row]]:
             if not line.endswith(b"\n"):  # cut short by a kill
                 return
             try:
-                row = parse_row(line)
+                value = parse(line)
             except ValueError as error:
                 raise damaged_line(path, number, error) from error
-            yield line, row
+            yield line, value
+
+
+def rows_up_to(path: Path, step: int) -> Iterator[bytes]:
+    """Yields the lines of a file of rows, up to a step.
+
+    Args:
+        path: the file; one that does not exist has none.
+        step: the last one whose rows are wanted.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line of it is no row.
+    """
+    for line, row in read_lines(path, parse_row):
+        if row["step"] > step:
+            return
+        yield line
 
 
 def lines_from_end(path: Path) -> Iterator[bytes]:
@@ -284,32 +300,30 @@ def damaged_line(path: Path, number: int, what: object) -> ConfigError:
 
 
 class JsonLinesFile:
-    """A file of JSON Lines that grows while a run goes on: rows in the order of their steps.
+    """A file of JSON Lines that grows, such as one of rows in the order of their steps.
 
     There is never a torn row between others. What cannot be written is kept, and written with what
     comes next.
 
     Args:
-        path: the file; rows that it has already stay, up to `step`.
-        step: the last one to keep; those after it will be written again.
+        path: the file.
+        kept: the first of its lines, which stay, read from it now; what stands behind them is cut
+            off, and will be written again.
 
     Raises:
         OSError: it cannot be opened.
-        ConfigError: a row in it cannot be read, or it is a link: what is cut off would be cut from
+        ConfigError: a line in it cannot be read, or it is a link: what is cut off would be cut from
             another file.
     """
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, kept: Iterable[bytes]):
         self._path, self._pending, self._end = path, b"", 0
         if os.path.lexists(path):
             if not _is_regular(path) or path.lstat().st_nlink > 1:
                 raise ConfigError(
                     f"{str(path)!r} is a link, or no file: put a copy of the file in its place"
                 )
-            for line, row in read_lines(path):
-                if row["step"] > step:
-                    break
-                self._end += len(line)
+            self._end = sum(map(len, kept))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # where there is such a thing
             flags |= getattr(os, name, 0)
@@ -324,7 +338,7 @@ class JsonLinesFile:
         except OSError as error:
             return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
-    def write(self, rows: Iterable[Row]) -> None:
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows.
 
         Args:
@@ -355,7 +369,7 @@ class JsonLinesFile:
         self._file.close()
 
 
-def _encode_row(row: Row) -> bytes:
+def _encode_row(row: Mapping[str, Any]) -> bytes:
     """Returns a row as a line of JSON, null for what is not finite."""
     try:
         text = json.dumps(row, allow_nan=False)

@@ -1,10 +1,10 @@
-"""Run folders below a folder."""
+"""Run folders and studies below a folder."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from purejaxppo.errors import ConfigError
@@ -18,22 +18,61 @@ MARKS = {
 """Names in a run folder; each by itself may be that of something else."""
 
 
+STUDY, TRIALS = "study.json", "trials.jsonl"
+"""Files of a study: what is swept, and what has come of it."""
+
+
+def is_study(folder: Path) -> bool:
+    """Says whether a folder holds a study that has begun.
+
+    Args:
+        folder: it need not exist.
+    """
+    return os.path.lexists(folder / STUDY) and any(
+        os.path.lexists(folder / name) for name in (TRIALS, LOCK)
+    )
+
+
 def find_runs(folder: Path) -> list[Path]:
     """Finds the run folders in a folder and below it, damaged ones and such that have not begun.
+
+    Args:
+        folder: where to look; hidden folders and links in it are passed over, and studies below
+            it, whose runs are those of programs, not of trials.
+
+    Returns:
+        Them, in the order of their names, in which run-10 comes after run-9.
+    """
+    # two of the names: a config.toml alone may be anybody's
+    found = [
+        where for where, names in _folders(folder)
+        if len(MARKS.intersection(names)) > 1 and not is_study(where)
+    ]  # fmt: skip
+    return sorted(found, key=_in_order)
+
+
+def find_studies(folder: Path) -> list[Path]:
+    """Finds the studies in a folder and below it, but for those within another one.
 
     Args:
         folder: where to look; hidden folders and links in it are passed over.
 
     Returns:
-        Them, in the order of their names, in which run-10 comes after run-9.
+        Them, in the order of their names, in which study-10 comes after study-9.
     """
-    found = []
-    for where, folders, files in os.walk(folder):
-        # two of the names: a config.toml alone may be anybody's
-        if len(MARKS.intersection(folders + files)) > 1:
-            found.append(Path(where))
-        folders[:] = [name for name in folders if name[0] != "." and name != "checkpoints"]
+    found = [folder] if is_study(folder) else [x for x, _ in _folders(folder) if is_study(x)]
     return sorted(found, key=_in_order)
+
+
+def _folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yields a folder and those below it, with the names in each, but for what studies hold."""
+    for text, folders, files in os.walk(folder):
+        where = Path(text)
+        yield where, folders + files
+        inside = is_study(where) and where != folder
+        folders[:] = [
+            name for name in folders if not (inside or name[0] == "." or name == "checkpoints")
+        ]
 
 
 def _in_order(path: Path) -> list[tuple[int, str]]:

@@ -16,16 +16,17 @@ PATIENCE = 0.2  # seconds: who only looks whether the folder is taken has it for
 
 
 class FolderLock:
-    """A run folder taken for this run, until it is released or the process dies, however it dies.
+    """A folder taken for this run or study, until it is released or the process dies in any way.
 
     Args:
-        folder: the run folder, which exists.
+        folder: the folder, which exists.
+        what: it is of, a run or a study.
 
     Raises:
         ConfigError: another process or thread has it, or nothing can be written there.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, what: str = "run"):
         self._path = folder / LOCK
         # a lock of its own, also within this process, whichever thread lets go of it
         self._lock = FileLock(self._path, timeout=PATIENCE, thread_local=False)
@@ -39,7 +40,8 @@ class FolderLock:
         except (OSError, NotImplementedError) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"run folder {str(folder)!r} cannot be written ({why}): name another with --run-dir"
+                f"{what} folder {str(folder)!r} cannot be written ({why}): name another with "
+                f"--{what}-dir"
             ) from error
 
     def taken_over(self) -> bool:

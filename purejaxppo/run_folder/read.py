@@ -22,7 +22,13 @@ from purejaxppo.run_folder.files import (
     read_lines,
 )
 from purejaxppo.run_folder.paths import given_path
-from purejaxppo.run_folder.schemas import ActingFile, RunFile, SummaryFile, wrong_column
+from purejaxppo.run_folder.schemas import (
+    ActingFile,
+    RunFile,
+    SummaryFile,
+    parse_row,
+    wrong_column,
+)
 
 if TYPE_CHECKING:
     from purejaxppo.types import Metrics, Row
@@ -121,7 +127,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         ConfigError: the file cannot be read, or a line of it is no row.
     """
-    return (row for _, row in read_lines(path))
+    return (row for _, row in read_lines(path, parse_row))
 
 
 def read_metrics(run_dir: str | Path, updates: int | None = None) -> Metrics:

@@ -49,6 +49,7 @@ class ActingFile(TypedDict):
     options: NotRequired[dict[str, Any]]
     created: NotRequired[str]
     init_from: NotRequired[dict[str, Any]]  # the agents that it was begun with, see Beginning
+    vary: NotRequired[dict[str, list[float]]]  # settings that agents have of their own, see fit
     earlier_timesteps: NotRequired[list[int]]  # its totals before it was made longer
 
 
@@ -83,6 +84,7 @@ class SummaryFile(TypedDict):
     device: NotRequired[str]
     own: NotRequired[dict[str, str]]
     init_from: NotRequired[str]
+    vary: NotRequired[dict[str, list[float]]]
 
 
 class CheckpointAbout(RunFile):

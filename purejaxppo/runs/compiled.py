@@ -22,6 +22,7 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.parallel import SEEDS, in_turns, place, platform_of, shardings_of, side_by_side
 from purejaxppo.processes import process_count
+from purejaxppo.runs.vary import ALIKE, Own
 from purejaxppo.sharding import Spread
 from purejaxppo.tuning import compiled_for, compiler_options, platform_in_use
 from purejaxppo.types import Array, LearnerState, Metrics
@@ -38,9 +39,10 @@ class Programs(NamedTuple):
     """A run, compiled ahead of time; every leaf has a leading axis of seeds.
 
     Attributes:
-        init: `(keys [S]) -> state`.
+        init: `(keys [S]) -> state`, or `(keys [S], own)` with other values of the seeds' own.
         run_chunk: `(state, n) -> (state, metrics)`, n updates, whose metrics are the first n of
-            [S, the most updates of a chunk]. The state is donated; n may differ from call to call.
+            [S, the most updates of a chunk]; or `(state, n, own)`. The state is donated; n may
+            differ from call to call.
         template: the state in shapes and dtypes.
         metrics: those of a chunk in shapes and dtypes.
         mesh: the devices that seeds and environments are spread over.
@@ -48,8 +50,8 @@ class Programs(NamedTuple):
         at_once: how many seeds of a device are computed together; None: all that it has.
     """
 
-    init: Callable[[jax.Array], LearnerState]
-    run_chunk: Callable[[LearnerState, int], tuple[LearnerState, Metrics]]
+    init: Callable[..., LearnerState]
+    run_chunk: Callable[..., tuple[LearnerState, Metrics]]
     template: Any
     metrics: Any
     mesh: Mesh
@@ -106,6 +108,7 @@ def compile_run(
     hyper: Hyperparams | None = None,
     announce: Callable[[str], None] = unheard,
     at_once: int | None = None,
+    own: Own = ALIKE,
 ) -> Programs:
     """Compiles the programs of a run.
 
@@ -116,20 +119,22 @@ def compile_run(
         hyper: its hyperparameters; None: those of the configuration.
         announce: called with the name of each phase as it begins: tracing, compiling.
         at_once: how many seeds of a device are computed together; None: all that it has.
+        own: what each seed has of its own.
 
     Returns:
         The programs.
     """
     given = place(given_to(config, hyper), spread.mesh, P())
+    own = place(own, spread.mesh, P(SEEDS))
     with compiled_for(platform_of(spread.mesh)):
         announce("tracing")
-        init, chunk = lower_run(spread, seeds, given, at_once)
+        init, chunk = lower_run(spread, seeds, given, at_once, own)
         announce("compiling")
         # what is given stays on the devices from call to call
         start, run_chunk = compiled(init), compiled(chunk)
     return Programs(
-        lambda keys: start(keys, given),
-        lambda state, length: run_chunk(state, length, given),
+        lambda keys, own=own: start(keys, given, own),
+        lambda state, length, own=own: run_chunk(state, length, given, own),
         init.out_info,
         chunk.out_info[1],
         spread.mesh,
@@ -161,7 +166,7 @@ def given_to(config: PPOConfig, hyper: Hyperparams | None = None) -> Given:
 
 
 def lower_run(
-    spread: Spread, seeds: int, given: Given, at_once: int | None = None
+    spread: Spread, seeds: int, given: Given, at_once: int | None = None, own: Own = ALIKE
 ) -> tuple[Any, Any]:
     """Traces the programs of a run.
 
@@ -170,47 +175,55 @@ def lower_run(
         seeds: S.
         given: what the run is given beside its keys.
         at_once: how many seeds of a device are computed together; None: all that it has.
+        own: what each seed has of its own, or its shapes.
 
     Returns:
-        `(keys, given) -> state` and `(state, n, given) -> (state, metrics)`, lowered.
+        `(keys, given, own) -> state` and `(state, n, given, own) -> (state, metrics)`, lowered.
     """
-    learner, mesh, specs = spread
+    learner, mesh, specs, env_params = spread
     most = most_updates(seeds)
 
-    def init(keys, given):
-        return side_by_side(lambda key: learner.init(key, given.hyper), at_once)(keys)
+    def init(keys, given, own):
+        def one(seed):
+            key, own = seed
+            return learner.init(key, own.hyperparams(given.hyper), own.params(env_params))
 
-    def run_chunk(state, length, given):
-        def update(state, _):
-            return learner.update(state, given.hyper, num_updates=given.updates)
+        return side_by_side(one, at_once)((keys, own))
+
+    def run_chunk(state, length, given, own):
+        def update(state, own):
+            hyper, params = own.hyperparams(given.hyper), own.params(env_params)
+            return learner.update(state, hyper, params, given.updates)
 
         def one(i, loop):
             # within a loop of unknown length, XLA copies the state of every loop in it at each
             # step; within one of length 1 in between, it does not (2% of the time of CartPole-v1)
-            state, metrics = jax.lax.scan(update, loop[0], length=1)
-            return state, jax.tree.map(lambda b, m: b.at[i].set(m[0]), loop[1], metrics)
+            state, all_metrics, own = loop
+            state, metrics = jax.lax.scan(lambda x, _: update(x, own), state, length=1)
+            return state, jax.tree.map(lambda b, m: b.at[i].set(m[0]), all_metrics, metrics), own
 
         # the places of all metrics are made at once: with the states they are what every turn of
         # seeds finds and leaves behind
-        of_seed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
-        metrics = jax.eval_shape(update, of_seed, None)[1]
+        of_seed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (state, own))
+        metrics = jax.eval_shape(update, *of_seed)[1]
         empty = jax.tree.map(lambda m: jnp.zeros((len(state.step), most), m.dtype), metrics)
         together = side_by_side(lambda begun: jax.lax.fori_loop(0, length, one, begun))
-        return in_turns(together, (state, empty), at_once)
+        return in_turns(together, (state, empty, own), at_once)[:2]
 
     shard = partial(jax.shard_map, mesh=mesh, check_vma=False)
     by_seed, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
     keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=by_seed)
     start = jax.jit(
-        shard(init, in_specs=(P(SEEDS), P()), out_specs=specs), in_shardings=(by_seed, everywhere)
+        shard(init, in_specs=(P(SEEDS), P(), P(SEEDS)), out_specs=specs),
+        in_shardings=(by_seed, everywhere, by_seed),
     )
-    init_lowered = start.lower(keys, given)
+    init_lowered = start.lower(keys, given, own)
     chunk = jax.jit(
-        shard(run_chunk, in_specs=(specs, P(), P()), out_specs=(specs, P(SEEDS))),
-        donate_argnums=0, in_shardings=(shardings_of(mesh, specs), None, everywhere),
+        shard(run_chunk, in_specs=(specs, P(), P(), P(SEEDS)), out_specs=(specs, P(SEEDS))),
+        donate_argnums=0, in_shardings=(shardings_of(mesh, specs), None, everywhere, by_seed),
         out_shardings=(shardings_of(mesh, specs), NamedSharding(mesh, read_at())),
     )  # fmt: skip
-    return init_lowered, chunk.lower(init_lowered.out_info, 1, given)
+    return init_lowered, chunk.lower(init_lowered.out_info, 1, given, own)
 
 
 def compiled(lowered: Any) -> Any:

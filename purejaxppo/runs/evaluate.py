@@ -19,6 +19,7 @@ from purejaxppo.ppo.collectives import own_key
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.compiled import Programs
 from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.vary import ALIKE, Own
 from purejaxppo.types import Array, EnvParams, PyTree
 
 NOT_FOR_TRAINING = 2**31  # folded into keys, which are then not those that agents are trained with
@@ -41,7 +42,7 @@ def make_evaluate(
     env: CustomEnv = None,
     env_params: EnvParams = None,
     policy: CustomPolicy = None,
-) -> tuple[Callable[[Agents, Array], Evaluation], Callable[[], None] | None]:
+) -> tuple[Callable[..., Evaluation], Callable[[], None] | None]:
     """Makes evaluation a pure function: statistics frozen, episodes begun alike for equal keys.
 
     Args:
@@ -53,8 +54,8 @@ def make_evaluate(
         policy: the policy or network, if one was passed to training.
 
     Returns:
-        `evaluate(agents of one seed, key) -> Evaluation` (the key is consumed), and what closes
-        environments that run on the host (None without).
+        `evaluate(agents of one seed, key, env_params=None) -> Evaluation` (the key is consumed),
+        and what closes environments that run on the host (None without).
 
     Raises:
         ConfigError: see `components.make_components`; or there is no such number of episodes.
@@ -65,7 +66,7 @@ def make_evaluate(
 
 def evaluate_of(
     components: Components, episodes: int, sampled: bool = False, mesh: Mesh | None = None
-) -> tuple[Callable[[Agents, Array], Evaluation], Callable[[], None] | None]:
+) -> tuple[Callable[..., Evaluation], Callable[[], None] | None]:
     """Makes the evaluation of components that are built already.
 
     Args:
@@ -76,7 +77,8 @@ def evaluate_of(
             equally many on each; others are played on all of them.
 
     Returns:
-        `evaluate(agents of one seed, key) -> Evaluation`, and what closes environments, or None.
+        `evaluate(agents of one seed, key, env_params=None) -> Evaluation`, and what closes
+        environments, or None.
 
     Raises:
         ConfigError: there is no such number of episodes.
@@ -84,12 +86,13 @@ def evaluate_of(
     episodes = as_count("episodes", episodes, 16)
     spread = mesh if components.hosted and mesh is not None and mesh.shape[ENVS] > 1 else None
     share = -(-episodes // (1 if spread is None else spread.shape[ENVS]))
-    vec_env, params = components.vectorize(share, spread), components.env_params
+    vec_env = components.vectorize(share, spread)
 
     def whole(tree: PyTree) -> PyTree:
         return tree if spread is None else jax.lax.all_gather(tree, ENVS, tiled=True)
 
-    def evaluate(agents: Agents, key: Array) -> Evaluation:
+    def evaluate(agents: Agents, key: Array, env_params: EnvParams = None) -> Evaluation:
+        params = components.env_params if env_params is None else env_params
         # E first states, of which each device has its share
         actor = actor_of(components, agents, deterministic=not sampled)
         key_reset, key = jax.random.split(key)
@@ -130,7 +133,7 @@ def evaluate_of(
 
 @contextlib.contextmanager
 def compile_evaluate(
-    components: Components, options: FitOptions, programs: Programs
+    components: Components, options: FitOptions, programs: Programs, own: Own = ALIKE
 ) -> Iterator[Callable[[Agents], Evaluation] | None]:
     """Compiles the evaluation of all agents of a run ahead of time.
 
@@ -138,6 +141,7 @@ def compile_evaluate(
         components: of the run.
         options: how often, how many episodes, sampled or not.
         programs: of the run.
+        own: what each agent has of its own: it is evaluated in its own environment.
 
     Yields:
         `(agents) -> Evaluation`, None if none is wanted; its environments are closed afterwards.
@@ -149,11 +153,16 @@ def compile_evaluate(
         components, options.eval_episodes, options.eval_sampled, programs.mesh
     )
     key = jax.random.fold_in(jax.random.key(0), NOT_FOR_TRAINING)  # the same in every run
+
+    def one(seed):
+        agents, own = seed
+        return evaluate(agents, key, own.params(components.env_params))
+
+    own = programs.place(Own({}, own.env_params))
     try:
-        yield programs.compile(
-            spread_seeds(lambda agents: evaluate(agents, key), programs.mesh, programs.at_once),
-            Agents.of(programs.template),
-        )
+        together = spread_seeds(one, programs.mesh, programs.at_once)
+        program = programs.compile(together, (Agents.of(programs.template), own))
+        yield lambda agents: program((agents, own))
     finally:
         if close is not None:
             close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -24,6 +24,7 @@ from purejaxppo.components import (
     make_components,
 )
 from purejaxppo.config.purejaxrl import with_seeds
+from purejaxppo.config.rules import as_count
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.parallel import SEEDS
 from purejaxppo.processes import agree, is_first, of_first, on_all, together, whole
@@ -45,6 +46,7 @@ from purejaxppo.runs.options import FitOptions, Weights, fit_options
 from purejaxppo.runs.plan import Plan, plan_for
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.runs.summary import in_words, summarize
+from purejaxppo.runs.vary import ALIKE, Variation, read_vary
 from purejaxppo.runs.writer import RunWriter
 from purejaxppo.sharding import spread_over
 from purejaxppo.tuning import check_compiles
@@ -110,6 +112,7 @@ def fit(
     *,
     seeds: int = 1,
     seed: int = 0,
+    vary: Mapping[str, Sequence[float]] | None = None,
     devices: int | Literal["all"] | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
@@ -146,6 +149,10 @@ def fit(
             in it are the next two.
         seeds: agents trained side by side.
         seed: of the random key that every agent's is split from.
+        vary: settings that differ from those of `config`, K values of each hyperparameter by its
+            name, or of numbers of the environment as env_params.NAME. So many `seeds` are trained
+            of each setting, from the same keys, one setting behind the other: in what comes back,
+            agent k * seeds + i is seed i of setting k.
         devices: how many are used, or "all". Seeds are shared out among them first; where there
             are more devices than that, several have one agent together, each its share of num_envs.
             None: as many as can have an equal share of the seeds.
@@ -205,6 +212,15 @@ def fit(
     """
     check_compiles()
     config, keys = with_seeds(config, seeds=seeds, seed=seed)
+    components = make_components(
+        config, env=env, env_params=env_params, policy=policy, objective=objective,
+        advantage=advantage, optimizer=optimizer, schedule=schedule,
+    )  # fmt: skip
+    variation = None
+    if vary is not None:
+        count = as_count("seeds", keys.get("seeds", seeds), 1)
+        variation = read_vary(vary, components, count)
+        keys["seeds"] = count * variation.settings
     # a folder has a name, what is passed itself has that of its kind
     by_name = init_from is None or isinstance(init_from, str | PurePath)
     options = fit_options(
@@ -217,13 +233,9 @@ def fit(
             init_optimizer=init_optimizer,
         )
     )  # fmt: skip
-    components = make_components(
-        config, env=env, env_params=env_params, policy=policy, objective=objective,
-        advantage=advantage, optimizer=optimizer, schedule=schedule,
-    )  # fmt: skip
     given = None if by_name else init_from
     beginning = of_first(lambda: read_beginning(components, options, given, extra))
-    return fit_of(components, options, callbacks, about, extra, beginning)
+    return fit_of(components, options, callbacks, about, extra, beginning, variation=variation)
 
 
 def fit_of(
@@ -235,6 +247,7 @@ def fit_of(
     beginning: Beginning | None = None,
     announce: Callable[[str], None] = unheard,
     plan: Plan | None = None,
+    variation: Variation | None = None,
 ) -> FitResult:
     """Trains components that are built already, as `fit` does.
 
@@ -247,6 +260,7 @@ def fit_of(
         beginning: the agents to begin with; None: those of the keys.
         announce: called with the name of each phase as it begins: tracing, compiling, training.
         plan: of the run; None: it is made here, see `plan_of`.
+        variation: settings that agents have of their own; `options.seeds` counts all agents.
 
     Returns:
         States, metrics, times, and what went wrong on the way.
@@ -271,19 +285,21 @@ def fit_of(
         if learner.close is not None:
             stack.callback(learner.close)
         parts, plain = describe_custom(custom), to_plain(about or {})
-        writer = _begin_writing(components, options, callbacks, plain, parts, beginning)
+        vary = None if variation is None else variation.values
+        writer = _begin_writing(components, options, callbacks, plain, parts, beginning, vary)
         stack.callback(writer.release)
         stack.callback(writer.close)
 
         # everything is compiled before the first step, so that times are measured apart
         started = time.perf_counter()
-        programs = compile_run(spread, options.seeds, config, hyper, announce, plan.at_once)
-        with compile_evaluate(components, options, programs) as evaluate:
+        own = ALIKE if variation is None else variation.own(components.env_params)
+        programs = compile_run(spread, options.seeds, config, hyper, announce, plan.at_once, own)
+        with compile_evaluate(components, options, programs, own) as evaluate:
             compiled = time.perf_counter()
             # from here on a signal ends the run saved: before, there was nothing to save
             stop.begin()
             announce("training")
-            run = Run(config, options, programs, evaluate, writer, beginning)
+            run = Run(config, options, programs, evaluate, writer, beginning, variation)
             run.begin(learner)
             writer.callbacks.start(config, writer.folder)
             state = run.train(stop.received)
@@ -297,6 +313,7 @@ def fit_of(
             writer.problems.report(problem)
         known = {**plain, "own": parts, "run_dir": options.run_dir, "problems": writer.problems}
         known |= {} if beginning is None else {"init_from": beginning.words}
+        known |= {} if vary is None else {"vary": vary}
         summary = summarize(config, state, metrics, best, known, times)
         announce("writing the results")
         writer.write_results(metrics, summary, run.begun)
@@ -318,6 +335,7 @@ def _begin_writing(
     plain: dict[str, Any],
     parts: dict[str, str],
     beginning: Beginning | None,
+    vary: dict[str, list[float]] | None,
 ) -> RunWriter:
     """Makes the writer of a run; of several processes the first one has folder and callbacks.
 
@@ -328,16 +346,24 @@ def _begin_writing(
         plain: values to keep in `run.json`.
         parts: what was passed in place of what the configuration describes, in texts.
         beginning: the agents to begin with.
+        vary: settings that agents have of their own.
 
     Raises:
         ConfigError: the folder cannot be used, or another process would train something else.
     """
     config, given = components.config, components.custom.get("env_params")
-    ours = {**to_plain(config.to_dict()), **dataclasses.asdict(options), **parts, **versions()}
+    ours = {
+        **to_plain(config.to_dict()),
+        **dataclasses.asdict(options),
+        **parts,
+        **versions(),
+        "vary": vary,
+    }
     check_same_everywhere(ours)
     if not is_first():
         options, callbacks = dataclasses.replace(options, run_dir=None, resume=False), None
     called = callbacks_of(callbacks)
     kept = None if given is None else plain_params(given, components.default_params)
     record = None if beginning is None else beginning.record
-    return on_all(lambda: RunWriter(config, options, called, plain, parts, kept, record))
+    values = {"env_params": kept, "init_from": record, "vary": vary}
+    return on_all(lambda: RunWriter(config, options, called, plain, parts, values))

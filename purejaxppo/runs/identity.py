@@ -110,7 +110,13 @@ def check_same_run(
         ConfigError: it is another run; the first difference is named.
     """
     before, after = (
-        {**run["config"], **run.get("own", {}), "seeds": run["seeds"], "seed": run["seed"]}
+        {
+            **run["config"],
+            **run.get("own", {}),
+            "seeds": run["seeds"],
+            "seed": run["seed"],
+            "vary": run.get("vary"),
+        }
         for run in ({**saved, "config": to_plain(saved["config"])}, ours)
     )
     # parameters that are kept are compared by their numbers, not by how Python writes them

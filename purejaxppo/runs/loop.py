@@ -24,6 +24,7 @@ from purejaxppo.runs.beginning import Beginning
 from purejaxppo.runs.compiled import Programs
 from purejaxppo.runs.evaluate import Evaluation
 from purejaxppo.runs.options import FitOptions
+from purejaxppo.runs.vary import Variation
 from purejaxppo.runs.writer import CheckpointInfo, RunWriter
 from purejaxppo.types import Array, Learner, LearnerState, Metrics, PyTree
 
@@ -65,8 +66,9 @@ class Run:
         evaluate: Callable[[Agents], Evaluation] | None,
         writer: RunWriter,
         beginning: Beginning | None = None,
+        variation: Variation | None = None,
     ):
-        self._beginning = beginning
+        self._beginning, self._variation = beginning, variation
         self._config, self._options, self._programs = config, options, programs
         self._evaluate, self._writer = evaluate, writer
         self._eval_every, self._save_every = (
@@ -98,7 +100,10 @@ class Run:
         key = jax.random.key(self._options.seed)
         if restored is not None:
             key = jax.random.fold_in(key, restored[1].updates)
-        keys = jax.random.split(key, self._options.seeds)
+        if self._variation is None:
+            keys = jax.random.split(key, self._options.seeds)
+        else:
+            keys = self._variation.keys(key)
         if restored is None or learner.close is not None:
             self._state = self._programs.init(self._programs.place(keys))
             if restored is None and self._beginning is not None:

@@ -36,8 +36,8 @@ def summarize(
         state: the learners at the end, with a leading axis of seeds.
         metrics: every field [seeds, updates done].
         best: the agents that evaluations scored highest.
-        about: of the run: `run_dir`, `problems`, and `algorithm`, `own` and `init_from`, which are
-            left out where they say nothing.
+        about: of the run: `run_dir`, `problems`, and `algorithm`, `own`, `init_from` and `vary`,
+            which are left out where they say nothing.
         times: `resumed_at`, `compile_seconds` and `run_seconds`.
     """
     # a seed that ended no episode has no return, and does not count in the means
@@ -57,7 +57,7 @@ def summarize(
         measured = dict.fromkeys(measured)
     first, last = (
         {name: about[name] for name in names if about.get(name)}
-        for names in (["algorithm"], ["own", "init_from"])
+        for names in (["algorithm"], ["own", "init_from", "vary"])
     )
     return {
         "env": config.env,

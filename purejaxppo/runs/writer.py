@@ -22,7 +22,7 @@ from purejaxppo.run_folder.begin import (
     is_run,
     write_run,
 )
-from purejaxppo.run_folder.files import JsonLinesFile, remove_left_overs
+from purejaxppo.run_folder.files import JsonLinesFile, remove_left_overs, rows_up_to
 from purejaxppo.run_folder.lock import FolderLock
 from purejaxppo.run_folder.read import read_evaluations, read_metrics, read_whole_run
 from purejaxppo.run_folder.schemas import RunFile, misfit
@@ -66,8 +66,9 @@ class RunWriter:
         callbacks: what rows are passed to.
         about: plain values to put into `run.json` before all others.
         custom: what was passed in place of what `config` describes, see `describe_custom`.
-        env_params: those that were passed, if they are plain values, see `plain_params`.
-        init_from: which agents it begins with, see `Beginning`; None: with those of its keys.
+        values: what else makes it this run, None where it does not apply: `env_params` that were
+            passed, see `plain_params`; `init_from`, which agents it begins with, see `Beginning`;
+            `vary`, settings that its agents have of their own.
 
     Attributes:
         folder: the run folder, or None.
@@ -86,8 +87,7 @@ class RunWriter:
         callbacks: Sequence[Callback],
         about: Mapping[str, Any],
         custom: Mapping[str, str],
-        env_params: Mapping[str, Any] | None = None,
-        init_from: Mapping[str, Any] | None = None,
+        values: Mapping[str, Mapping[str, Any] | None],
     ):
         self.problems = Problems()
         self._config, self._keep = config, options.keep_checkpoints
@@ -99,8 +99,7 @@ class RunWriter:
             "seeds": options.seeds,
             "seed": options.seed,
             "own": custom,
-            **({} if env_params is None else {"env_params": env_params}),
-            **({} if init_from is None else {"init_from": dict(init_from)}),
+            **{name: dict(value) for name, value in values.items() if value is not None},
             "versions": versions(),
             "device": describe_device(),
         }
@@ -201,7 +200,8 @@ class RunWriter:
             remove_left_overs(place, names)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             with self.problems.attempt(name):
-                self._files[name] = JsonLinesFile(self.folder / name, step)
+                path = self.folder / name
+                self._files[name] = JsonLinesFile(path, rows_up_to(path, step))
 
     def logged_metrics(self, updates: int) -> Metrics:
         """Reads what was logged of the updates that were done before.

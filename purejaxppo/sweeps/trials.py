@@ -31,11 +31,14 @@ class Trial(NamedTuple):
         number: from 0, in the order in which settings are drawn.
         setting: what is varied, and nothing else.
         config: the whole configuration with it, but for `env_params`, which are not of it.
+        why: `PPOConfig` refuses the combination, in words: the trial has failed before it is
+            trained, and `config` is the sweep's own; None where it can be trained.
     """
 
     number: int
     setting: Setting
     config: PPOConfig
+    why: str | None = None
 
 
 class Result(NamedTuple):

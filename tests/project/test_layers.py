@@ -38,7 +38,7 @@ LAYERS = [
     ["run_folder"],
     ["report"],
     ["runs"],
-    ["export", "rendering"],
+    ["export", "rendering", "sweeps"],
     ["cli"],
 ]
 RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
@@ -72,7 +72,9 @@ ONE_IMPORTER = {
     "rendering.gif": "a file format",
     "rendering.playback": "an episode without a picture",
     "report.listing": "a table of text; what stands in it is found elsewhere",
+    "sweeps.outputs": "tables and files for others, of which a study itself reads none",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
+    "sweeps.ranges": "how values are written; which names they may have is another matter",
 }
 
 

@@ -20,7 +20,7 @@ from purejaxppo.errors import RunWarning
 from purejaxppo.report import plots
 from purejaxppo.run_folder import checkpoint, files
 from purejaxppo.run_folder.begin import create_run_dir
-from purejaxppo.run_folder.files import JsonLinesFile, write_whole
+from purejaxppo.run_folder.files import JsonLinesFile, rows_up_to, write_whole
 from purejaxppo.run_folder.read import read_metrics, read_rows
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.identity import describe_custom
@@ -404,8 +404,8 @@ def test_what_could_not_be_written_is_written_later(tmp_path, monkeypatch, whole
 
     original = JsonLinesFile.__init__
 
-    def init(self, path, step):
-        original(self, path, step)
+    def init(self, path, kept):
+        original(self, path, kept)
         self._file = Disk(self._file)
 
     monkeypatch.setattr(JsonLinesFile, "__init__", init)
@@ -646,7 +646,7 @@ def test_a_journal_begins_after_a_step(tmp_path):
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps({"step": step, "x": step / 3}) + "\n" for step in (1, 1, 2, 3)]
     path.write_text("".join(lines) + '{"step": 4, "x"')
-    journal = JsonLinesFile(path, 2)
+    journal = JsonLinesFile(path, rows_up_to(path, 2))
     journal.write([{"step": 3, "x": float("nan")}, {"step": 4, "x": float("inf"), "y": None}])
     journal.write([])
     journal.close()

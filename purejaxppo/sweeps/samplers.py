@@ -1,0 +1,142 @@
+"""Settings that are fixed by their number: grids, random ones, and Sobol's sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from purejaxppo.config.schema import PPOConfig
+from purejaxppo.errors import ConfigError
+from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.space import Space, trial_of
+from purejaxppo.sweeps.trials import Result, Trial
+
+TRIALS = 64
+"""Trials of a sweep that says no number."""
+
+
+class Source(Protocol):
+    """Where trials come from."""
+
+    def ask(self, count: int) -> list[Trial]:
+        """Returns the next trials, none of which was returned or told before.
+
+        Args:
+            count: how many at most.
+
+        Returns:
+            Fewer where fewer are left; none at the end.
+        """
+        ...
+
+    def tell(self, result: Result) -> None:
+        """Takes in what has come of a trial, of this process or of an earlier one.
+
+        Args:
+            result: of the trial.
+        """
+        ...
+
+
+class Numbered:
+    """Trials that depend on nothing but their number; those that are told are not asked again.
+
+    Args:
+        make: returns the trial of a number.
+        count: how many there are.
+    """
+
+    def __init__(self, make: Callable[[int], Trial], count: int):
+        self._make, self._left = make, dict.fromkeys(range(count))
+
+    def ask(self, count: int) -> list[Trial]:
+        """Returns the next trials; see `Source`.
+
+        Args:
+            count: how many at most.
+        """
+        numbers = list(self._left)[:count]
+        for number in numbers:
+            del self._left[number]
+        return [self._make(number) for number in numbers]
+
+    def tell(self, result: Result) -> None:
+        """Takes in that a trial is done.
+
+        Args:
+            result: of the trial.
+        """
+        self._left.pop(result.number, None)
+
+
+def drawn(space: Space, config: PPOConfig, options: SweepOptions) -> Source:
+    """Returns the trials of a grid, random ones, or those of Sobol's sequence.
+
+    Trial i of a seed is the same however many there are.
+
+    Args:
+        space: what is varied.
+        config: of the sweep.
+        options: `sampler`, `seed` and `trials`.
+
+    Returns:
+        A source of them.
+
+    Raises:
+        ConfigError: a grid of ranges; or another number of trials than a grid has points.
+    """
+    if options.sampler == "grid":
+        trials = _grid(space, config, options.trials)
+        return Numbered(lambda number: trials[number], len(trials))
+    count = TRIALS if options.trials is None else options.trials
+    place = (
+        _sobol(space, options.seed, count)
+        if options.sampler == "sobol"
+        else _random(space, options.seed)
+    )
+    return Numbered(lambda number: trial_of(number, space.at(place(number)), config), count)
+
+
+def _grid(space: Space, config: PPOConfig, count: int | None) -> list[Trial]:
+    """Returns one trial for each different combination of choices.
+
+    Args:
+        space: what is varied.
+        config: of the sweep.
+        count: how many were asked for; None: all.
+    """
+    # what has no effect in a combination is no difference
+    different = {}
+    for setting in space.grid():
+        trial = trial_of(0, setting, config)
+        different.setdefault(repr(trial.setting), trial)
+    trials = [trial._replace(number=i) for i, trial in enumerate(different.values())]
+    if count not in (None, len(trials)):
+        raise ConfigError(
+            f"trials={count} must be the {len(trials)} settings of the grid: leave it out, or use "
+            "sampler='random'"
+        )
+    return trials
+
+
+def _random(space: Space, seed: int) -> Callable[[int], list[float]]:
+    """Returns independent points of the unit cube by their number."""
+
+    def place(number: int) -> list[float]:
+        stream = np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
+        return stream.random(len(space.dimensions)).tolist()
+
+    return place
+
+
+def _sobol(space: Space, seed: int, count: int) -> Callable[[int], list[float]]:
+    """Returns the points of a scrambled Sobol sequence by their number."""
+    from scipy.stats import qmc
+
+    stream = np.random.default_rng(seed)  # `seed` is called so by SciPy 1.14 and later ones
+    sequence = qmc.Sobol(len(space.dimensions), seed=stream)  # pyright: ignore[reportCallIssue]
+    # a whole power of 2: SciPy warns of others, and no point depends on how many are drawn
+    points = sequence.random_base2((count - 1).bit_length())
+    return lambda number: points[number].tolist()
