@@ -28,12 +28,12 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.parallel import SEEDS, platform_of, shardings_of
 from purejaxppo.runs.compiled import Programs, compiled
+from purejaxppo.runs.vary import own_of
 from purejaxppo.sweeps.crew import (
     advance,
     columns_of,
     compile_agents,
     keys_of,
-    own_of,
     place_state,
     rows_of,
     scored,

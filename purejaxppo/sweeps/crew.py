@@ -7,22 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.components import Components
 from purejaxppo.errors import ConfigError
-from purejaxppo.hyperparams import BOUNDS
 from purejaxppo.parallel import SEEDS
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.runs.compiled import Programs, compile_run
 from purejaxppo.runs.plan import plan_of
-from purejaxppo.runs.vary import OF_THE_ENVIRONMENT, Own
+from purejaxppo.runs.vary import Own, own_of
 from purejaxppo.sharding import spread_over
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.trials import Result, Setting, Status
-from purejaxppo.types import Array, EnvParams, LearnerState, Metrics, PyTree
+from purejaxppo.types import Array, LearnerState, Metrics, PyTree
 
 RETURNS = ("final_return", "mean_return")
 """What agents are known by while they train."""
@@ -60,25 +58,6 @@ def check_schedulable(components: Components, space: Space, options: SweepOption
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def own_of(values: Mapping[str, Any], env_params: EnvParams) -> Own:
-    """Returns settings as programs take them.
-
-    Args:
-        values: [S], by name: a hyperparameter or `env_params.NAME`.
-        env_params: of the environment, whose numbers have the dtypes.
-    """
-    kinds = {
-        jax.tree_util.keystr(where): jnp.asarray(x).dtype
-        for where, x in jax.tree_util.tree_leaves_with_path(env_params)
-    }
-    hyper = {name: jnp.asarray(x, jnp.float32) for name, x in values.items() if name in BOUNDS}
-    inside = {
-        f".{name.removeprefix(OF_THE_ENVIRONMENT)}": x
-        for name, x in values.items() if name not in BOUNDS
-    }  # fmt: skip
-    return Own(hyper, {where: jnp.asarray(x).astype(kinds[where]) for where, x in inside.items()})
 
 
 def columns_of(settings: Sequence[Setting], seeds: int = 1) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from purejaxppo.components import Components
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.plan import plan_of
+from purejaxppo.runs.vary import own_of
 from purejaxppo.sweeps.asha import fill_places
 from purejaxppo.sweeps.crew import (
     advance,
@@ -29,7 +30,6 @@ from purejaxppo.sweeps.crew import (
     compile_agents,
     joined,
     keys_of,
-    own_of,
     place_state,
     rows_of,
     scored,
@@ -137,7 +137,7 @@ def _brackets(schedule: Schedule) -> Iterator[Result]:
 
 def _in_parts(schedule: Schedule, trials: Sequence[Trial]) -> Iterator[Result]:
     """Trains trials as one bracket, or as several where memory is short."""
-    size = len(trials)
+    size = max(1, len(trials))
     while size > 1:
         try:
             plan_of(schedule.components, size * schedule.options.seeds)

@@ -42,7 +42,7 @@ from purejaxppo.components import (
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.compiled import chunk_of, given_to, init_of
-from purejaxppo.sweeps.crew import own_of
+from purejaxppo.runs.vary import own_of
 from purejaxppo.sweeps.evolution import Evolution, evolution_of
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.space import read_space

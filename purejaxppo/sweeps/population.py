@@ -20,12 +20,12 @@ from purejaxppo.run_folder.files import write_whole
 from purejaxppo.run_folder.rows import metrics_rows
 from purejaxppo.runs.agents import Best
 from purejaxppo.runs.compiled import Programs, compiled, unheard
+from purejaxppo.runs.vary import own_of
 from purejaxppo.runs.writer import RunWriter
 from purejaxppo.sweeps.crew import (
     advance,
     compile_agents,
     joined,
-    own_of,
     place_state,
     result_of,
 )

@@ -181,7 +181,7 @@ class Schedule(NamedTuple):
             return
         name, seeds = f"runs/{trials[0].number:04d}", self.options.seeds
         run_dir = self.study.run_dir(name)
-        vary = {n: x[::seeds].tolist() for n, x in columns_of([t.setting for t in trials]).items()}
+        vary = {n: x.tolist() for n, x in columns_of([t.setting for t in trials]).items()}
         write_finished(self.components, state, history, self.options, run_dir, vary, sum(seconds))
         for i, trial in enumerate(trials):
             agents = agents_of([i], seeds)
