@@ -31,6 +31,12 @@ SEEDS, ENVS = "seeds", "envs"
 """Names of the mesh axes."""
 
 
+def cores() -> int:
+    """Returns how many processor cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def use_cores(seeds: int, devices: int | Literal["all"] | None = None) -> None:
     """Makes a device of each core that can have an equal share of the seeds.
 
@@ -45,15 +51,13 @@ def use_cores(seeds: int, devices: int | Literal["all"] | None = None) -> None:
     chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
     if chosen >= 1 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has its devices already
         if devices == "all":
-            count = cores
+            count = cores()
         elif devices is not None:
             count = max(1, devices // process_count())
         else:
-            count = _largest_share(seeds, cores)
+            count = _largest_share(seeds, cores())
         jax.config.update("jax_num_cpu_devices", count)
 
 

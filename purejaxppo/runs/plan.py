@@ -110,6 +110,36 @@ def _plan_on(
     )  # fmt: skip
 
 
+def seeds_that_fit(
+    components: Components,
+    seeds: int,
+    devices: int | Literal["all"] | None = None,
+    episodes: int = 0,
+    memory: int | None = None,
+) -> int:
+    """Finds how many seeds fit into memory side by side.
+
+    Args:
+        components: of the run.
+        seeds: at most so many are wanted.
+        devices: how many are asked for, see `make_mesh`.
+        episodes: of each evaluation; 0: there are none.
+        memory: bytes of each device; None: what it has.
+
+    Returns:
+        So many as are wanted, or fewer; 0: not even one.
+    """
+    mesh = make_mesh(seeds, devices)
+    check_spread(components, mesh)
+    with compiled_for(platform_of(mesh)):
+        shapes = shapes_of(components, mesh.shape[ENVS])
+        footprint = footprint_of(components, shapes, seeds, episodes)
+    memory = memory_of(mesh) if memory is None else memory
+    if memory is None:
+        return seeds
+    return min(seeds, footprint.most_seeds(memory) * mesh.shape[SEEDS])
+
+
 def plan_for(components: Components, options: FitOptions, memory: int | None = None) -> Plan:
     """Finds the sizes of the run that options describe, see `plan_of`.
 

@@ -13,6 +13,7 @@ from purejaxppo.components import Components
 from purejaxppo.config.coerce import coerce
 from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.hyperparams import BOUNDS, Hyperparams
+from purejaxppo.run_folder.env_params import name_of, numbers_in
 from purejaxppo.run_folder.files import damaged
 from purejaxppo.run_folder.paths import given_path
 from purejaxppo.run_folder.read import read_run
@@ -27,7 +28,7 @@ class Own(NamedTuple):
 
     Attributes:
         hyper: [S] float32, by field of `Hyperparams`.
-        env_params: [S], by path in the parameters of the environment.
+        env_params: [S], by name in the parameters of the environment, see `numbers_in`.
     """
 
     hyper: dict[str, Array] = {}  # noqa: RUF012 (never changed)
@@ -50,7 +51,7 @@ class Own(NamedTuple):
         if not self.env_params:
             return env_params
         return jax.tree_util.tree_map_with_path(
-            lambda where, x: self.env_params.get(jax.tree_util.keystr(where), x), env_params
+            lambda where, x: self.env_params.get(name_of(where), x), env_params
         )
 
 
@@ -65,13 +66,16 @@ def own_of(values: Mapping[str, Any], env_params: EnvParams) -> Own:
         values: [S], by name: a hyperparameter, or `env_params.NAME`; they may be traced.
         env_params: of the environment, whose numbers have the dtypes.
     """
-    leaves, own = _numbers_in(env_params), Own({}, {})
+    leaves = {
+        name_of(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(env_params)
+    }
+    own = Own({}, {})
     for name, each in values.items():
         if name in BOUNDS:
             own.hyper[name] = jnp.asarray(each, jnp.float32)
         else:
             where = name.removeprefix(OF_THE_ENVIRONMENT)
-            own.env_params[f".{where}"] = jnp.asarray(each, jnp.asarray(leaves[where]).dtype)
+            own.env_params[where] = jnp.asarray(each, jnp.asarray(leaves[where]).dtype)
     return own
 
 
@@ -128,7 +132,7 @@ def read_vary(vary: Mapping[str, Sequence[float]], components: Components, seeds
         raise ConfigError(
             f"vary={shown(vary)} must be values by name: use {{'learning_rate': [1e-4, 1e-3]}}"
         )
-    config, numbers = components.config, _numbers_in(components.env_params)
+    config, numbers = components.config, numbers_in(components.env_params)
     values: dict[str, list[float]] = {}
     for name, given in vary.items():
         where = str(name).removeprefix(OF_THE_ENVIRONMENT)
@@ -141,7 +145,7 @@ def read_vary(vary: Mapping[str, Sequence[float]], components: Components, seeds
             raise ConfigError(
                 f"vary has {name}, which is None in the configuration, and so switched off: set it"
             )
-        kind = float if not inside else type(np.asarray(numbers[where]).item())
+        kind = type(numbers[where]) if inside else float
         entries: Any = np.asarray(given).tolist() if hasattr(given, "dtype") else given
         if not (isinstance(entries, Sequence) and len(entries) and not isinstance(entries, str)):
             raise ConfigError(f"vary {name}={shown(given)} must be a list of numbers: use [1, 2]")
@@ -175,15 +179,3 @@ def kept_own(run_dir: str, env_params: EnvParams) -> Own:
         return Variation(values, run["seeds"] // max(lengths)).own(env_params)
     except (KeyError, ZeroDivisionError) as error:
         raise damaged(given_path(run_dir) / "run.json", f"vary has {error}") from error
-
-
-def _numbers_in(env_params: EnvParams) -> dict[str, Any]:
-    """Returns the single numbers in the parameters of an environment, by path without its dot."""
-    return {
-        jax.tree_util.keystr(where).removeprefix("."): leaf
-        for where, leaf in jax.tree_util.tree_leaves_with_path(env_params)
-        if isinstance(leaf, int | float | np.generic | np.ndarray | jax.Array)
-        and np.ndim(leaf) == 0
-        and not isinstance(leaf, bool)
-        and np.asarray(leaf).dtype.kind in "if"
-    }

@@ -36,7 +36,6 @@ from purejaxppo.sweeps.crew import (
     keys_of,
     place_state,
     rows_of,
-    scored,
 )
 from purejaxppo.sweeps.rungs import (
     Schedule,
@@ -45,6 +44,7 @@ from purejaxppo.sweeps.rungs import (
     restore,
     save,
     saved,
+    scores_of,
     share_of,
     take,
     tiled,
@@ -94,7 +94,7 @@ def plain(trial: Trial) -> list[Any]:
 def _read(schedule: Schedule, about: dict[str, Any]) -> list[Trial | None]:
     """Returns the trials of places that were written down; None where a place was empty."""
     config = schedule.components.config
-    return [None if t is None else Trial(*t, config) for t in about["trials"]]
+    return [None if t is None else Trial(t[0], t[1], config) for t in about["trials"]]
 
 
 class Places:
@@ -170,7 +170,7 @@ class Places:
             if self._done[i] in schedule.rungs:
                 rung, trial = schedule.rungs.index(int(self._done[i])), self._trials[i]
                 assert trial is not None
-                score = scored(self._logged(i), schedule.options.score[0], self._seeds)[0]
+                score = scores_of(self._logged(i), schedule.options)[0]
                 self._records[rung].append([trial.number, float(score)])
                 arrived.append((i, rung, trial))
 

@@ -18,8 +18,9 @@ from purejaxppo.runs.plan import plan_of
 from purejaxppo.runs.vary import Own, own_of
 from purejaxppo.sharding import spread_over
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.scores import mean_returns
 from purejaxppo.sweeps.space import Space
-from purejaxppo.sweeps.trials import Result, Setting, Status
+from purejaxppo.sweeps.trials import Setting
 from purejaxppo.types import Array, LearnerState, Metrics, PyTree
 
 RETURNS = ("final_return", "mean_return")
@@ -49,11 +50,12 @@ def check_schedulable(components: Components, space: Space, options: SweepOption
             f"scheduler={options.scheduler!r} trains one program, in which {', '.join(static)} "
             "cannot vary: leave it out of the space, or use scheduler='none'"
         )
-    if options.score[0] not in RETURNS:
-        raise ConfigError(
-            f"scheduler={options.scheduler!r} ranks agents while they train, and "
-            f"score={options.score[0]!r} is measured behind that: use score='final_return'"
-        )
+    for name in options.score:
+        if name not in RETURNS:
+            raise ConfigError(
+                f"scheduler={options.scheduler!r} ranks agents while they train, and "
+                f"score={name!r} is measured behind that: use score='final_return'"
+            )
 
 
 def _number(value: Any) -> bool:
@@ -154,8 +156,8 @@ def rows_of(tree: PyTree, rows: Any) -> PyTree:
     return jax.tree.map(lambda x: x[rows], tree)
 
 
-def measured_in(metrics: Metrics) -> dict[str, np.ndarray]:
-    """Measures agents by the episodes that they have ended.
+def returns_in(metrics: Metrics) -> dict[str, np.ndarray]:
+    """Returns what agents are known by while they train.
 
     Args:
         metrics: every field [S, updates so far], NumPy.
@@ -163,62 +165,7 @@ def measured_in(metrics: Metrics) -> dict[str, np.ndarray]:
     Returns:
         [S] float64 by name (see `Measure`), NaN where no episode ended.
     """
-    episodes = np.asarray(metrics.episodes, np.float64)
-    means = np.asarray(metrics.return_sum, np.float64) / np.maximum(episodes, 1)
-    ended = episodes > 0
-    counted = ended.sum(1)
-    mean = np.where(ended, means, 0.0).sum(1) / np.maximum(counted, 1)
-    return {
-        "final_return": final_returns(metrics),
-        "mean_return": np.where(counted > 0, mean, np.nan),
-    }
-
-
-def result_of(
-    number: int,
-    setting: Setting,
-    status: Status,
-    metrics: Metrics,
-    options: SweepOptions,
-    **known: Any,
-) -> Result:
-    """Makes the result of a trial from what its agents have logged.
-
-    Args:
-        number: of the trial.
-        setting: of the trial.
-        status: how it ended, unless it has no score.
-        metrics: of its agents, every field [seeds, updates], NumPy.
-        options: of the sweep.
-        **known: other fields of `Result`.
-    """
-    found = measured_in(metrics)
-    scores = [float(x) if np.isfinite(x) else None for x in found[options.score[0]]]
-    known_scores = [x for x in scores if x is not None]
-    score = float(np.mean(known_scores)) if len(known_scores) == len(scores) else None
-    measured = {
-        name: float(x.mean()) if np.isfinite(x).all() else None for name, x in found.items()
-    }
-    if score is None:
-        status, known = (
-            "failed",
-            known | {"why": f"no episode ended that {options.score[0]} counts"},
-        )
-    return Result(number, setting, status, score, scores, measured, **known)
-
-
-def scored(metrics: Metrics, name: str, seeds: int) -> np.ndarray:
-    """Scores settings that are in training.
-
-    Args:
-        metrics: of their agents, every field [K * seeds, updates so far], NumPy.
-        name: of the measure.
-        seeds: agents of each setting.
-
-    Returns:
-        [K] float64, the mean over the seeds; NaN where one has ended no episode.
-    """
-    return measured_in(metrics)[name].reshape(-1, seeds).mean(1)
+    return {"final_return": final_returns(metrics), "mean_return": mean_returns(metrics)}
 
 
 def place_state(programs: Programs, state: PyTree) -> LearnerState:

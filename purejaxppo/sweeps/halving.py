@@ -16,11 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from purejaxppo.bounds import MOST_SEEDS
 from purejaxppo.components import Components
-from purejaxppo.errors import ConfigError
 from purejaxppo.runs.compiled import unheard
-from purejaxppo.runs.plan import plan_of
+from purejaxppo.runs.plan import seeds_that_fit
 from purejaxppo.runs.vary import own_of
 from purejaxppo.sweeps.asha import fill_places
 from purejaxppo.sweeps.crew import (
@@ -32,7 +30,6 @@ from purejaxppo.sweeps.crew import (
     keys_of,
     place_state,
     rows_of,
-    scored,
 )
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.rungs import (
@@ -43,18 +40,16 @@ from purejaxppo.sweeps.rungs import (
     rungs_of,
     save,
     saved,
+    scores_of,
     share_of,
     take,
     tiled,
 )
-from purejaxppo.sweeps.samplers import Source
+from purejaxppo.sweeps.samplers import Source, asked_at_once
 from purejaxppo.sweeps.space import Space
+from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result, Trial
-from purejaxppo.sweeps.written import Folder
 from purejaxppo.types import Metrics
-
-LEARNING = {"tpe": 16, "cmaes": 16, "nsga2": 16}
-"""Trials of a batch, of samplers that learn from one for the next."""
 
 
 def train_halving(
@@ -62,7 +57,7 @@ def train_halving(
     components: Components,
     space: Space,
     options: SweepOptions,
-    study: Folder,
+    study: Study,
     announce: Callable[[str], None] = unheard,
 ) -> Iterator[Result]:
     """Trains trials as far as they are among the best: by halving, or `asha`.
@@ -126,9 +121,8 @@ def _brackets(schedule: Schedule) -> Iterator[Result]:
         else:  # they were taken up elsewhere
             yield from _in_parts(schedule, asked)
 
-    batch = schedule.options.batch or LEARNING.get(schedule.options.sampler, MOST_SEEDS)
     while True:
-        trials, failed = schedule.ask(batch)
+        trials, failed = schedule.ask(asked_at_once(schedule.options))
         yield from failed
         if not trials:
             return
@@ -137,13 +131,11 @@ def _brackets(schedule: Schedule) -> Iterator[Result]:
 
 def _in_parts(schedule: Schedule, trials: Sequence[Trial]) -> Iterator[Result]:
     """Trains trials as one bracket, or as several where memory is short."""
-    size = max(1, len(trials))
-    while size > 1:
-        try:
-            plan_of(schedule.components, size * schedule.options.seeds)
-            break
-        except ConfigError:
-            size = -(-size // 2)
+    if not trials:
+        return
+    options, wanted = schedule.options, len(trials) * schedule.options.seeds
+    most = seeds_that_fit(schedule.components, wanted, options.devices)
+    size = max(1, most // options.seeds)
     for first in range(0, len(trials), size):
         yield from _bracket(schedule, trials[first : first + size])
 
@@ -198,7 +190,7 @@ def _bracket(
             return
 
         # the best go on, and the others are told once that is on the disk
-        scores = scored(history, options.score[0], seeds)
+        scores = scores_of(history, options)
         numbers = [t.number for t in trials]
         kept = best_of(scores, numbers, share_of(len(trials), options.factor))
         stopped = [

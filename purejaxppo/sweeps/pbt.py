@@ -191,7 +191,7 @@ def population_of(
     """
     learner, env_params = learner_of(components), components.env_params
     given, lengths = given_to(components.config), evolution.lengths
-    length, most = lengths[0] if len(lengths) > 1 else lengths[-1], lengths[-1]
+    length, most = min(lengths), max(lengths)
     init, chunk = init_of(learner, env_params), chunk_of(learner, env_params, most)
 
     def run(key: Array) -> PopulationOutput:

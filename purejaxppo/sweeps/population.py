@@ -27,14 +27,16 @@ from purejaxppo.sweeps.crew import (
     compile_agents,
     joined,
     place_state,
-    result_of,
+    returns_in,
 )
 from purejaxppo.sweeps.evolution import Evolution, evolution_of
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.pbt import keys_of_population, last_of, mean_return
+from purejaxppo.sweeps.scores import scored
 from purejaxppo.sweeps.space import Dimension, Space
-from purejaxppo.sweeps.trials import Result, Setting
-from purejaxppo.sweeps.written import Folder, save, write_results, written_run
+from purejaxppo.sweeps.study import Study
+from purejaxppo.sweeps.trials import Result, Setting, Trial
+from purejaxppo.sweeps.written import save, write_results, written_run
 from purejaxppo.tuning import compiled_for
 from purejaxppo.types import Metrics
 
@@ -78,7 +80,7 @@ def train_population(
     components: Components,
     space: Space,
     options: SweepOptions,
-    study: Folder,
+    study: Study,
     announce: Callable[[str], None] = unheard,
 ) -> Iterator[Result]:
     """Trains a population; a study that was interrupted goes on from its last generation.
@@ -113,6 +115,8 @@ def train_population(
     run_dir = study.run_dir(RUN)
     with written_run(components, evolution.population, options, run_dir) as writer:
         lineage, metrics = _train(components, evolution, options, study, writer, announce)
+    for problem in writer.problems:
+        study.problems.report(f"{RUN}: {problem}")
     yield from (
         _result(i, evolution, lineage, metrics, components, options, run_dir is not None)
         for i in left
@@ -123,7 +127,7 @@ def _train(
     components: Components,
     evolution: Evolution,
     options: SweepOptions,
-    study: Folder,
+    study: Study,
     writer: RunWriter,
     announce: Callable[[str], None],
 ) -> tuple[Lineage, Metrics]:
@@ -160,14 +164,13 @@ def _train(
     writer.open(done * config.batch_size)
 
     begun, started = done, time.perf_counter()
-    length = lengths[0] if len(lengths) > 1 else lengths[-1]
     for number in range(first, len(lengths)):
         clock = time.perf_counter()
         key = jax.random.fold_in(keys[2], number)
         state, values, parents = evolve(key, state, values, scores)
         own = own_of(values, components.env_params)
         state, metrics = advance(programs, state, own, lengths[number])
-        scores = np.asarray(score(last_of(metrics, lengths[number], length)))
+        scores = np.asarray(score(last_of(metrics, lengths[number], min(lengths))))
 
         # rows, then the checkpoint, then what is made of it
         for name, column in values.items():
@@ -264,7 +267,7 @@ def lines_of(
 
 
 def _write_lineage(
-    study: Folder,
+    study: Study,
     writer: RunWriter,
     dimensions: Sequence[Dimension],
     lineage: Lineage,
@@ -312,8 +315,10 @@ def _result(
     setting = plain_setting(
         evolution.dimensions, {n: x[-1, number] for n, x in lineage.values.items()}
     )
-    return result_of(
-        number, setting, "done", own, options, steps=components.config.timesteps,
+    result = scored(
+        Trial(number, setting, components.config), returns_in(own), options.score,
+        steps=components.config.timesteps,
         seconds=float(lineage.seconds.sum()) / evolution.population,
-        run=RUN if kept else None, agents=[number], parent=taken[-1] if taken else None,
+        run=RUN if kept else None, agents=[number],
     )  # fmt: skip
+    return result._replace(parent=taken[-1] if taken else None)

@@ -16,17 +16,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from purejaxppo.components import Components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder import checkpoint
 from purejaxppo.runs.compiled import Programs
-from purejaxppo.sweeps.crew import columns_of, result_of, rows_of
+from purejaxppo.sweeps.crew import columns_of, returns_in, rows_of
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import Source
+from purejaxppo.sweeps.scores import failed as failed_trial
+from purejaxppo.sweeps.scores import scored
+from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result, Status, Trial
-from purejaxppo.sweeps.written import Folder, write_finished
+from purejaxppo.sweeps.written import write_finished
 from purejaxppo.types import Array, LearnerState, Metrics
 
 RUNGS = "rungs.npz"
@@ -60,7 +64,7 @@ def rungs_of(config: PPOConfig, options: SweepOptions) -> tuple[int, ...]:
     return (*sorted(n for n in found if n < config.num_updates), config.num_updates)
 
 
-def best_of(scores: Sequence[float], numbers: Sequence[int], count: int) -> list[int]:
+def best_of(scores: ArrayLike, numbers: Sequence[int], count: int) -> list[int]:
     """Finds the best trials.
 
     Args:
@@ -96,6 +100,19 @@ def agents_of(places: Sequence[int], seeds: int) -> np.ndarray:
     return (np.asarray(places, int)[:, None] * seeds + np.arange(seeds)).ravel()
 
 
+def scores_of(metrics: Metrics, options: SweepOptions) -> np.ndarray:
+    """Scores settings that are in training.
+
+    Args:
+        metrics: of their agents, every field [K * seeds, updates so far], NumPy.
+        options: of the sweep.
+
+    Returns:
+        [K] float64, the mean over the seeds; NaN where one has ended no episode.
+    """
+    return returns_in(metrics)[options.score[0]].reshape(-1, options.seeds).mean(1)
+
+
 take = jax.jit(rows_of)
 """Takes agents out of the state of many, as one program."""
 
@@ -118,7 +135,7 @@ class Schedule(NamedTuple):
     source: Source
     components: Components
     options: SweepOptions
-    study: Folder
+    study: Study
     announce: Callable[[str], None]
     rungs: tuple[int, ...]
 
@@ -139,8 +156,7 @@ class Schedule(NamedTuple):
                 break
             trials += [t for t in asked if t.why is None]
             failed += [
-                Result(t.number, t.setting, "failed", None, [], {}, 0, 0.0, why=t.why)
-                for t in asked if t.why is not None
+                failed_trial(t, t.why) for t in asked if t.why is not None
             ]  # fmt: skip
         return trials, failed
 
@@ -157,10 +173,10 @@ class Schedule(NamedTuple):
             **known: other fields of `Result`.
         """
         steps = history.episodes.shape[1] * self.components.config.batch_size
-        return result_of(
-            trial.number, trial.setting, status, history, self.options, steps=steps,
-            seconds=seconds, **known,
-        )  # fmt: skip
+        values = returns_in(history)
+        return scored(
+            trial, values, self.options.score, status=status, steps=steps, seconds=seconds, **known
+        )
 
     def finish(
         self,
@@ -194,7 +210,7 @@ class Schedule(NamedTuple):
 # -- going on --------------------------------------------------------------------------------------
 
 
-def save(study: Folder, state: LearnerState, history: Metrics, about: Mapping[str, Any]) -> None:
+def save(study: Study, state: LearnerState, history: Metrics, about: Mapping[str, Any]) -> None:
     """Writes down what goes on, if the study has a folder.
 
     Args:
@@ -208,7 +224,7 @@ def save(study: Folder, state: LearnerState, history: Metrics, about: Mapping[st
         checkpoint.save(study.folder / RUNGS, tree, about)
 
 
-def saved(study: Folder) -> dict[str, Any] | None:
+def saved(study: Study) -> dict[str, Any] | None:
     """Reads the plain values of what was written down.
 
     Args:
@@ -225,7 +241,7 @@ def saved(study: Folder) -> dict[str, Any] | None:
     return _load(study, {}, "about alone")[1]
 
 
-def restore(study: Folder, programs: Programs, agents: int, updates: int) -> Any:
+def restore(study: Study, programs: Programs, agents: int, updates: int) -> Any:
     """Reads the agents that were written down.
 
     Args:
@@ -251,7 +267,7 @@ def restore(study: Folder, programs: Programs, agents: int, updates: int) -> Any
     return _load(study, template)[0]
 
 
-def _load(study: Folder, template: Any, within: str = "") -> tuple[Any, dict[str, Any]]:
+def _load(study: Study, template: Any, within: str = "") -> tuple[Any, dict[str, Any]]:
     """Reads the file, all of it or the plain values alone."""
     assert study.folder is not None
     path = study.folder / RUNGS

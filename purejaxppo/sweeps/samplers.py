@@ -16,6 +16,26 @@ from purejaxppo.sweeps.trials import Result, Trial
 TRIALS = 64
 """Trials of a sweep that says no number."""
 
+LEARNING = ("tpe", "cmaes", "nsga2")
+"""Samplers that learn from what was tried."""
+
+PER_ASK = 16
+"""Trials that are asked for at once of what learns from those before."""
+
+MOST_TRIALS = 2**31
+
+
+def asked_at_once(options: SweepOptions) -> int:
+    """Returns how many trials are asked for at once, at most.
+
+    What learns from trials gives a few at a time, and what is shared leaves some to others.
+
+    Args:
+        options: `batch`, `sampler` and `storage` of them.
+    """
+    few = options.sampler in LEARNING or options.storage is not None
+    return options.batch or (PER_ASK if few else MOST_TRIALS)
+
 
 class Source(Protocol):
     """Where trials come from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from purejaxppo.components import Components
 from purejaxppo.run_folder.env_params import plain_params
@@ -16,26 +16,7 @@ from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.summary import summarize
 from purejaxppo.runs.writer import CheckpointInfo, RunWriter
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.trials import Result
 from purejaxppo.types import LearnerState, Metrics, PyTree
-
-
-class Folder(Protocol):
-    """What schedulers need of a study."""
-
-    @property
-    def folder(self) -> Path | None:
-        """Returns where the study is; None: nothing is written."""
-        ...
-
-    @property
-    def results(self) -> Mapping[int, Result]:
-        """Returns what was told already, by number of the trial."""
-        ...
-
-    def run_dir(self, name: str) -> Path | None:
-        """Returns where the run of a program goes; None: nowhere."""
-        ...
 
 
 @contextlib.contextmanager

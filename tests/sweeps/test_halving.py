@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,10 @@ from purejaxppo.sweeps.crew import advance
 from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.halving import train_halving
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.read import read_results
 from purejaxppo.sweeps.rungs import best_of, rungs_of
 from purejaxppo.sweeps.samplers import drawn
+from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Trial
 
 CONFIG = PPOConfig(
@@ -39,20 +40,19 @@ ASHA = SweepOptions(scheduler="asha", population=4, **HOW)
 AT = (2, 4, 8)  # updates at the rungs
 
 
-def study(folder=None):
-    return SimpleNamespace(folder=folder, results={}, run_dir=lambda name: folder and folder / name)
-
-
-def train(where, options, source=None):
-    """All results, told as they come."""
+def train(folder, options, source=None, told=()):
+    """All results of a study, told as they come."""
     source = source or drawn(SPACE, CONFIG, options)
-    for number in where.results:
-        source.tell(where.results[number])
-    for result in train_halving(source, COMPONENTS, SPACE, options, where):
-        assert result.number not in where.results
-        where.results[result.number] = result
-        source.tell(result)
-    return where.results
+    with Study.open(folder, CONFIG, SPACE, options) as study:
+        for result in told:
+            study.tell(result)
+        for result in study.results.values():
+            source.tell(result)
+        for result in train_halving(source, COMPONENTS, SPACE, options, study):
+            assert result.number not in study.results
+            study.tell(result)
+            source.tell(result)
+        return study.results
 
 
 def pay(setting):
@@ -75,7 +75,7 @@ def watched(module, options, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "advance", counted)
         patch.setattr(jax.stages.Lowered, "compile", compile)
-        return train(study(folder), options), updates, compilations
+        return train(folder, options), updates, compilations
 
 
 @pytest.fixture(scope="module")
@@ -236,22 +236,21 @@ def test_a_killed_study_goes_on(which, told, request, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "save", save)
     monkeypatch.setattr(module, "advance", counted)
-    killed = study(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train(killed, options)
-    for number in list(results)[: len(killed.results) + told]:  # in the order in which they come
-        killed.results[number] = results[number]
-    train(killed, options)
+        train(tmp_path, options)
+    before = read_results(tmp_path)
+    more = list(results)[len(before) : len(before) + told]  # in the order in which they come
+    killed = train(tmp_path, options, told=[results[number] for number in more])
     assert spent == updates
     for number, result in results.items():
-        assert killed.results[number]._replace(seconds=0) == result._replace(seconds=0)
+        assert killed[number]._replace(seconds=0) == result._replace(seconds=0)
     last = [r for r in results.values() if r.status == "done"][-1]
     paths = (f / last.run / "agents.npz" for f in (folder, tmp_path))
     one, two = (dict(np.load(path)) for path in paths)
     for key in one.keys() - {"manifest"}:
         np.testing.assert_array_equal(one[key], two[key], err_msg=key)
     # nothing is left
-    train(killed, options)
+    train(tmp_path, options)
     assert spent == updates
 
 
@@ -272,7 +271,7 @@ class Given:
 def test_trials_that_cannot_be_trained_have_failed():
     setting = {"env_params.height": 0.7, "learning_rate": 1e-3}
     trials = [Trial(n, setting, CONFIG, "of no use" if n % 2 else None) for n in range(24)]
-    results = train(study(), HALVING, Given(trials))
+    results = train(None, HALVING, Given(trials))
     found = [results[n].status for n in range(24)]
     # of equal ones those of the lower numbers go on
     assert found[::2] == ["done"] * 3 + ["stopped"] * 9 and found[1::2] == ["failed"] * 12
@@ -288,4 +287,8 @@ def test_trials_that_cannot_be_trained_have_failed():
 def test_what_cannot_be_halved_is_refused(scheduler, space, how, words):
     options = SweepOptions(scheduler=scheduler, **how)
     with pytest.raises(ConfigError, match=words):
-        list(train_halving(Given([]), COMPONENTS, space, options, study()))
+        list(
+            train_halving(
+                Given([]), COMPONENTS, space, options, Study.open(None, CONFIG, space, options)
+            )
+        )

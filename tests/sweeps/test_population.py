@@ -5,7 +5,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,6 +20,7 @@ from purejaxppo.sweeps.evolution import evolution_of
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.pbt import mean_return, population_of
 from purejaxppo.sweeps.population import ancestors, train_population
+from purejaxppo.sweeps.study import Study
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, num_minibatches=2, num_epochs=2, hidden_sizes=(4,),
@@ -35,19 +35,19 @@ COMPONENTS = make_components(CONFIG, env=Peak())
 OPTIONS = SweepOptions(scheduler="pbt", population=8, evolve_every=16, seed=3)
 
 
-def study(folder=None):
-    return SimpleNamespace(folder=folder, results={}, run_dir=lambda name: folder and folder / name)
-
-
-def train(where, options=OPTIONS, space=SPACE):
-    return list(train_population(COMPONENTS, space, options, where))
+def train(folder=None, options=OPTIONS, told=()):
+    """Results of a study, to which some may be told before."""
+    with Study.open(folder, CONFIG, SPACE, options) as study:
+        for result in told:
+            study.tell(result)
+        return list(train_population(COMPONENTS, SPACE, options, study))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A study that was not interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, train(study(folder))
+    return folder, train(folder)
 
 
 def lines(folder):
@@ -109,8 +109,8 @@ def test_an_interrupted_one_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "save", save)
     with pytest.raises(KeyboardInterrupt):
-        train(study(tmp_path))
-    again = train(study(tmp_path))
+        train(tmp_path)
+    again = train(tmp_path)
     assert calls == [2, 4, 6, 9]
     assert [r._replace(seconds=0) for r in again] == [r._replace(seconds=0) for r in results]
     assert lines(tmp_path) == lines(folder)
@@ -125,15 +125,13 @@ def test_an_interrupted_one_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
     one, two = (f / "runs/0000/metrics.jsonl" for f in (folder, tmp_path))
     assert one.read_text() == two.read_text()
 
-    # told already, nothing is left; not told, nothing is trained again
-    done = study(tmp_path)
-    done.results = {r.number: r for r in results}
-    assert train(done) == []
-    assert len(train(study(tmp_path))) == 8 and calls == [2, 4, 6, 9]
+    # what was not told is told, and nothing is trained again
+    assert [r.number for r in train(tmp_path, told=results[:5])] == [5, 6, 7]
+    assert train(tmp_path, told=results) == [] and calls == [2, 4, 6, 9]
 
 
 def test_nothing_is_written_without_a_folder(whole):
-    results = train(study())
+    results = train()
     assert [r.setting for r in results] == [r.setting for r in whole[1]]
     assert {r.run for r in results} == {None}
 
@@ -145,7 +143,7 @@ def test_nothing_is_written_without_a_folder(whole):
 def test_what_no_population_can_be_is_refused(how, words):
     options = SweepOptions(scheduler="pbt", **how)
     with pytest.raises(ConfigError, match=words):
-        train(study(), options)
+        train(None, options)
 
 
 @pytest.mark.slow
@@ -157,7 +155,7 @@ def test_agents_move_between_devices(whole, tmp_path):
         "import pathlib, test_population as t\n"
         "from purejaxppo import make_mesh\n"
         "assert make_mesh(8).shape['seeds'] == 2\n"
-        "t.train(t.study(pathlib.Path(sys.argv[1])))\n"
+        "t.train(pathlib.Path(sys.argv[1]))\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     subprocess.run(command, env=environment(2), check=True)

@@ -1,0 +1,150 @@
+"""Sweeps: settings are drawn, trained as few programs, and what comes of them is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from purejaxppo.config.rules import types_of
+from purejaxppo.config.schema import PPOConfig, as_config
+from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.runs.compiled import unheard
+from purejaxppo.runs.identity import describe_custom
+from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.samplers import Source, asked_at_once, drawn
+from purejaxppo.sweeps.space import Space, read_space, with_setting
+from purejaxppo.sweeps.study import Study
+from purejaxppo.sweeps.training import Trainer
+from purejaxppo.sweeps.trials import Result
+from purejaxppo.tuning import check_compiles
+
+PARTS = ("env", "env_params", "policy", "objective", "advantage", "optimizer", "schedule")
+"""What may take the place of what a configuration describes, see `fit`."""
+
+
+class SweepResult(NamedTuple):
+    """What a sweep has found.
+
+    Attributes:
+        results: of every trial that has ended, by number.
+        best: the configuration with the best score; None where none has one. Numbers of the
+            environment are in the setting of its result alone.
+        winner: its result.
+        folder: of the study, or None.
+        problems: what went wrong around the training, a line each.
+        stopped: number of the signal that ended it early, or None.
+    """
+
+    results: list[Result]
+    best: PPOConfig | None
+    winner: Result | None
+    folder: Path | None
+    problems: list[str]
+    stopped: int | None
+
+
+def sweep(
+    config: PPOConfig | Mapping[str, Any],
+    space: Space | Mapping[str, Any] | Sequence[str],
+    *,
+    announce: Callable[[str], None] = unheard,
+    on_result: Callable[[Result], None] | None = None,
+    **options: Any,
+) -> SweepResult:
+    """Trains many settings, and ranks them.
+
+    Settings that differ in traced values alone are agents of one compiled program, as many side by
+    side as fit into memory; others are compiled once for each shape. Each setting is trained as
+    `fit` would train it alone, with the same keys as every other.
+
+    Args:
+        config: what all settings have in common; a mapping is read by `PPOConfig.from_dict`.
+        space: what is varied, see `read_space`: {"learning_rate": "log:1e-4..1e-2",
+            "num_envs": [8, 16]}.
+        announce: called with what is done next, in a word or two.
+        on_result: called with every result, as trials end.
+        **options: fields of `SweepOptions` (trials, sampler, scheduler, seeds, score, study_dir,
+            ...); and `env`, `env_params`, `policy`, `objective`, `advantage`, `optimizer`,
+            `schedule` as `fit` takes them.
+
+    Returns:
+        Results, the best configuration, and where they are kept.
+
+    Raises:
+        ConfigError: an option, a name or a range that is none; or what `study_dir` holds is another
+            study.
+    """
+    known = types_of(SweepOptions)
+    for name in options:
+        if name not in known and name not in PARTS:
+            raise ConfigError(
+                f"unknown option {name!r} of sweep: {did_you_mean(name, [*known, *PARTS])}"
+            )
+    custom = {name: options.pop(name) for name in PARTS if name in options}
+    return sweep_of(config, space, SweepOptions(**options), custom, announce, on_result)
+
+
+def sweep_of(
+    config: PPOConfig | Mapping[str, Any],
+    space: Space | Mapping[str, Any] | Sequence[str],
+    options: SweepOptions,
+    custom: Mapping[str, Any] | None = None,
+    announce: Callable[[str], None] = unheard,
+    on_result: Callable[[Result], None] | None = None,
+) -> SweepResult:
+    """Trains many settings, as `sweep` does.
+
+    Args:
+        config: what all settings have in common.
+        space: what is varied.
+        options: of the sweep.
+        custom: what takes the place of what configurations describe.
+        announce: called with what is done next.
+        on_result: called with every result.
+
+    Returns:
+        See `sweep`.
+
+    Raises:
+        ConfigError: see `sweep`.
+    """
+    check_compiles()
+    config, custom = as_config(config), dict(custom or {})
+    space = read_space(space, config, custom.get("env_params"))
+    with Study.open(
+        options.study_dir, config, space, options, own=describe_custom(custom)
+    ) as study:
+        trainer = Trainer(options, study, custom, announce)
+        source = drawn(space, config, options)
+        for told in study.results.values():
+            source.tell(told)
+        for result in trained(source, trainer, options):
+            study.tell(result)
+            source.tell(result)
+            if on_result is not None:
+                on_result(result)
+        study.write()
+        winner = study.winner
+        best = None if winner is None else with_setting(config, winner.setting)
+        results = [study.results[number] for number in sorted(study.results)]
+        return SweepResult(results, best, winner, study.folder, [*study.problems], trainer.stopped)
+
+
+def trained(source: Source, trainer: Trainer, options: SweepOptions) -> Iterator[Result]:
+    """Trains trials of a source until there are no more, or a signal has ended it.
+
+    Args:
+        source: which is told what comes of them by whoever takes the results.
+        trainer: of the sweep.
+        options: say how many are asked for at once.
+
+    Yields:
+        What came of each.
+    """
+    count = asked_at_once(options)
+    while trainer.stopped is None:
+        trials = source.ask(count)
+        if not trials:
+            return
+        yield from trainer.train(trials)

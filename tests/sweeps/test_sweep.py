@@ -1,0 +1,249 @@
+"""Sweeps: each trial is what a run alone would be, each shape is compiled once, studies go on."""
+
+import jax
+import numpy as np
+import pytest
+
+from purejaxppo import ConfigError, PPOConfig, fit
+from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.runs import compiled as programs
+from purejaxppo.runs import plan
+from purejaxppo.sweeps import training
+from purejaxppo.sweeps.scores import mean_returns
+from purejaxppo.sweeps.shapes import by_shape, varied_in
+from purejaxppo.sweeps.space import read_space, trial_of
+from purejaxppo.sweeps.sweep import sweep
+
+CONFIG = PPOConfig(
+    num_envs=4, num_steps=32, total_timesteps=256, num_minibatches=2, num_epochs=1,
+    hidden_sizes=(8,),
+)  # fmt: skip
+SPACE = {"learning_rate": "log:1e-3..1e-1", "num_envs": [2, 4], "gamma": "0.9..0.99"}
+SWEEP = {"trials": 7, "seeds": 2, "seed": 5, "score": ("final_return", "mean_return", "evaluation")}
+
+
+@pytest.fixture(scope="module")
+def compilations():
+    """Counts what XLA is given to compile, by the text of the program."""
+    made = []
+    original = programs.compiled
+    patch = pytest.MonkeyPatch()
+
+    def counted(lowered):
+        kept = len(programs._kept)
+        program = original(lowered)
+        if len(programs._kept) != kept:
+            made.append(lowered)
+        return program
+
+    patch.setattr(programs, "compiled", counted)
+    programs._kept.clear()
+    yield made
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, compilations):
+    folder = tmp_path_factory.mktemp("swept") / "study"
+    result = sweep(CONFIG, SPACE, study_dir=folder, batch=2, **SWEEP)
+    return result, folder, len(compilations)
+
+
+def test_every_trial_has_a_result(swept):
+    result = swept[0]
+    assert [r.number for r in result.results] == [*range(7)]
+    assert {r.status for r in result.results} == {"done"}
+    assert {r.setting["num_envs"] for r in result.results} == {2, 4}
+
+
+def test_each_shape_is_compiled_once(swept):
+    """Beginning, chunk and evaluation of two shapes, in four runs of two settings at most."""
+    result, _, compiled = swept
+    assert len({r.run for r in result.results}) >= 4
+    assert compiled == 2 * 3
+
+
+@pytest.mark.parametrize("number", [0, 6])
+def test_a_trial_is_what_a_run_alone_would_be(swept, number):
+    result = swept[0].results[number]
+    alone = fit(
+        CONFIG.replace(**result.setting), seeds=2, seed=5, eval_every=CONFIG.total_timesteps
+    )
+    metrics = alone.metrics
+    expected = {
+        "final_return": final_returns(metrics),
+        "mean_return": np.nanmean(
+            np.where(metrics.episodes > 0, metrics.return_sum / np.maximum(metrics.episodes, 1), np.nan), 1
+        ),
+        "evaluation": alone.best.returns,
+    }  # fmt: skip
+    np.testing.assert_allclose(result.scores, expected["final_return"], rtol=1e-5)
+    for name, values in expected.items():
+        np.testing.assert_allclose(result.measured[name], np.mean(values), rtol=1e-5)
+    assert result.score == result.measured["final_return"] == pytest.approx(np.mean(result.scores))
+
+
+def test_the_best_is_the_one_with_the_highest_score(swept):
+    result = swept[0]
+    best = max(result.results, key=lambda r: r.score)
+    assert result.winner == best
+    assert result.best == CONFIG.replace(**best.setting)
+
+
+def test_the_same_command_goes_on(swept, compilations):
+    result, folder, _ = swept
+    before = len(compilations)
+    again = sweep(CONFIG, SPACE, study_dir=folder, batch=2, **SWEEP)
+    assert again.results == result.results and len(compilations) == before
+    more = sweep(CONFIG, SPACE, study_dir=folder, batch=2, **{**SWEEP, "trials": 8})
+    assert more.results[:7] == result.results and len(more.results) == 8
+
+
+def test_a_run_that_was_stopped_goes_on_as_it_was_begun(tmp_path, monkeypatch):
+    """With more trials than before: those that were begun together are trained together."""
+    one = {"learning_rate": "log:1e-3..1e-1"}
+    whole = sweep(CONFIG, one, trials=4, seed=5, study_dir=tmp_path / "whole")
+
+    fit_of, left = training.fit_of, []
+
+    def stopped(*args, **kwargs):
+        left.append(args)
+        return fit_of(*args, **kwargs)._replace(stopped=2)
+
+    monkeypatch.setattr(training, "fit_of", stopped)
+    cut = sweep(CONFIG, one, trials=3, seed=5, study_dir=tmp_path / "cut")
+    assert cut.stopped == 2 and not cut.results and cut.best is None
+    monkeypatch.setattr(training, "fit_of", fit_of)
+    gone_on = sweep(CONFIG, one, trials=4, seed=5, study_dir=tmp_path / "cut")
+    assert [r.agents for r in gone_on.results] == [[0], [1], [2], [0]]
+    assert {r.run for r in gone_on.results} == {"runs/0000", "runs/0003"}
+    np.testing.assert_allclose(
+        [r.score for r in gone_on.results], [r.score for r in whole.results], rtol=1e-5
+    )
+
+
+def test_what_does_not_fit_into_memory_is_trained_in_parts(monkeypatch):
+    monkeypatch.setattr(training, "seeds_that_fit", lambda *args: 3)
+    parts = []
+    fit_of = training.fit_of
+
+    def noted(components, options, **kwargs):
+        parts.append((options.seeds, kwargs["about"]["trials"]))
+        return fit_of(components, options, **kwargs)
+
+    monkeypatch.setattr(training, "fit_of", noted)
+    result = sweep(CONFIG, {"learning_rate": "log:1e-3..1e-1"}, trials=5)
+    # five in parts of three at most: two of three, the last place of the second taken twice
+    assert parts == [(3, [0, 1, 2]), (3, [3, 4])]
+    assert [r.agents for r in result.results] == [[0], [1], [2], [0], [1]]
+
+
+def test_seeds_that_fit_are_those_that_the_plan_admits():
+    from purejaxppo.components import make_components
+
+    components = make_components(CONFIG)
+    one = plan.plan_of(components).bytes_per_device
+    memory = 10 * one
+    most = plan.seeds_that_fit(components, 10_000, 1, memory=memory)
+    assert 10 < most < 10_000
+    plan.plan_of(components, most, 1, memory=memory)
+    with pytest.raises(ConfigError, match="memory"):
+        plan.plan_of(components, 2 * most, 1, memory=memory)
+    assert plan.seeds_that_fit(components, 3, 1, memory=memory) == 3
+
+
+# -- without training -----------------------------------------------------------------------------
+
+
+def trials(space, count=8):
+    space = read_space(space, CONFIG)
+    rng = np.random.default_rng(0)
+    return [trial_of(i, space.at(rng.random(len(space.names))), CONFIG) for i in range(count)]
+
+
+def test_traced_values_are_one_group_and_static_ones_several():
+    found = trials({"learning_rate": "1e-4..1e-2", "env_params.gravity": "5..15"})
+    assert by_shape(found) == [found]
+    assert varied_in(found) == {
+        "learning_rate": [t.setting["learning_rate"] for t in found],
+        "env_params.gravity": [t.setting["env_params.gravity"] for t in found],
+    }
+    found = trials({"num_epochs": [1, 2], "max_grad_norm": [None, 0.5], "gamma": "0.9..0.99"}, 32)
+    groups = by_shape(found)
+    assert len(groups) == 4 and sum(map(len, groups)) == 32
+    for group in groups:
+        assert len({(t.config.num_epochs, t.config.max_grad_norm) for t in group}) == 1
+        none = group[0].config.max_grad_norm is None
+        assert varied_in(group).keys() == ({"gamma"} if none else {"gamma", "max_grad_norm"})
+
+
+def test_lengths_are_groups_of_one_shape():
+    found = trials({"num_epochs": [1, 2], "total_timesteps": [256, 512]}, 32)
+    shapes = [(g[0].config.num_epochs, g[0].config.total_timesteps) for g in by_shape(found)]
+    assert len(shapes) == 4 and shapes[0][0] == shapes[1][0] != shapes[2][0] == shapes[3][0]
+
+
+def test_a_return_of_no_episode_is_a_failure_in_words():
+    config = CONFIG.replace(env="Pendulum-v1", total_timesteps=128)
+    result = sweep(config, {"learning_rate": [1e-3, 1e-2]}, sampler="grid")
+    assert [r.status for r in result.results] == ["failed"] * 2
+    assert {r.why for r in result.results} == {"no episode ended in the last tenth of its training"}
+    assert result.best is None and result.winner is None
+
+
+def test_combinations_that_are_refused_have_failed():
+    result = sweep(
+        CONFIG, {"num_envs": [4, 5], "num_minibatches": [2, 32]}, sampler="grid", batch=1,
+        trials=None,
+    )  # fmt: skip
+    why = {tuple(r.setting.values()): r.why for r in result.results if r.status == "failed"}
+    assert len(result.results) == 4
+    assert all("num_minibatches" in words for words in why.values())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"trails": 3}, "trials"),
+        ({"trials": 0}, "trials=0"),
+        ({"sampler": "rnadom"}, "random"),
+        ({"score": ("return",)}, "final_return"),
+        ({"score": ()}, "score"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(options, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        sweep(CONFIG, {"learning_rate": [1e-3, 1e-2]}, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_mean_returns_leave_out_updates_without_episodes(swept):
+    class Metrics:
+        episodes = np.array([[2, 0, 1], [0, 0, 0]])
+        return_sum = np.array([[6.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
+
+    np.testing.assert_array_equal(mean_returns(Metrics), [4.0, np.nan])
+
+
+# -- environments on the host ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_host_environments_are_trained_in_processes_of_their_own(tmp_path):
+    config = CONFIG.replace(env="gymnasium/CartPole-v1", total_timesteps=128)
+    rates = {"learning_rate": [1e-3, 1e-2]}
+    result = sweep(config, rates, sampler="grid", seeds=2, study_dir=tmp_path / "study")
+    assert [r.status for r in result.results] == ["done"] * 2
+    alone = fit(config.replace(learning_rate=1e-2), seed=1)
+    assert result.results[1].scores[1] == pytest.approx(final_returns(alone.metrics)[0], rel=1e-4)
+    assert jax.tree.leaves(alone.state.params)
+
+
+def test_parts_that_cannot_be_sent_are_refused():
+    import gymnasium
+
+    from purejaxppo import HostEnvironment
+
+    make = lambda n: gymnasium.make_vec("CartPole-v1", n)  # noqa: E731
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        sweep(CONFIG, {"learning_rate": [1e-3, 1e-2]}, sampler="grid", env=HostEnvironment(make))
