@@ -7,6 +7,8 @@ What is here, in an order to read it in:
 - *Training*: `make_train` makes the whole run a function of a key, which gives a `TrainOutput`;
   `make_learner` its two parts, a `Learner`, over a `LearnerState`; `Metrics` are what an update
   says of itself, and `final_returns` what is left of them.
+- *Many settings*: `make_population` makes population-based training a function of a key, which
+  gives a `PopulationOutput`.
 - *Training from the host*: `fit` adds folders, checkpoints, evaluations and callbacks, and gives a
   `FitResult`. What goes wrong around it is a `RunWarning`.
 - *Callbacks*: a `Callback` hears of a run and can stop it, as `StopWithoutImprovement` does;
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB
     from purejaxppo.sharding import shard_environments
     from purejaxppo.spaces import EnvSpec
+    from purejaxppo.sweeps.pbt import PopulationOutput, make_population
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.trained_policy import TrainedPolicy
     from purejaxppo.tuning import compiled_for, compiler_options
@@ -103,6 +106,7 @@ __all__ = [
     "Optimizer",
     "PPOConfig",
     "Policy",
+    "PopulationOutput",
     "Rollout",
     "RunWarning",
     "Scores",
@@ -128,6 +132,7 @@ __all__ = [
     "make_evaluate",
     "make_learner",
     "make_mesh",
+    "make_population",
     "make_train",
     "render",
     "shard_environments",
@@ -160,6 +165,7 @@ _MODULES = {
     "processes": ["join_processes"],
     "sharding": ["shard_environments"],
     "spaces": ["EnvSpec"],
+    "sweeps.pbt": ["PopulationOutput", "make_population"],
     "train": ["make_learner", "make_train"],
     "trained_policy": ["TrainedPolicy"],
     "tuning": ["compiled_for", "compiler_options"],

@@ -14,6 +14,7 @@ from purejaxppo.parallel import ENVS, SEEDS, make_mesh, platform_of
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.memory import (
     Footprint,
+    Shapes,
     footprint_of,
     in_bytes,
     memory_of,
@@ -93,7 +94,7 @@ def _plan_on(
     at_once = footprint.at_once(here, memory)
     taken = footprint.peak(here, at_once)
     if memory is not None and taken > memory:
-        few = footprint.most_seeds(memory) * mesh.shape[SEEDS]
+        few = _most_seeds(components, shapes, mesh, seeds, episodes, memory)
         works = f"seeds={few}" if few else _smaller(components, mesh, episodes, memory)
         what = f"seeds={seeds} take" if few else f"num_envs={config.num_envs} takes"
         raise ConfigError(
@@ -133,11 +134,24 @@ def seeds_that_fit(
     check_spread(components, mesh)
     with compiled_for(platform_of(mesh)):
         shapes = shapes_of(components, mesh.shape[ENVS])
+        memory = memory_of(mesh) if memory is None else memory
+        if memory is None:
+            return seeds
+        return _most_seeds(components, shapes, mesh, seeds, episodes, memory)
+
+
+def _most_seeds(
+    components: Components, shapes: Shapes, mesh: Mesh, seeds: int, episodes: int, memory: int
+) -> int:
+    """Finds how many of these seeds fit into the memory of the devices; see `seeds_that_fit`."""
+    # the chunks of fewer seeds are longer, and hold more metrics of each
+    while seeds:
         footprint = footprint_of(components, shapes, seeds, episodes)
-    memory = memory_of(mesh) if memory is None else memory
-    if memory is None:
-        return seeds
-    return min(seeds, footprint.most_seeds(memory) * mesh.shape[SEEDS])
+        most = footprint.most_seeds(memory) * mesh.shape[SEEDS]
+        if most >= seeds:
+            break
+        seeds = most
+    return seeds
 
 
 def plan_for(components: Components, options: FitOptions, memory: int | None = None) -> Plan:

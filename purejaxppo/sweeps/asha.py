@@ -76,7 +76,7 @@ def fill_places(schedule: Schedule) -> Iterator[Result]:
         if not trials + more:
             return
         places = Places(schedule, [*trials, *more], about and {"records": about["records"]})
-    while places.going:
+    while places.going and not schedule.stop:
         places.advance()
         yield from places.judge()
         yield from places.refill()

@@ -59,6 +59,7 @@ def train_halving(
     options: SweepOptions,
     study: Study,
     announce: Callable[[str], None] = unheard,
+    stop: Sequence[int] = (),
 ) -> Iterator[Result]:
     """Trains trials as far as they are among the best: by halving, or `asha`.
 
@@ -74,6 +75,7 @@ def train_halving(
             `devices` of them, and for asha `population`.
         study: where runs and `rungs.npz` go, and what it was told before.
         announce: called with the name of each phase as it begins.
+        stop: numbers of the signals that were heard; with one it ends at the next rung.
 
     Yields:
         Results, as trials end: "done" at their last update, or "stopped" at a rung.
@@ -83,7 +85,7 @@ def train_halving(
     """
     check_schedulable(components, space, options)
     rungs = rungs_of(components.config, options)
-    schedule = Schedule(source, components, options, study, announce, rungs)
+    schedule = Schedule(source, components, options, study, announce, stop, rungs)
     yield from fill_places(schedule) if options.scheduler == "asha" else _brackets(schedule)
 
 
@@ -121,7 +123,7 @@ def _brackets(schedule: Schedule) -> Iterator[Result]:
         else:  # they were taken up elsewhere
             yield from _in_parts(schedule, asked)
 
-    while True:
+    while not schedule.stop:
         trials, failed = schedule.ask(asked_at_once(schedule.options))
         yield from failed
         if not trials:
@@ -137,6 +139,8 @@ def _in_parts(schedule: Schedule, trials: Sequence[Trial]) -> Iterator[Result]:
     most = seeds_that_fit(schedule.components, wanted, options.devices)
     size = max(1, most // options.seeds)
     for first in range(0, len(trials), size):
+        if schedule.stop:
+            return
         yield from _bracket(schedule, trials[first : first + size])
 
 
@@ -205,3 +209,5 @@ def _bracket(
         about["stopped"] = [r._asdict() for r in stopped]
         save(schedule.study, state, history, about)
         yield from stopped
+        if schedule.stop:
+            return

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from purejaxppo.bounds import FRACTION, Bound
 from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, option
 from purejaxppo.runs.options import DEVICES, Options
+from purejaxppo.sweeps.trials import Measure
 
 Sampler = Literal["random", "grid", "sobol", "tpe", "cmaes", "nsga2"]
 """Where settings come from; the last three are Optuna's, and learn from what was tried."""
@@ -17,6 +18,10 @@ Scheduler = Literal["none", "halving", "asha", "pbt"]
 
 FACTOR = Bound(lambda v: v >= 2, "2 or more")
 ABOVE_ONE = Bound(lambda v: v > 1, "above 1")
+SCORES = Bound(
+    lambda v: bool(v) and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
+    f"one or more of {', '.join(get_args(Measure))}",
+)
 SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
 
 
@@ -34,7 +39,7 @@ class SweepOptions(Options):
     """Agents of each setting; its score is their mean."""
     seed: int = option(0, *SEED)
     """Of the settings that are drawn, and of the random key that agents' keys are split from."""
-    score: tuple[str, ...] = ("final_return",)
+    score: tuple[str, ...] = option(("final_return",), SCORES)
     """Names in `Measure`, of which trials are ranked by the first; nsga2 takes several."""
     batch: int | None = option(None, *COUNT)
     """Trials trained side by side; None: all that fit into memory, 16 for samplers that learn."""

@@ -82,6 +82,7 @@ def train_population(
     options: SweepOptions,
     study: Study,
     announce: Callable[[str], None] = unheard,
+    stop: Sequence[int] = (),
 ) -> Iterator[Result]:
     """Trains a population; a study that was interrupted goes on from its last generation.
 
@@ -95,6 +96,7 @@ def train_population(
         options: of the sweep; `seed`, `score` and `devices` beside those of a population.
         study: where its run and `lineage.jsonl` go, and what it was told before.
         announce: called with the name of each phase as it begins.
+        stop: numbers of the signals that were heard; with one it ends after the generation in hand.
 
     Yields:
         A result for each agent, numbered as they are, with the setting that it ended with. It is
@@ -114,13 +116,12 @@ def train_population(
         return
     run_dir = study.run_dir(RUN)
     with written_run(components, evolution.population, options, run_dir) as writer:
-        lineage, metrics = _train(components, evolution, options, study, writer, announce)
+        found = _train(components, evolution, options, study, writer, announce, stop)
     for problem in writer.problems:
         study.problems.report(f"{RUN}: {problem}")
-    yield from (
-        _result(i, evolution, lineage, metrics, components, options, run_dir is not None)
-        for i in left
-    )
+    if found is not None:
+        kept = run_dir is not None
+        yield from (_result(i, evolution, *found, components, options, kept) for i in left)
 
 
 def _train(
@@ -130,8 +131,9 @@ def _train(
     study: Study,
     writer: RunWriter,
     announce: Callable[[str], None],
-) -> tuple[Lineage, Metrics]:
-    """Trains the generations that are left, each saved before the next one."""
+    stop: Sequence[int],
+) -> tuple[Lineage, Metrics] | None:
+    """Trains the generations that are left, each saved before the next; None: it was stopped."""
     config, lengths = components.config, evolution.lengths
     keys = keys_of_population(jax.random.key(options.seed))
     started = time.perf_counter()
@@ -165,6 +167,8 @@ def _train(
 
     begun, started = done, time.perf_counter()
     for number in range(first, len(lengths)):
+        if stop:
+            return None
         clock = time.perf_counter()
         key = jax.random.fold_in(keys[2], number)
         state, values, parents = evolve(key, state, values, scores)

@@ -129,6 +129,7 @@ class Schedule(NamedTuple):
         options: of the sweep.
         study: where results go, and what it was told before.
         announce: called with the name of each phase as it begins.
+        stop: numbers of the signals that were heard.
         rungs: updates at each.
     """
 
@@ -137,6 +138,7 @@ class Schedule(NamedTuple):
     options: SweepOptions
     study: Study
     announce: Callable[[str], None]
+    stop: Sequence[int]
     rungs: tuple[int, ...]
 
     def ask(self, count: int) -> tuple[list[Trial], list[Result]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.runs.fit import FitResult
-from purejaxppo.sweeps.trials import Result, Trial
+from purejaxppo.sweeps.trials import Result, Status, Trial
 from purejaxppo.types import Metrics
 
 NOTHING = {
@@ -73,7 +73,7 @@ def scored(
     seconds: float,
     run: str | None = None,
     agents: Sequence[int] = (),
-    status: str = "done",
+    status: Status = "done",
 ) -> Result:
     """Returns the result of a trial that was trained.
 

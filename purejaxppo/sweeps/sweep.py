@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from purejaxppo.components import Components, make_components
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.errors import ConfigError, did_you_mean
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
+from purejaxppo.runs.signals import StopRequests
+from purejaxppo.sweeps.halving import train_halving
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.population import train_population
 from purejaxppo.sweeps.samplers import Source, asked_at_once, drawn
 from purejaxppo.sweeps.space import Space, read_space, with_setting
 from purejaxppo.sweeps.study import Study
@@ -112,6 +116,8 @@ def sweep_of(
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
     space = read_space(space, config, custom.get("env_params"))
+    # what no trial could be trained with is refused at once
+    components = make_components(config, **custom)
     with Study.open(
         options.study_dir, config, space, options, own=describe_custom(custom)
     ) as study:
@@ -119,7 +125,10 @@ def sweep_of(
         source = drawn(space, config, options)
         for told in study.results.values():
             source.tell(told)
-        for result in trained(source, trainer, options):
+        results = trained(source, trainer, options)
+        if options.scheduler != "none":
+            results = scheduled(source, trainer, components, space, options, study, announce)
+        for result in results:
             study.tell(result)
             source.tell(result)
             if on_result is not None:
@@ -127,8 +136,8 @@ def sweep_of(
         study.write()
         winner = study.winner
         best = None if winner is None else with_setting(config, winner.setting)
-        results = [study.results[number] for number in sorted(study.results)]
-        return SweepResult(results, best, winner, study.folder, [*study.problems], trainer.stopped)
+        told = [study.results[number] for number in sorted(study.results)]
+        return SweepResult(told, best, winner, study.folder, [*study.problems], trainer.stopped)
 
 
 def trained(source: Source, trainer: Trainer, options: SweepOptions) -> Iterator[Result]:
@@ -148,3 +157,39 @@ def trained(source: Source, trainer: Trainer, options: SweepOptions) -> Iterator
         if not trials:
             return
         yield from trainer.train(trials)
+
+
+def scheduled(
+    source: Source,
+    trainer: Trainer,
+    components: Components,
+    space: Space,
+    options: SweepOptions,
+    study: Study,
+    announce: Callable[[str], None],
+) -> Iterator[Result]:
+    """Trains what a scheduler lets go on; a signal ends it at the next rung or generation.
+
+    Args:
+        source: of trials; a population draws its own.
+        trainer: which is told of the signal.
+        components: what is trained, and how.
+        space: what is varied.
+        options: of the sweep.
+        study: which keeps runs.
+        announce: called with what is done next.
+
+    Yields:
+        What came of each trial, or of each agent of a population.
+    """
+    stop = StopRequests()
+    stop.begin()
+    try:
+        how = components, space, options, study, announce, stop.received
+        yield from (
+            train_population(*how) if options.scheduler == "pbt" else train_halving(source, *how)
+        )
+    finally:
+        stop.end()
+    if stop.received:
+        trainer.stopped = stop.received[0]

@@ -9,7 +9,7 @@ import queue
 import signal
 import traceback
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from purejaxppo.parallel import cores
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.sweeps.scores import measured
+
+K = TypeVar("K", bound=Hashable)
 
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -95,7 +97,7 @@ class Workers:
             process.terminate()
             process.join()
 
-    def train(self, jobs: Mapping[Hashable, Job]) -> Iterator[tuple[Hashable, Outcome]]:
+    def train(self, jobs: Mapping[K, Job]) -> Iterator[tuple[K, Outcome]]:
         """Trains agents, each in one of the processes.
 
         A signal ends all of them, saved; those that have not begun are left.
@@ -119,7 +121,8 @@ class Workers:
                     "environment, or pass functions that stand in a module"
                 ) from error
             self._jobs.put(item)
-        waiting, running = {*jobs}, {}
+        waiting: set[K] = {*jobs}
+        running: dict[int, K] = {}
         while waiting:
             if self._stop.received and self.stopped is None:
                 self._end_jobs()
@@ -157,7 +160,7 @@ class Workers:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
 
-    def _lost(self, running: dict[int, Hashable]) -> Iterator[tuple[Any, Hashable]]:
+    def _lost(self, running: dict[int, K]) -> Iterator[tuple[Any, K]]:
         """Yields processes that have ended in the middle of a job, and its name."""
         for process in self._processes:
             if process.pid in running and not process.is_alive():

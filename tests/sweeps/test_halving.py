@@ -23,6 +23,7 @@ from purejaxppo.sweeps.read import read_results
 from purejaxppo.sweeps.rungs import best_of, rungs_of
 from purejaxppo.sweeps.samplers import drawn
 from purejaxppo.sweeps.study import Study
+from purejaxppo.sweeps.sweep import sweep
 from purejaxppo.sweeps.trials import Trial
 
 CONFIG = PPOConfig(
@@ -211,6 +212,14 @@ def test_who_goes_on_is_who_the_record_says(placed):
     for result in results.values():
         assert result.status == ("done" if result.steps == 64 else "stopped")
         np.testing.assert_allclose(result.score, pay(result.setting), rtol=1e-5)
+
+
+def test_a_sweep_ranks_who_came_to_the_end(halved):
+    how = {"scheduler": "halving", **HOW}
+    found = sweep(CONFIG, SPACE, env=Peak(), **how)
+    assert [r.score for r in found.results] == [halved[1][n].score for n in range(12)]
+    assert found.winner.score == max(r.score for r in halved[1].values())
+    assert found.winner.status == "done"
 
 
 # -- going on --------------------------------------------------------------------------------------

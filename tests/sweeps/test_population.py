@@ -1,6 +1,7 @@
 """A population in a study: as in one program, interrupted, and on two devices."""
 
 import json
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -21,6 +22,7 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.pbt import mean_return, population_of
 from purejaxppo.sweeps.population import ancestors, train_population
 from purejaxppo.sweeps.study import Study
+from purejaxppo.sweeps.sweep import sweep
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, num_minibatches=2, num_epochs=2, hidden_sizes=(4,),
@@ -130,10 +132,30 @@ def test_an_interrupted_one_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
     assert train(tmp_path, told=results) == [] and calls == [2, 4, 6, 9]
 
 
-def test_nothing_is_written_without_a_folder(whole):
-    results = train()
-    assert [r.setting for r in results] == [r.setting for r in whole[1]]
-    assert {r.run for r in results} == {None}
+def test_a_sweep_trains_it_and_nothing_is_written_without_a_folder(whole):
+    how = {"scheduler": "pbt", "population": 8, "evolve_every": 16, "seed": 3}
+    found = sweep(CONFIG, SPACE, env=Peak(), **how)
+    assert [r.setting for r in found.results] == [r.setting for r in whole[1]]
+    assert {r.run for r in found.results} == {None}
+    assert found.winner.score == max(r.score for r in whole[1])
+    assert found.best.gamma == found.winner.setting["gamma"]
+
+
+def test_a_signal_stops_it_after_the_generation_in_hand(whole, tmp_path, monkeypatch):
+    original = module.save
+
+    def save(*args):
+        original(*args)
+        if args[2] == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(module, "save", save)
+    how = {"scheduler": "pbt", "population": 8, "evolve_every": 16, "seed": 3}
+    found = sweep(CONFIG, SPACE, env=Peak(), study_dir=str(tmp_path / "study"), **how)
+    assert (found.stopped, found.results) == (signal.SIGINT, [])
+    assert len(lines(tmp_path / "study")) == 2 * 8
+    found = sweep(CONFIG, SPACE, env=Peak(), study_dir=str(tmp_path / "study"), **how)
+    assert found.stopped is None and lines(tmp_path / "study") == lines(whole[0])
 
 
 @pytest.mark.parametrize(("how", "words"), [

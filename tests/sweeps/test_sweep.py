@@ -1,6 +1,8 @@
 """Sweeps: each trial is what a run alone would be, each shape is compiled once, studies go on."""
 
-import jax
+import types
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -57,10 +59,10 @@ def test_every_trial_has_a_result(swept):
 
 
 def test_each_shape_is_compiled_once(swept):
-    """Beginning, chunk and evaluation of two shapes, in four runs of two settings at most."""
+    """Beginning and chunk of two shapes, and their evaluation, which knows no num_envs."""
     result, _, compiled = swept
     assert len({r.run for r in result.results}) >= 4
-    assert compiled == 2 * 3
+    assert compiled == 2 * 2 + 1
 
 
 @pytest.mark.parametrize("number", [0, 6])
@@ -70,11 +72,11 @@ def test_a_trial_is_what_a_run_alone_would_be(swept, number):
         CONFIG.replace(**result.setting), seeds=2, seed=5, eval_every=CONFIG.total_timesteps
     )
     metrics = alone.metrics
+    each = metrics.return_sum / np.maximum(metrics.episodes, 1)
     expected = {
         "final_return": final_returns(metrics),
         "mean_return": np.nanmean(
-            np.where(metrics.episodes > 0, metrics.return_sum / np.maximum(metrics.episodes, 1), np.nan), 1
-        ),
+np.where(metrics.episodes > 0, each, np.nan), 1),
         "evaluation": alone.best.returns,
     }  # fmt: skip
     np.testing.assert_allclose(result.scores, expected["final_return"], rtol=1e-5)
@@ -117,9 +119,8 @@ def test_a_run_that_was_stopped_goes_on_as_it_was_begun(tmp_path, monkeypatch):
     gone_on = sweep(CONFIG, one, trials=4, seed=5, study_dir=tmp_path / "cut")
     assert [r.agents for r in gone_on.results] == [[0], [1], [2], [0]]
     assert {r.run for r in gone_on.results} == {"runs/0000", "runs/0003"}
-    np.testing.assert_allclose(
-        [r.score for r in gone_on.results], [r.score for r in whole.results], rtol=1e-5
-    )
+    for ours, theirs in zip(gone_on.results, whole.results, strict=True):
+        assert ours.score == pytest.approx(theirs.score, rel=1e-5)
 
 
 def test_what_does_not_fit_into_memory_is_trained_in_parts(monkeypatch):
@@ -158,7 +159,9 @@ def test_seeds_that_fit_are_those_that_the_plan_admits():
 def trials(space, count=8):
     space = read_space(space, CONFIG)
     rng = np.random.default_rng(0)
-    return [trial_of(i, space.at(rng.random(len(space.names))), CONFIG) for i in range(count)]
+    return [
+        trial_of(i, space.at(rng.random(len(space.names)).tolist()), CONFIG) for i in range(count)
+    ]
 
 
 def test_traced_values_are_one_group_and_static_ones_several():
@@ -198,7 +201,7 @@ def test_combinations_that_are_refused_have_failed():
     )  # fmt: skip
     why = {tuple(r.setting.values()): r.why for r in result.results if r.status == "failed"}
     assert len(result.results) == 4
-    assert all("num_minibatches" in words for words in why.values())
+    assert all("num_minibatches" in str(words) for words in why.values())
 
 
 @pytest.mark.parametrize(
@@ -217,12 +220,12 @@ def test_bad_options_are_refused_in_one_line(options, words):
     assert "\n" not in str(error.value)
 
 
-def test_mean_returns_leave_out_updates_without_episodes(swept):
-    class Metrics:
-        episodes = np.array([[2, 0, 1], [0, 0, 0]])
-        return_sum = np.array([[6.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
-
-    np.testing.assert_array_equal(mean_returns(Metrics), [4.0, np.nan])
+def test_mean_returns_leave_out_updates_without_episodes():
+    metrics: Any = types.SimpleNamespace(
+        episodes=np.array([[2, 0, 1], [0, 0, 0]]),
+        return_sum=np.array([[6.0, 0.0, 5.0], [0.0, 0.0, 0.0]]),
+    )
+    np.testing.assert_array_equal(mean_returns(metrics), [4.0, np.nan])
 
 
 # -- environments on the host ---------------------------------------------------------------------
@@ -232,11 +235,10 @@ def test_mean_returns_leave_out_updates_without_episodes(swept):
 def test_host_environments_are_trained_in_processes_of_their_own(tmp_path):
     config = CONFIG.replace(env="gymnasium/CartPole-v1", total_timesteps=128)
     rates = {"learning_rate": [1e-3, 1e-2]}
-    result = sweep(config, rates, sampler="grid", seeds=2, study_dir=tmp_path / "study")
+    result = sweep(config, rates, sampler="grid", study_dir=tmp_path / "study")
     assert [r.status for r in result.results] == ["done"] * 2
-    alone = fit(config.replace(learning_rate=1e-2), seed=1)
-    assert result.results[1].scores[1] == pytest.approx(final_returns(alone.metrics)[0], rel=1e-4)
-    assert jax.tree.leaves(alone.state.params)
+    alone = fit(config.replace(learning_rate=1e-2))
+    assert result.results[1].score == pytest.approx(final_returns(alone.metrics)[0], rel=1e-4)
 
 
 def test_parts_that_cannot_be_sent_are_refused():
@@ -244,6 +246,11 @@ def test_parts_that_cannot_be_sent_are_refused():
 
     from purejaxppo import HostEnvironment
 
-    make = lambda n: gymnasium.make_vec("CartPole-v1", n)  # noqa: E731
+    off = gymnasium.vector.AutoresetMode.DISABLED
+
+    def make(n):
+        envs = [lambda: gymnasium.make("CartPole-v1")] * n
+        return gymnasium.vector.SyncVectorEnv(envs, autoreset_mode=off)
+
     with pytest.raises(ConfigError, match="cannot be sent"):
         sweep(CONFIG, {"learning_rate": [1e-3, 1e-2]}, sampler="grid", env=HostEnvironment(make))
