@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB
     from purejaxppo.sharding import shard_environments
     from purejaxppo.spaces import EnvSpec
-    from purejaxppo.sweeps.pbt import PopulationOutput, make_population
+    from purejaxppo.sweeps.schedulers.pbt import PopulationOutput, make_population
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.trained_policy import TrainedPolicy
     from purejaxppo.tuning import compiled_for, compiler_options
@@ -165,7 +165,7 @@ _MODULES = {
     "processes": ["join_processes"],
     "sharding": ["shard_environments"],
     "spaces": ["EnvSpec"],
-    "sweeps.pbt": ["PopulationOutput", "make_population"],
+    "sweeps.schedulers.pbt": ["PopulationOutput", "make_population"],
     "train": ["make_learner", "make_train"],
     "trained_policy": ["TrainedPolicy"],
     "tuning": ["compiled_for", "compiler_options"],

@@ -13,10 +13,10 @@ from purejaxppo.errors import ConfigError, did_you_mean
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.runs.signals import StopRequests
-from purejaxppo.sweeps.halving import train_halving
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.population import train_population
 from purejaxppo.sweeps.samplers import Source, asked_at_once, drawn
+from purejaxppo.sweeps.schedulers.halving import train_halving
+from purejaxppo.sweeps.schedulers.population import train_population
 from purejaxppo.sweeps.space import Space, read_space, with_setting
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.training import Trainer
@@ -115,9 +115,9 @@ def sweep_of(
     """
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
-    space = read_space(space, config, custom.get("env_params"))
     # what no trial could be trained with is refused at once
     components = make_components(config, **custom)
+    space = read_space(space, config, components.env_params)
     with Study.open(
         options.study_dir, config, space, options, own=describe_custom(custom)
     ) as study:

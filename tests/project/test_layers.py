@@ -74,6 +74,9 @@ ONE_IMPORTER = {
     "report.listing": "a table of text; what stands in it is found elsewhere",
     "sweeps.outputs": "tables and files for others, of which a study itself reads none",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
+    "sweeps.schedulers.asha": "an algorithm with a paper of its own",
+    "sweeps.schedulers.halving": "an algorithm with a paper of its own",
+    "sweeps.schedulers.population": "a population in a study; as a pure function it is public",
     "sweeps.ranges": "how values are written; which names they may have is another matter",
 }
 

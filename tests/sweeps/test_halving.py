@@ -13,15 +13,15 @@ from support.peaks import Peak
 from purejaxppo import ConfigError, PPOConfig, load_agents, make_train
 from purejaxppo.components import make_components
 from purejaxppo.runs import compiled
-from purejaxppo.sweeps import asha, halving, rungs
-from purejaxppo.sweeps.asha import goes_on
-from purejaxppo.sweeps.crew import advance
 from purejaxppo.sweeps.dimensions import Dimension, Space
-from purejaxppo.sweeps.halving import train_halving
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.read import read_results
-from purejaxppo.sweeps.rungs import best_of, rungs_of
 from purejaxppo.sweeps.samplers import drawn
+from purejaxppo.sweeps.schedulers import asha, halving, rungs
+from purejaxppo.sweeps.schedulers.asha import goes_on
+from purejaxppo.sweeps.schedulers.crew import advance
+from purejaxppo.sweeps.schedulers.halving import train_halving
+from purejaxppo.sweeps.schedulers.rungs import best_of, rungs_of
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.sweep import sweep
 from purejaxppo.sweeps.trials import Trial

@@ -11,9 +11,9 @@ from support.peaks import Peak
 from purejaxppo import ConfigError, PPOConfig, make_learner
 from purejaxppo.components import make_components
 from purejaxppo.sweeps.dimensions import Dimension, Space
-from purejaxppo.sweeps.evolution import drawn, evolution_of, exploit, perturbed
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.pbt import make_population
+from purejaxppo.sweeps.schedulers.evolution import drawn, evolution_of, exploit, perturbed
+from purejaxppo.sweeps.schedulers.pbt import make_population
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, num_minibatches=2, num_epochs=2, hidden_sizes=(4,),

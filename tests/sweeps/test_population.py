@@ -15,12 +15,12 @@ from support.several import environment
 
 from purejaxppo import ConfigError, PPOConfig, load_agents
 from purejaxppo.components import make_components
-from purejaxppo.sweeps import population as module
 from purejaxppo.sweeps.dimensions import Dimension, Space
-from purejaxppo.sweeps.evolution import evolution_of
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.pbt import mean_return, population_of
-from purejaxppo.sweeps.population import ancestors, train_population
+from purejaxppo.sweeps.schedulers import population as module
+from purejaxppo.sweeps.schedulers.evolution import evolution_of
+from purejaxppo.sweeps.schedulers.pbt import mean_return, population_of
+from purejaxppo.sweeps.schedulers.population import ancestors, train_population
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.sweep import sweep
 

@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 from purejaxppo.parallel import SEEDS, platform_of, shardings_of
 from purejaxppo.runs.compiled import Programs, compiled
 from purejaxppo.runs.vary import own_of
-from purejaxppo.sweeps.crew import (
+from purejaxppo.sweeps.schedulers.crew import (
     advance,
     columns_of,
     compile_agents,
@@ -37,7 +37,7 @@ from purejaxppo.sweeps.crew import (
     place_state,
     rows_of,
 )
-from purejaxppo.sweeps.rungs import (
+from purejaxppo.sweeps.schedulers.rungs import (
     Schedule,
     agents_of,
     best_of,

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from purejaxppo.components import Components
 from purejaxppo.errors import ConfigError
-from purejaxppo.sweeps.crew import check_schedulable
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.schedulers.crew import check_schedulable
 from purejaxppo.sweeps.space import Dimension, Space
 from purejaxppo.types import Array, LearnerState
 

@@ -20,8 +20,10 @@ from purejaxppo.components import Components
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.plan import seeds_that_fit
 from purejaxppo.runs.vary import own_of
-from purejaxppo.sweeps.asha import fill_places
-from purejaxppo.sweeps.crew import (
+from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.samplers import Source, asked_at_once
+from purejaxppo.sweeps.schedulers.asha import fill_places
+from purejaxppo.sweeps.schedulers.crew import (
     advance,
     check_schedulable,
     columns_of,
@@ -31,8 +33,7 @@ from purejaxppo.sweeps.crew import (
     place_state,
     rows_of,
 )
-from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.rungs import (
+from purejaxppo.sweeps.schedulers.rungs import (
     Schedule,
     agents_of,
     best_of,
@@ -45,7 +46,6 @@ from purejaxppo.sweeps.rungs import (
     take,
     tiled,
 )
-from purejaxppo.sweeps.samplers import Source, asked_at_once
 from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result, Trial

@@ -23,14 +23,14 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder import checkpoint
 from purejaxppo.runs.compiled import Programs
-from purejaxppo.sweeps.crew import columns_of, returns_in, rows_of
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import Source
+from purejaxppo.sweeps.schedulers.crew import columns_of, returns_in, rows_of
+from purejaxppo.sweeps.schedulers.written import write_finished
 from purejaxppo.sweeps.scores import failed as failed_trial
 from purejaxppo.sweeps.scores import scored
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result, Status, Trial
-from purejaxppo.sweeps.written import write_finished
 from purejaxppo.types import Array, LearnerState, Metrics
 
 RUNGS = "rungs.npz"

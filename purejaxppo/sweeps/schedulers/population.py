@@ -22,21 +22,21 @@ from purejaxppo.runs.agents import Best
 from purejaxppo.runs.compiled import Programs, compiled, unheard
 from purejaxppo.runs.vary import own_of
 from purejaxppo.runs.writer import RunWriter
-from purejaxppo.sweeps.crew import (
+from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.schedulers.crew import (
     advance,
     compile_agents,
     joined,
     place_state,
     returns_in,
 )
-from purejaxppo.sweeps.evolution import Evolution, evolution_of
-from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.pbt import keys_of_population, last_of, mean_return
+from purejaxppo.sweeps.schedulers.evolution import Evolution, evolution_of
+from purejaxppo.sweeps.schedulers.pbt import keys_of_population, last_of, mean_return
+from purejaxppo.sweeps.schedulers.written import save, write_results, written_run
 from purejaxppo.sweeps.scores import scored
 from purejaxppo.sweeps.space import Dimension, Space
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result, Setting, Trial
-from purejaxppo.sweeps.written import save, write_results, written_run
 from purejaxppo.tuning import compiled_for
 from purejaxppo.types import Metrics
 

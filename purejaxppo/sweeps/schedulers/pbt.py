@@ -43,8 +43,8 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.runs.compiled import chunk_of, given_to, init_of
 from purejaxppo.runs.vary import own_of
-from purejaxppo.sweeps.evolution import Evolution, evolution_of
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.schedulers.evolution import Evolution, evolution_of
 from purejaxppo.sweeps.space import read_space
 from purejaxppo.train import learner_of
 from purejaxppo.types import (
