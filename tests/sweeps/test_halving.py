@@ -1,5 +1,6 @@
 """Halving and asha: who goes on, what it costs, and that nothing is trained otherwise."""
 
+import contextlib
 import dataclasses
 import json
 from functools import partial
@@ -21,7 +22,7 @@ from purejaxppo.sweeps.schedulers import asha, halving, rungs
 from purejaxppo.sweeps.schedulers.asha import goes_on
 from purejaxppo.sweeps.schedulers.crew import advance
 from purejaxppo.sweeps.schedulers.halving import train_halving
-from purejaxppo.sweeps.schedulers.rungs import best_of, rungs_of
+from purejaxppo.sweeps.schedulers.rungs import Schedule, best_of, rungs_of
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.sweep import sweep
 from purejaxppo.sweeps.trials import Trial
@@ -60,8 +61,9 @@ def pay(setting):
     return 1 - (setting["env_params.height"] - 0.7) ** 2
 
 
-def watched(module, options, folder):
-    """Results; what each program was run for, (agents, updates); and what was compiled."""
+@contextlib.contextmanager
+def watched(module):
+    """What each program is run for, (agents, updates); and what is compiled."""
     updates, compilations = [], []
     original = jax.stages.Lowered.compile
 
@@ -76,20 +78,22 @@ def watched(module, options, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "advance", counted)
         patch.setattr(jax.stages.Lowered, "compile", compile)
-        return train(folder, options), updates, compilations
+        yield updates, compilations
 
 
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory):
     compiled._kept.clear()
     folder = tmp_path_factory.mktemp("halved")
-    return folder, *watched(halving, HALVING, folder)
+    with watched(halving) as (updates, compilations):
+        return folder, train(folder, HALVING), updates, compilations
 
 
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("placed")
-    return folder, *watched(asha, ASHA, folder)
+    with watched(asha) as (updates, compilations):
+        return folder, train(folder, ASHA), updates, compilations
 
 
 # -- rungs -----------------------------------------------------------------------------------------
@@ -143,13 +147,17 @@ def test_gradient_steps_are_spent_as_the_rungs_say(halved):
     assert halved[2] == [(24, 2), (12, 2), (6, 4)]
 
 
+@pytest.mark.slow
 def test_one_program_is_compiled_for_each_rung(halved):
-    """And one for the beginning; none at all for further batches."""
+    """And one for the beginning; none at all for further batches, here of a whole sweep."""
     assert len(halved[3]) == len(AT) + 1
-    more = dataclasses.replace(HALVING, trials=24, batch=12)
-    results, updates, compilations = watched(halving, more, None)
-    assert [sum(r.steps == 64 for r in results.values()), len(results)] == [6, 24]
+    how = {"scheduler": "halving", **HOW, "trials": 24, "batch": 12}
+    with watched(halving) as (updates, compilations):
+        found = sweep(CONFIG, SPACE, env=Peak(), **how)
+    assert [sum(r.steps == 64 for r in found.results), len(found.results)] == [6, 24]
     assert updates == 2 * halved[2] and not compilations
+    assert [r.score for r in found.results[:12]] == [halved[1][n].score for n in range(12)]
+    assert found.winner.score == max(r.score for r in found.results if r.status == "done")
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +168,7 @@ def alone():
     return lambda hyper, params: jax.jit(jax.vmap(run, (0, None, None)))(keys, hyper, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["halved", "placed"])
 def test_a_trial_is_trained_as_by_itself(which, request, alone):
     folder, results, *_ = request.getfixturevalue(which)
@@ -185,6 +194,7 @@ def test_a_trial_is_trained_as_by_itself(which, request, alone):
 # -- asha ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_who_goes_on_is_who_the_record_says(placed):
     """Computed again from scores alone: four places, in lockstep from rung to rung."""
     _, results, updates, _ = placed
@@ -214,21 +224,13 @@ def test_who_goes_on_is_who_the_record_says(placed):
         np.testing.assert_allclose(result.score, pay(result.setting), rtol=1e-5)
 
 
-def test_a_sweep_ranks_who_came_to_the_end(halved):
-    how = {"scheduler": "halving", **HOW}
-    found = sweep(CONFIG, SPACE, env=Peak(), **how)
-    assert [r.score for r in found.results] == [halved[1][n].score for n in range(12)]
-    assert found.winner.score == max(r.score for r in halved[1].values())
-    assert found.winner.status == "done"
-
-
 # -- going on --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["halved", "placed"])
-@pytest.mark.parametrize("told", [0, 2], ids=["untold", "half told"])
-def test_a_killed_study_goes_on(which, told, request, tmp_path, monkeypatch):
-    """Killed behind its second checkpoint, with none or some of that rung's results told."""
+@pytest.mark.slow
+def test_a_killed_study_goes_on(which, request, tmp_path, monkeypatch):
+    """Killed behind its second checkpoint, with two of the next results told."""
     folder, results, updates, _ = request.getfixturevalue(which)
     module, options = (halving, HALVING) if which == "halved" else (asha, ASHA)
     original, saves, spent = rungs.save, [], []
@@ -248,7 +250,7 @@ def test_a_killed_study_goes_on(which, told, request, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, options)
     before = read_results(tmp_path)
-    more = list(results)[len(before) : len(before) + told]  # in the order in which they come
+    more = list(results)[len(before) : len(before) + 2]  # in the order in which they come
     killed = train(tmp_path, options, told=[results[number] for number in more])
     assert spent == updates
     for number, result in results.items():
@@ -278,13 +280,15 @@ class Given:
 
 
 def test_trials_that_cannot_be_trained_have_failed():
-    setting = {"env_params.height": 0.7, "learning_rate": 1e-3}
-    trials = [Trial(n, setting, CONFIG, "of no use" if n % 2 else None) for n in range(24)]
-    results = train(None, HALVING, Given(trials))
-    found = [results[n].status for n in range(24)]
-    # of equal ones those of the lower numbers go on
-    assert found[::2] == ["done"] * 3 + ["stopped"] * 9 and found[1::2] == ["failed"] * 12
-    assert results[1].why == "of no use"
+    trials = [Trial(n, {}, CONFIG, "of no use" if n in (1, 2) else None) for n in range(6)]
+    schedule = Schedule(Given(trials), COMPONENTS, HALVING, None, None, (), AT, {})
+    asked, failed = schedule.ask(3)
+    assert [t.number for t in asked] == [0, 3, 4]
+    assert [(r.number, r.status, r.why) for r in failed] == [
+        (n, "failed", "of no use") for n in (1, 2)
+    ]
+    asked, failed = schedule.ask(3)
+    assert ([t.number for t in asked], failed) == ([5], [])
 
 
 @pytest.mark.parametrize(("space", "how", "words"), [

@@ -208,6 +208,7 @@ def test_two_keys_have_one_compilation_and_equal_calls_equal_bits(run, output):
     assert not np.array_equal(other.scores, output.scores)
 
 
+@pytest.mark.slow
 def test_the_best_setting_is_found():
     """Of a return that depends on a parameter of the environment alone, 1 at 0.7."""
     config = CONFIG.replace(total_timesteps=8 * 30)

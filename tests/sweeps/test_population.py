@@ -56,6 +56,7 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "lineage.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_it_is_the_one_program(whole):
     folder, results = whole
     run = population_of(COMPONENTS, evolution_of(COMPONENTS, SPACE, OPTIONS), mean_return)
@@ -82,6 +83,7 @@ def test_it_is_the_one_program(whole):
     assert [r.parent is not None for r in results] == moved.any(0).tolist()
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_line(whole):
     """The last tenth of 9 updates is the last one; all nine count for mean_return."""
     folder, results = whole
@@ -99,6 +101,7 @@ def test_scores_are_those_of_the_line(whole):
         np.testing.assert_allclose(result.measured["mean_return"], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_one_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
     folder, results = whole
     original, calls = module.save, []
@@ -132,6 +135,7 @@ def test_an_interrupted_one_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
     assert train(tmp_path, told=results) == [] and calls == [2, 4, 6, 9]
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_it_and_nothing_is_written_without_a_folder(whole):
     how = {"scheduler": "pbt", "population": 8, "evolve_every": 16, "seed": 3}
     found = sweep(CONFIG, SPACE, env=Peak(), **how)
@@ -141,6 +145,7 @@ def test_a_sweep_trains_it_and_nothing_is_written_without_a_folder(whole):
     assert found.best.gamma == found.winner.setting["gamma"]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_it_after_the_generation_in_hand(whole, tmp_path, monkeypatch):
     original = module.save
 

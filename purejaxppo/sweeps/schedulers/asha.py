@@ -32,7 +32,6 @@ from purejaxppo.runs.vary import own_of
 from purejaxppo.sweeps.schedulers.crew import (
     advance,
     columns_of,
-    compile_agents,
     keys_of,
     place_state,
     rows_of,
@@ -121,7 +120,7 @@ class Places:
         some = next(t for t in trials if t is not None)
         self._settings = [(t or some).setting for t in trials]
         values = columns_of(self._settings, self._seeds)
-        self._programs = compile_agents(schedule.components, values, options, schedule.announce)
+        self._programs = schedule.compile(values)
         self._renew = compile_renewal(self._programs)
         agents = count * self._seeds
         self._keys = self._programs.place(tiled(keys_of(options), count))

@@ -27,7 +27,6 @@ from purejaxppo.sweeps.schedulers.crew import (
     advance,
     check_schedulable,
     columns_of,
-    compile_agents,
     joined,
     keys_of,
     place_state,
@@ -85,7 +84,7 @@ def train_halving(
     """
     check_schedulable(components, space, options)
     rungs = rungs_of(components.config, options)
-    schedule = Schedule(source, components, options, study, announce, stop, rungs)
+    schedule = Schedule(source, components, options, study, announce, stop, rungs, {})
     yield from fill_places(schedule) if options.scheduler == "asha" else _brackets(schedule)
 
 
@@ -169,7 +168,7 @@ def _bracket(
     for rung in range(begun.rung, len(rungs)):
         # a program of this width, and its agents: new ones, those that were saved, or those left
         values = columns_of([t.setting for t in trials], seeds)
-        programs = compile_agents(components, values, options, schedule.announce, rung == 0)
+        programs = schedule.compile(values, begins=rung == 0)
         own = own_of(values, components.env_params)
         if state is not None:
             state = place_state(programs, state)

@@ -25,7 +25,7 @@ from purejaxppo.run_folder import checkpoint
 from purejaxppo.runs.compiled import Programs
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import Source
-from purejaxppo.sweeps.schedulers.crew import columns_of, returns_in, rows_of
+from purejaxppo.sweeps.schedulers.crew import columns_of, compile_agents, returns_in, rows_of
 from purejaxppo.sweeps.schedulers.written import write_finished
 from purejaxppo.sweeps.scores import failed as failed_trial
 from purejaxppo.sweeps.scores import scored
@@ -131,6 +131,7 @@ class Schedule(NamedTuple):
         announce: called with the name of each phase as it begins.
         stop: numbers of the signals that were heard.
         rungs: updates at each.
+        programs: that are compiled, by number of agents, and whether they begin with them.
     """
 
     source: Source
@@ -140,6 +141,7 @@ class Schedule(NamedTuple):
     announce: Callable[[str], None]
     stop: Sequence[int]
     rungs: tuple[int, ...]
+    programs: dict[tuple[int, bool], Programs]
 
     def ask(self, count: int) -> tuple[list[Trial], list[Result]]:
         """Asks for trials, and gives back those that cannot be trained as failed.
@@ -161,6 +163,20 @@ class Schedule(NamedTuple):
                 failed_trial(t, t.why) for t in asked if t.why is not None
             ]  # fmt: skip
         return trials, failed
+
+    def compile(self, values: Mapping[str, Any], begins: bool = True) -> Programs:
+        """Compiles the programs of agents, once for each number of them.
+
+        Args:
+            values: settings of the agents, [S] by name.
+            begins: the agents are to begin with them, rather than to go on.
+        """
+        key = len(next(iter(values.values()))), begins
+        if key not in self.programs:
+            self.programs[key] = compile_agents(
+                self.components, values, self.options, self.announce, begins
+            )
+        return self.programs[key]
 
     def result(
         self, trial: Trial, status: Status, history: Metrics, seconds: float, **known: Any
