@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.plots import RESULTS, draw_all, is_bound
+from benchmarks.common.plots import RESULTS, draw_all, is_bound, shares_of_updates
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -314,16 +314,84 @@ def launches() -> str:
     for name, found in read("launches")["programs"].items():
         loops = [loop for loop in found["loops"] if loop["turns"] > 1]
         words = ", ".join(f"{loop['turns']:,} x {loop['launches']}" for loop in loops)
-        rows.append((name, f"{found['launches']:,}", found["outside"], found["graphs"], words))
-    head = ["program", "launches", "outside of graphs", "graphs", "in loops: turns x launches"]
+        counts = (found[n] for n in ("outside", "graphs", "collectives"))
+        rows.append((name, f"{found['launches']:,}", *counts, words))
+    head = [
+        "program", "launches", "outside of graphs", "graphs", "collectives",
+        "in loops: turns x launches",
+    ]  # fmt: skip
     return table(head, rows)
+
+
+IN_GRAPH, OUTSIDE, GRAPH = 1.0, 2.5, 5.0
+"""Microseconds of a launch in a graph, of one outside, and of the launch of a graph: a model."""
+
+
+def gpu() -> str:
+    """What a card has shown; until one has, what the model says."""
+    return measured_gpu(read("gpu")) if (RESULTS / "gpu.json").exists() else modelled_gpu()
+
+
+def modelled_gpu() -> str:
+    """What the launches that are counted would take."""
+    launched = {
+        name: IN_GRAPH * (found["launches"] - found["outside"])
+        + OUTSIDE * found["outside"]
+        + GRAPH * found["graphs"]
+        for name, found in read("launches")["programs"].items()
+    }
+    words = "; ".join(f"{name}, {us / 1000:.1f} ms" for name, us in launched.items())
+    return paragraph(f"""
+        It has not been run on a card yet. Until then there is a model of what the launches above
+        take in an update: {IN_GRAPH:g} us for one in a graph, {OUTSIDE:g} outside, and {GRAPH:g}
+        for the launch of a graph. {words}.
+    """)
+
+
+def measured_gpu(found: dict[str, Any]) -> str:
+    """Speeds and memory by task and size, where the time goes, scores, and other libraries."""
+    card, speed = found["card"], found["speed"]
+    sizes = sorted({int(n) for by_envs in speed.values() for n in by_envs})
+    rows = []
+    for task, by_envs in speed.items():
+        ran = {int(n): x for n, x in by_envs.items() if "steps_per_second" in x}
+        speeds = {n: f"{x['steps_per_second']['median']:,.0f}" for n, x in ran.items()}
+        memory = max((x["memory"]["peak_bytes"] for x in ran.values()), default=0)
+        rows.append((task, *(speeds.get(n, "") for n in sizes), f"{memory / 1e9:.1f} GB"))
+    heads = [f"steps/s, {n:,} environments" for n in sizes]
+    speeds = table(["task", *heads, "most memory"], rows)
+    parts = [
+        (task, f"{profile['launches']:,}",
+         ", ".join(f"{part} {100 * x:.0f}%" for part, x in shares.items()))
+        for task, shares in shares_of_updates(found).items()
+        for profile in found["profile"][task].values()
+    ]  # fmt: skip
+    times = table(["an update", "launches", "shares of its time"], parts)
+    scores = ", ".join(
+        f"{x['target_return']:g} on {task} after {x['seconds']:.0f} seconds, of which "
+        f"{x['compile_seconds']:.0f} were compilation"
+        for task, x in found["score"].items()
+        if x.get("reached")
+    )
+    ratios = ", ".join(
+        f"{arm['ours_over_peer']['median']:.2f} over {PEERS[peer]} on {task} with {int(n):,}"
+        for task, by_envs in found["peers"].items()
+        for n, arms in by_envs.items()
+        for peer, arm in arms.items()
+        if "ours_over_peer" in arm
+    )
+    said = paragraph(f"""
+        {card["nvidia_smi"] or card["name"]}. Mean returns that were reached:
+        {scores or "none"}. Steps per second over those of others: {ratios or "not measured"}.
+    """)
+    return f"{said}\n\n{speeds}\n\n{times}\n\n![training on a GPU](results/gpu.png)"
 
 
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         first_page, scores, minatar, hoppers, speed, scaling, growth, breakdown, shuffle,
-        time_limits, memory, resets, driver, first_run, memory_plan, launches,
+        time_limits, memory, resets, driver, first_run, memory_plan, launches, gpu,
     )
 }  # fmt: skip
 

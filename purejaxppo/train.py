@@ -176,8 +176,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
 
         # advantages, of rewards scaled by statistics that have seen this rollout
         scaler, reward = scale_rewards(norms.reward, rollout.reward, done, hyper.gamma, axis_name)
-        estimate = components.advantage(rollout.replace(reward=reward), hyper, config)
-        advantage, target = _check_shapes(estimate, rollout)
+        advantage, target = _estimate(components, rollout.replace(reward=reward), hyper)
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, axis_name)
 
@@ -268,12 +267,14 @@ def _in_force(components: Components, hyper: Hyperparams, step: Array, updates: 
     return hyper
 
 
-def _check_shapes(estimate: Estimate, rollout: Rollout) -> Estimate:
-    """Checks that an estimate, perhaps of a custom estimator, is [T, N]; else it would broadcast.
+@jax.named_scope("advantages")
+def _estimate(components: Components, rollout: Rollout, hyper: Hyperparams) -> Estimate:
+    """Computes advantages and targets, and checks that they are [T, N]; else they would broadcast.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: they are not; the estimator may be a custom one.
     """
+    estimate = components.advantage(rollout, hyper, components.config)
     for name, x in zip(Estimate._fields, estimate, strict=True):
         if jnp.shape(x) != rollout.value.shape:
             raise ConfigError(

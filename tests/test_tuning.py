@@ -5,10 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.common.shapes import SHAPES, Shape
 from purejaxppo import ConfigError, PPOConfig, compiled_for, compiler_options, make_learner, tuning
 from purejaxppo.ppo.shuffle import permutations
 
 SMALL = PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, hidden_sizes=(8,), total_timesteps=64)
+
+MEASURED = {
+    "c": SHAPES["c"],
+    "d": SHAPES["d"],
+    "e": SHAPES["e"],
+    "f": SHAPES["f"],
+    "cnn": Shape(PPOConfig.preset("Breakout-MinAtar")),
+    "gru": Shape(SHAPES["b"].config.replace(core="gru", normalize_rewards=True)),
+}
+"""Of the benchmarks' shapes, those that are not another one with other sizes; and two networks."""
 
 
 def longest_unroll(function, *args):
@@ -75,3 +86,25 @@ def test_the_program_of_a_gpu_learns_the_same(changes):
     jax.tree.map(close, metrics, others)
     np.testing.assert_array_equal(here.episode_start, there.episode_start)
     assert jnp.issubdtype(there.step.dtype, jnp.integer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_program_for_a_gpu_is_the_same_on_every_host(name, monkeypatch):
+    """Whatever its own devices are, and whichever name the platform is called by."""
+    config, seeds = MEASURED[name]
+
+    def lowered(platform, host):
+        # what was traced before would not ask for the host again
+        jax.clear_caches()
+        monkeypatch.setattr(jax, "default_backend", lambda: host)
+        learner = make_learner(config)
+        update = jax.vmap(lambda state: learner.update(state)) if seeds > 1 else learner.update
+        init = jax.vmap(lambda key: learner.init(key)) if seeds > 1 else learner.init
+        key = jax.random.key(0)
+        with compiled_for(platform):
+            state = jax.eval_shape(init, jax.random.split(key, seeds) if seeds > 1 else key)
+            traced = jax.jit(update).trace(state)
+            return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    assert lowered("cuda", host="cpu") == lowered("gpu", host="tpu")

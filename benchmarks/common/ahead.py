@@ -31,10 +31,10 @@ def h100_mesh(count: int = 1) -> Mesh:
     return _mesh(found.devices)
 
 
-def tpu_mesh(topology: str) -> Mesh:
-    """Describes one TPU of a topology, such as `v5e:2x2`."""
+def tpu_mesh(topology: str, count: int = 1) -> Mesh:
+    """Describes as many TPUs of a topology, such as `v5e:2x2`."""
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    return _mesh(found.devices[:1])
+    return _mesh(found.devices[:count])
 
 
 def _mesh(devices: Sequence[Any]) -> Mesh:
@@ -66,12 +66,16 @@ class Loop(NamedTuple):
         launches: kernels and copies of a turn.
         outside: those of them that are in no CUDA graph.
         graphs: graphs that are launched in a turn.
+        collectives: launches of a turn in which devices speak to each other.
+        collectives_outside: those of them that are in no CUDA graph.
     """
 
     turns: int
     launches: int
     outside: int
     graphs: int
+    collectives: int = 0
+    collectives_outside: int = 0
 
 
 def launches_of(lowered: jax.stages.Lowered) -> list[Loop]:
@@ -111,7 +115,11 @@ class _Open(NamedTuple):
     loop: int
 
 
-_HOLD_OTHERS = ("kWhile", "kCommandBuffer", "kDynamicSliceFusion", "kSequential", "kConditional")
+_HOLD_OTHERS = (
+    "kWhile", "kCommandBuffer", "kDynamicSliceFusion", "kSequential", "kConditional", "kAsyncStart",
+)  # fmt: skip
+_WAITS = "kAsyncDone"  # for what another stream does: nothing is launched
+_COLLECTIVE = r"k(All(Reduce|Gather|ToAll)|ReduceScatter|Collective|RaggedAll|Send|Recv)"
 
 
 def count_launches(thunks: str, names: dict[int, str], turns: dict[str, int]) -> list[Loop]:
@@ -145,12 +153,15 @@ def count_launches(thunks: str, names: dict[int, str], turns: dict[str, int]) ->
         elif kind in _HOLD_OTHERS:
             holders.append(_Open(indent, kind, at))
         row = loops[at]
-        launch = kind not in _HOLD_OTHERS
+        launch = kind not in (*_HOLD_OTHERS, _WAITS)
         bare = launch and all(holder.kind != "kCommandBuffer" for holder in holders)
+        speaks = bool(re.match(_COLLECTIVE, kind))
         loops[at] = row._replace(
             launches=row.launches + launch,
             outside=row.outside + bare,
             graphs=row.graphs + (kind == "kCommandBuffer"),
+            collectives=row.collectives + speaks,
+            collectives_outside=row.collectives_outside + (speaks and bare),
         )
     return loops
 

@@ -253,6 +253,64 @@ def breakdown(results: dict[str, Any]) -> Figure | None:
     return figure
 
 
+def gpu(results: dict[str, Any]) -> Figure | None:
+    """Speed against environments, our speed over that of others, and where an update's time goes.
+
+    Shares are those of the whole update; kernels wait for the rest of it, where there is one.
+    """
+    speeds = {
+        task: {n: x["steps_per_second"] for n, x in by_envs.items() if "steps_per_second" in x}
+        for task, by_envs in results["speed"].items()
+    }
+    speeds = {task: dict(sorted(x.items(), key=lambda y: int(y[0]))) for task, x in speeds.items()}
+    ratios = {
+        f"{task}, {int(n):,}  {peer}": arm["ours_over_peer"]
+        for task, by_envs in results["peers"].items()
+        for n, arms in by_envs.items()
+        for peer, arm in arms.items()
+        if "ours_over_peer" in arm
+    }
+    if not any(speeds.values()):
+        return None
+    figure, (speed, share, *over) = new_figure(3 if ratios else 2, width=15 if ratios else 10)
+    for color, (task, by_envs) in enumerate(speeds.items()):
+        if by_envs:
+            curve(speed, by_envs, task, f"C{color}")
+    sizes = sorted({int(n) for by_envs in speeds.values() for n in by_envs})
+    speed.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, fontsize=8)
+    speed.set(xlabel="environments", ylabel="steps/s")
+    speed.legend(fontsize=8)
+    shares = shares_of_updates(results)
+    left = dict.fromkeys(shares, 0.0)
+    for part in dict.fromkeys(part for row in shares.values() for part in row):
+        widths = [row.get(part, 0.0) for row in shares.values()]
+        share.barh(list(shares), widths, left=list(left.values()), label=part)
+        left = {name: left[name] + row.get(part, 0.0) for name, row in shares.items()}
+    share.invert_yaxis()
+    share.set(xlabel="share of an update", xlim=(0, 1.4))
+    share.legend(fontsize=8)
+    for axes in over:
+        ratio_bars(axes, ratios)
+        axes.set(xlabel="our steps/s over theirs (above 1: ours is faster)")
+    return figure
+
+
+def shares_of_updates(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What each part of an update takes of all of it, and how long kernels wait, by task."""
+    shares = {}
+    for task, by_envs in results["profile"].items():
+        for n, found in by_envs.items():
+            whole = results["speed"].get(task, {}).get(n, {})
+            if not found.get("parts") or "seconds_per_update" not in whole:
+                continue
+            taken = {part: row["microseconds"] for part, row in found["parts"].items()}
+            # kernels may take longer while they are profiled
+            busy, update = sum(taken.values()), 1e6 * whole["seconds_per_update"]["median"]
+            taken["waiting"] = max(update - busy, 0.0)
+            shares[task] = {part: us / max(update, busy) for part, us in taken.items()}
+    return shares
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG of 64 colours, a third of the size of one in full colour."""
     buffer = io.BytesIO()
@@ -268,6 +326,7 @@ PLOTS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
     "peers": peers,
     "time_to_score": time_to_score,
     "breakdown": breakdown,
+    "gpu": gpu,
 }
 
 

@@ -39,8 +39,12 @@ class Training:
         options = purejaxppo.compiler_options()
         return jax.jit(train, compiler_options=options).lower(self._shapes).compile()
 
-    def compile_any(self) -> jax.stages.Compiled:
-        """`program(states, n) -> states`, any number of updates: of those, chunks of `fit` are."""
+    def compile_any(self, **options: str) -> jax.stages.Compiled:
+        """`program(states, n) -> states`, any number of updates: of those, chunks of `fit` are.
+
+        Args:
+            **options: of the compiler, beside its usual ones.
+        """
 
         def one(_, states):
             # a loop of length 1 in between: see `runs.compiled.lower_run`
@@ -49,8 +53,8 @@ class Training:
         def train(states, number):
             return jax.lax.fori_loop(0, number, one, states)
 
-        options = purejaxppo.compiler_options()
-        return jax.jit(train, compiler_options=options).lower(self._shapes, 1).compile()
+        given = purejaxppo.compiler_options() | options
+        return jax.jit(train, compiler_options=given).lower(self._shapes, 1).compile()
 
 
 def predicted_bytes(program: jax.stages.Compiled) -> int:

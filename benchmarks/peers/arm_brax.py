@@ -1,4 +1,4 @@
-"""Worker: Brax's PPO on gymnax's environments.
+"""Worker: Brax's PPO on gymnax's environments, and on its own.
 
 `ppo.train` compiles anew whenever it is called, so it is called once, for more steps than will ever
 be timed, and held up between its epochs, of which each does the steps of one timed call.
@@ -15,6 +15,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 from arm import Arm
+from brax import envs
 from brax.envs.base import Env, State
 from brax.training.agents.ppo import train as ppo
 from brax.training.agents.ppo.networks import make_ppo_networks
@@ -69,6 +70,18 @@ class FromGymnax(Env):
         return "gymnax"
 
 
+def make_env(name: str, options: list[str]) -> Env:
+    """One of Brax's own, named `brax/...`, or one of gymnax's."""
+    if not name.startswith("brax/"):
+        return FromGymnax(name)
+    changes: dict[str, Any] = dict(option.split("=") for option in options)
+    return envs.get_environment(name.removeprefix("brax/"), **changes)
+
+
+EPISODES = {"CartPole-v1": 500, "Pendulum-v1": 200}
+"""Time limits; Brax's own environments have 1,000 steps."""
+
+
 def make(job: dict) -> Arm:
     """Training in a thread of its own, which waits for `train` and `train` for it."""
     go, done = threading.Semaphore(0), threading.Semaphore(0)
@@ -93,12 +106,12 @@ def train_brax(config: dict, after_epoch) -> None:
     )
     sizes = tuple(config["hidden_sizes"])
     ppo.train(
-        FromGymnax(config["env"]),
+        make_env(config["env"], config["env_options"]),
         num_timesteps=EPOCHS * config["total_timesteps"],
         num_evals=EPOCHS + 1,
         run_evals=False,
         progress_fn=lambda step, metrics: after_epoch(),
-        episode_length=500 if config["env"] == "CartPole-v1" else 200,
+        episode_length=EPISODES.get(config["env"], 1000),
         num_envs=config["num_envs"],
         unroll_length=config["num_steps"],
         batch_size=config["num_envs"] // config["num_minibatches"],  # in rollouts

@@ -13,6 +13,7 @@ import statistics
 import sys
 from typing import Any
 
+from benchmarks.common.shapes import SHAPES
 from benchmarks.common.timing import report
 from benchmarks.peers.peers import OURS, ArmPlan, Worker, WorkerError, arguments_of, plan
 
@@ -64,7 +65,7 @@ def main() -> None:
     results = {}
     for name in args.shapes:
         print(f"shape {name}", file=sys.stderr, flush=True)
-        results[name] = measure(plan(name, args), args.processes, args.limit)
+        results[name] = measure(plan(name, SHAPES[name], args), args.processes, args.limit)
     report("compile_time", results, args.out)
 
 

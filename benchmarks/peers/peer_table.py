@@ -76,7 +76,7 @@ PEERS = {
     "brax": Peer(
         "arm_brax",
         "brax",
-        dict.fromkeys(("a", "b", "c", "e", "e64")),
+        dict.fromkeys(("a", "b", "c", "e", "e64", "ant")),
         (
             "compiled with jax's default options",
             "jax.device_put_replicated, which jax 0.10 has removed, is put back by the worker",

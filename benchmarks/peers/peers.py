@@ -93,9 +93,17 @@ def job(name: str, shape: Shape, total_timesteps: int | None, updates: int | Non
     return {"shape": name, "config": config.to_dict(), "seeds": shape.seeds}
 
 
-def plan(name: str, args: argparse.Namespace) -> dict[str, ArmPlan]:
-    """The arms of a shape."""
-    shape = SHAPES[name]
+def plan(
+    name: str, shape: Shape, args: argparse.Namespace, beside: bool = False
+) -> dict[str, ArmPlan]:
+    """The arms of a shape.
+
+    Args:
+        name: under which the table of peers has it.
+        shape: its sizes, perhaps others than it has by that name.
+        args: what was asked for, see `arguments_of`.
+        beside: with the packages of this interpreter, see `python_of`.
+    """
     own = job(name, shape, args.total_timesteps, None)
     arms = {OURS: ArmPlan(sys.executable, "arm_ours", own, [])}
     for peer_name in dict.fromkeys(args.peers):
@@ -104,7 +112,7 @@ def plan(name: str, args: argparse.Namespace) -> dict[str, ArmPlan]:
             continue
         told = job(name, shape, args.total_timesteps, peer.updates[name])
         told |= {"peer": peer_name, "checkout": args.purejaxrl and str(args.purejaxrl)}
-        python = python_of(peer.env, args.envs_dir) if peer.env else sys.executable
+        python = python_of(peer.env, args.envs_dir, beside) if peer.env else sys.executable
         arms[peer_name] = ArmPlan(python, peer.module, told, peer.differences(name))
     return arms
 
@@ -190,7 +198,7 @@ def main() -> None:
     args = arguments_of(parser, PEERS, ["rejax", "sbx", "sb3", "brax"])
     if args.rounds < 2:
         parser.error(f"--rounds {args.rounds}: quartiles take at least 2")
-    plans = {name: plan(name, args) for name in args.shapes}  # makes the environments
+    plans = {name: plan(name, SHAPES[name], args) for name in args.shapes}  # makes the environments
     results = {}
     for name, arms in plans.items():
         print(f"shape {name}", file=sys.stderr, flush=True)

@@ -13,25 +13,46 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from benchmarks.common import ahead
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig
 
+
+class Program(NamedTuple):
+    """What is compiled.
+
+    Attributes:
+        config: what it trains.
+        devices: H100s that share the environments.
+        chunk: it is the one that `fit` calls for any number of updates; one of them is counted.
+    """
+
+    config: PPOConfig
+    devices: int = 1
+    chunk: bool = False
+
+
 _LARGE: dict[str, Any] = dict(num_envs=2048, num_steps=128, total_timesteps=100 * 2048 * 128)
-CARTPOLE = PPOConfig(**_LARGE)
-CONFIGS = {
-    "CartPole-v1": CARTPOLE,
-    "Breakout-MinAtar": PPOConfig.preset("Breakout-MinAtar", **_LARGE, num_minibatches=8),
-    "CartPole-v1, gru": CARTPOLE.replace(core="gru"),
-    "CartPole-v1, lstm": CARTPOLE.replace(core="lstm"),
-    "CartPole-v1, linear": CARTPOLE.replace(core="linear"),
+_CARTPOLE = PPOConfig(**_LARGE)
+_NORMALIZED = PPOConfig(
+    **_LARGE, env="Pendulum-v1", normalize_observations=True, normalize_rewards=True,
+    objective="adaptive_kl", target_kl=0.01,
+)  # fmt: skip
+PROGRAMS = {
+    "CartPole-v1": Program(_CARTPOLE),
+    "Breakout-MinAtar": Program(PPOConfig.preset("Breakout-MinAtar", **_LARGE, num_minibatches=8)),
+    "CartPole-v1, gru": Program(_CARTPOLE.replace(core="gru")),
+    "CartPole-v1, lstm": Program(_CARTPOLE.replace(core="lstm")),
+    "CartPole-v1, linear": Program(_CARTPOLE.replace(core="linear")),
+    "CartPole-v1, fit": Program(_CARTPOLE, chunk=True),
+    "CartPole-v1, 4 devices": Program(_CARTPOLE, devices=4),
+    "Pendulum-v1, normalized, 4 devices": Program(_NORMALIZED, devices=4),
 }
-CHUNK = "CartPole-v1, fit"
-"""The program that `fit` calls for any number of updates; one is counted."""
 
 
 def on_gpu(lowered: jax.stages.Lowered) -> dict[str, Any]:
@@ -39,7 +60,8 @@ def on_gpu(lowered: jax.stages.Lowered) -> dict[str, Any]:
     loops = ahead.launches_of(lowered)
     total = {
         name: sum(loop.turns * getattr(loop, name) for loop in loops)
-        for name in ("launches", "outside", "graphs")
+        for name in ahead.Loop._fields
+        if name != "turns"
     }
     return total | {"loops": [loop._asdict() for loop in loops]}
 
@@ -60,35 +82,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*CONFIGS, CHUNK]
-    parser.add_argument("--programs", nargs="*", choices=names, default=names)
+    parser.add_argument("--programs", nargs="*", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument("--config", help="another one instead: fields of PPOConfig, as JSON")
-    parser.add_argument("--devices", type=int, default=1, help="H100s that share the environments")
+    parser.add_argument("--devices", type=int, default=1, help="that share it, with --config")
     parser.add_argument(
-        "--tpu", help="a topology such as v5e:2x2, one of whose TPUs is compiled for"
+        "--tpu", help="a topology such as v5e:2x2, whose TPUs are compiled for instead"
     )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     # the platform of this process, whatever else is installed: nothing is run on it
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    try:
-        mesh = ahead.tpu_mesh(args.tpu) if args.tpu else ahead.h100_mesh(args.devices)
-    except (RuntimeError, ValueError) as error:
-        needed = "libtpu" if args.tpu else "-e '.[launches]'"
-        sys.exit(f"no compiler for this device: pip install {needed} ({error})")
-    count = on_tpu if args.tpu else on_gpu
-    results: dict[str, Any] = {"compiled_for": mesh.devices.flat[0].device_kind}
-    results["devices"], results["programs"] = mesh.size, {}
-    given = {"given": PPOConfig.from_dict(json.loads(args.config))} if args.config else CONFIGS
-    for name in given if args.config else args.programs:
+    programs = {name: PROGRAMS[name] for name in args.programs}
+    if args.config:
+        programs = {"given": Program(PPOConfig.from_dict(json.loads(args.config)), args.devices)}
+    results: dict[str, Any] = {"programs": {}}
+    for name, program in programs.items():
         print(name, file=sys.stderr, flush=True)
-        if name == CHUNK:
-            lowered = ahead.lower_chunk(CARTPOLE, mesh)
-        else:
-            lowered = ahead.lower_update(given[name], mesh)
-        results["programs"][name] = count(lowered)
+        mesh = mesh_of(args.tpu, program.devices)
+        results["compiled_for"] = mesh.devices.flat[0].device_kind
+        lower = ahead.lower_chunk if program.chunk else ahead.lower_update
+        count = on_tpu if args.tpu else on_gpu
+        counted = count(lower(program.config, mesh))
+        results["programs"][name] = {"devices": program.devices} | counted
     report("launches", results, args.out)
+
+
+def mesh_of(tpu: str | None, devices: int) -> Mesh:
+    """Describes what a program is compiled for, or ends with a line that says what is needed."""
+    try:
+        return ahead.tpu_mesh(tpu, devices) if tpu else ahead.h100_mesh(devices)
+    except (RuntimeError, ValueError) as error:
+        needed = "libtpu" if tpu else "-e '.[launches]'"
+        sys.exit(f"no compiler for this device: pip install {needed} ({error})")
 
 
 if __name__ == "__main__":

@@ -18,14 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.child import does_not_fit, result_of
 from benchmarks.common.programs import Training, available_bytes, peak_bytes, predicted_bytes
 from benchmarks.common.roofline import flops_per_step, matrix_products
 from benchmarks.common.shapes import SHAPES, Shape
@@ -38,7 +36,6 @@ SWEEPS = {
 }
 SECONDS_PER_CALL = 0.3
 SECONDS_PER_POINT = 120
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "MemoryError", "bad_alloc")
 
 
 def point(sweep: str, size: str, total_timesteps: int | None = None) -> Shape:
@@ -109,37 +106,13 @@ def measure(shape: Shape, repeats: int, adjust: bool) -> dict[str, Any]:
     }
 
 
-def does_not_fit(why: str) -> dict[str, Any]:
-    """The report of a point that ran out of memory, or would have."""
-    return {"does_not_fit": why}
-
-
 def measure_in_child(sweep: str, size: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measures one point in a new process; a point that fails says why."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.speed.throughput",
-        "--point",
-        sweep,
-        size,
-        "--repeats",
-        str(args.repeats),
-    ]
+    command = ["-m", "benchmarks.speed.throughput", "--point", sweep, size]
+    command += ["--repeats", str(args.repeats)]
     if args.total_timesteps:
         command += ["--total-timesteps", str(args.total_timesteps)]
-    # a cached program would compile in no time, and tells nothing of its memory
-    env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    child = subprocess.run(command, capture_output=True, text=True, env=env)
-    if child.returncode == 0:
-        return json.loads(child.stdout.splitlines()[-1])
-    words = next(
-        (line for line in child.stderr.splitlines() for word in OUT_OF_MEMORY if word in line), None
-    )
-    if words or child.returncode == -signal.SIGKILL:
-        return does_not_fit((words or "killed by the operating system")[:300])
-    print(child.stderr, file=sys.stderr)
-    return {"failed": (child.stderr.strip().splitlines() or [f"exit {child.returncode}"])[-1]}
+    return result_of(command)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from purejaxppo.types import (
 )
 
 
+@jax.named_scope("rollout")
 def collect(
     policy: Policy,
     vec_env: VecEnv,
@@ -133,6 +134,7 @@ def final_values(
     return values_of(policy, params, obs_stats, carry, final_obs, parts)
 
 
+@jax.named_scope("values")
 def values_of(
     policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, obs: Obs, parts: int = 1
 ) -> Array:

@@ -11,6 +11,7 @@ from purejaxppo import tuning
 ROUNDS = 24  # in each, an index stays or moves by the toss of a coin
 
 
+@jax.named_scope("shuffle")
 def minibatch_indices(key: Array, batch_size: int, num_epochs: int, num_minibatches: int) -> Array:
     """Draws a fresh permutation per epoch, cut into minibatches.
 

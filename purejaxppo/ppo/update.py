@@ -131,6 +131,7 @@ class Progress(NamedTuple):
     stopped: Array
 
 
+@jax.named_scope("steps")
 def optimize(
     loss: Loss,
     optimizer: Optimizer,

@@ -2,16 +2,21 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from jax.profiler import ProfileData
 
 from benchmarks import readme
-from benchmarks.common import plots
+from benchmarks.common import plots, traces
+from benchmarks.speed import gpu
+from purejaxppo import PPOConfig, make_learner
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = "--total-timesteps 512"
@@ -24,6 +29,7 @@ SMOKE = {
     "peers.peers": f"--shapes a --peers none --rounds 2 {SMALL}",
     "peers.compile_time": f"--shapes a --peers none --processes 1 {SMALL}",
     "speed.resets": "--env CartPole-v1 --num-envs 4 --updates 1 --batches 2 --rounds 2",
+    "speed.gpu": "--quick --platform cpu --tasks CartPole-v1 --peers rejax --envs-dir nowhere",
     "speed.growth": "--kinds environments --largest-environments 16 --updates 1 --rounds 2",
     "speed.scaling": "--shapes a --devices 2 --updates 1 --rounds 2",
     "learning.scores": "--runs CartPole-v1,\\ classic --seeds 2 --total-timesteps 4096",
@@ -81,6 +87,134 @@ def test_plots_are_those_in_the_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     run("common.plots", "--folder", tmp_path / "empty")
     assert not list((tmp_path / "empty").iterdir())
+
+
+# -- a GPU that is not here ------------------------------------------------------------------------
+
+PROGRAM = """\
+HloModule jit_f
+
+%body (p: f32[4]) -> f32[4] {
+  %p = f32[4] parameter(0)
+  %loop_add_fusion.3 = f32[4] fusion(%p), metadata={op_name="jit(f)/rollout/while/body/add"}
+  ROOT %copy.7 = f32[4] copy(%loop_add_fusion.3)
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %p = f32[4] parameter(0)
+  %while.1 = f32[4] while(%p), metadata={op_name="jit(f)/rollout/while"}
+  %gemm-fusion.1 = f32[4] fusion(%while.1), metadata={op_name="jit(f)/vmap(steps)/shuffle/dot"}
+  ROOT %negate.1 = f32[4] negate(%gemm-fusion.1), metadata={op_name="jit(f)/neg"}
+}
+"""
+
+
+def profile_of(plane, line):
+    """A kernel that ran twice, a copy, a loop that holds both, and a kernel without a name."""
+    named = "events {{ metadata_id: {} duration_ps: {} stats {{ metadata_id: 1 ref_value: {} }} }}"
+    ran = [(2, 3_000_000, 2), (2, 5_000_000, 2), (3, 2_000_000, 3), (4, 90_000_000, 4)]
+    events = [named.format(*event) for event in ran]
+    events.append("events { metadata_id: 5 duration_ps: 4000000 }")
+    names = {2: "loop_add_fusion.3", 3: "copy.7", 4: "while.1", 5: "gemm_fusion_1"}
+    of_events = [
+        f'event_metadata {{ key: {i} value {{ id: {i} name: "{name}" }} }}'
+        for i, name in names.items()
+    ]
+    of_stats = [
+        f'stat_metadata {{ key: {i} value {{ id: {i} name: "{name}" }} }}'
+        for i, name in (names | {1: "hlo_op"}).items()
+    ]
+    text = f'planes {{ name: "{plane}" lines {{ id: 1 name: "{line}" {" ".join(events)} }}'
+    text += f' lines {{ id: 2 name: "XLA Ops" {events[0]} }} {" ".join(of_events + of_stats)} }}'
+    return ProfileData.from_serialized_xspace(ProfileData.text_proto_to_serialized_xspace(text))
+
+
+def test_a_profile_is_summed_by_hand():
+    parts = traces.parts_of(PROGRAM)
+    assert parts["loop_add_fusion_3"] == parts["copy_7"] == "rollout"  # its loop's
+    assert (parts["gemm_fusion_1"], parts["negate_1"]) == ("shuffle", "rest")
+    events = traces.events_of(profile_of("/device:GPU:0", "Stream #13(Compute)"))
+    found = traces.summed(events, parts, largest=1)
+    assert (found["launches"], found["microseconds"]) == (4, 14)
+    assert found["parts"] == {
+        "rollout": {"launches": 3, "microseconds": 10},
+        "shuffle": {"launches": 1, "microseconds": 4},
+    }
+    (largest,) = found["kernels"]
+    named = {"name": "loop_add_fusion.3", "part": "rollout"}
+    assert largest == named | {"launches": 2, "microseconds": 8}
+    # on a CPU, among whatever else threads do; and on any of them
+    events = traces.events_of(profile_of("/host:CPU", "worker"))
+    assert sorted(ns for _, ns in events) == [2000, 3000, 3000, 5000]
+
+
+def test_parts_of_an_update_have_names():
+    """In the program, for whoever profiles it."""
+    config = PPOConfig(num_envs=2, num_steps=4, num_minibatches=2, total_timesteps=8)
+    learner = make_learner(config)
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    text = jax.jit(learner.update).lower(state).as_text(debug_info=True)
+    scopes = {scope for name in re.findall(r'loc\("([^"]*)"', text) for scope in name.split("/")}
+    assert scopes >= set(traces.PARTS)
+
+
+def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
+    for name in ("PREALLOCATE", "MEM_FRACTION"):
+        monkeypatch.setenv(f"XLA_PYTHON_CLIENT_{name}", "1")
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert not out and len(err.splitlines()) == 1 and "no GPU" in err
+
+
+def test_what_there_is_no_time_for_is_said(monkeypatch):
+    """Points take up to 30 of 100 seconds, as a clock says that stands still in between."""
+    clock = iter([0, 0, 20, 30, 60, 90, 97, 98, 99, 100, 100, 100, 100])
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(gpu, "result_of", lambda command, limit: {"left": limit})
+    monkeypatch.setattr(sys, "argv", [
+        "gpu", "--seconds", "100", "--tasks", "brax/ant", "--envs", "4", "16", "8", "32", "64",
+        "--peers", "none",
+    ])  # fmt: skip
+    found = gpu.measure(gpu.arguments())
+    assert found["speed"]["brax/ant"] == {"4": {"left": 100}, "16": {"left": 40}, "8": {"left": 10}}
+    assert found["peers"] == {"brax/ant": {"4": {}}}  # nothing is beside it
+    assert found["profile"] == {"brax/ant": {"4": {"left": 70}}}
+    assert [name.partition(":")[0] for name in found["left_out"]] == [
+        "speed, brax/ant, 32", "speed, brax/ant, 64", "peers, brax/ant, 16", "peers, brax/ant, 8",
+        "peers, brax/ant, 32", "peers, brax/ant, 64",
+    ]  # fmt: skip
+
+
+def test_figures_of_a_card_by_hand(tmp_path, monkeypatch):
+    """Where the file of its results is there; where it is not, the model of launches stands."""
+    spread = {"lower_quartile": 9e6, "median": 1e7, "upper_quartile": 2e7}
+    point = {
+        "steps_per_second": spread,
+        "seconds_per_update": {"median": 10e-6},
+        "memory": {"peak_bytes": 2_500_000_000},
+    }
+    profile = {"launches": 1234, "parts": {"rollout": {"launches": 9, "microseconds": 4.0}}}
+    score = {"reached": True, "target_return": 475.0, "seconds": 21.0, "compile_seconds": 19.0}
+    results = {
+        "card": {"name": "a card", "nvidia_smi": None},
+        "speed": {"CartPole-v1": {"4096": point, "1024": {"does_not_fit": "too large"}}},
+        "profile": {"CartPole-v1": {"4096": profile}},
+        "score": {"CartPole-v1": score},
+        "peers": {"CartPole-v1": {"4096": {"rejax": {"ours_over_peer": spread}}}},
+    }
+    assert "has not been run on a card" in readme.gpu()
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    (tmp_path / "gpu.json").write_text(json.dumps({"results": results}))
+    text = readme.gpu()
+    assert "| CartPole-v1 |  | 10,000,000 | 2.5 GB |" in text
+    assert "| CartPole-v1 | 1,234 | rollout 40%, waiting 60% |" in text
+    assert "475 on CartPole-v1 after 21 seconds" in " ".join(text.split())
+    figure = plots.gpu(results)
+    widths = [part.patches[0].get_width() for part in figure.axes[1].containers]
+    assert widths == pytest.approx([0.4, 0.6])
 
 
 # -- figures in the texts --------------------------------------------------------------------------
