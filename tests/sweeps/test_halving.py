@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from purejaxppo.sweeps.read import read_results
 from purejaxppo.sweeps.samplers import drawn
 from purejaxppo.sweeps.schedulers import asha, halving, rungs
 from purejaxppo.sweeps.schedulers.asha import goes_on
-from purejaxppo.sweeps.schedulers.crew import advance
+from purejaxppo.sweeps.schedulers.crew import advance, latest_returns
 from purejaxppo.sweeps.schedulers.halving import train_halving
 from purejaxppo.sweeps.schedulers.rungs import Schedule, best_of, rungs_of
 from purejaxppo.sweeps.study import Study
@@ -117,6 +118,17 @@ def test_the_best_are_those_of_the_highest_scores():
     # of equal ones the lower numbers, and those without a score at last
     assert best_of([1.0, 1.0, 1.0], [7, 3, 5], 2) == [1, 2]
     assert best_of([np.nan, np.nan, -1e9], [0, 1, 2], 2) == [0, 2]
+
+
+def test_long_episodes_are_no_disadvantage_at_a_rung():
+    """Twenty updates, two of which are the last tenth: the last return, unless there is none."""
+    episodes, total = np.zeros((3, 20), np.int32), np.zeros((3, 20), np.float32)
+    episodes[0, [3, 18]], total[0, [3, 18]] = (1, 2), (10.0, 8.0)
+    episodes[1, [3, 11]], total[1, [3, 11]] = (1, 2), (10.0, 18.0)
+    metrics = SimpleNamespace(episodes=episodes, return_sum=total)
+    found = latest_returns(metrics)
+    np.testing.assert_array_equal(found["final_return"], [4.0, 9.0, np.nan])
+    np.testing.assert_array_equal(found["mean_return"], [7.0, 9.5, np.nan])
 
 
 def test_who_arrives_first_goes_on_unless_another_is_better():

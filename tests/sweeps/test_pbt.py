@@ -12,7 +12,7 @@ from purejaxppo import ConfigError, PPOConfig, make_learner
 from purejaxppo.components import make_components
 from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.schedulers.evolution import drawn, evolution_of, exploit, perturbed
+from purejaxppo.sweeps.schedulers.evolution import carried, drawn, evolution_of, exploit, perturbed
 from purejaxppo.sweeps.schedulers.pbt import make_population
 
 CONFIG = PPOConfig(
@@ -66,6 +66,12 @@ def test_agents_without_a_score_are_taken_from_by_nobody():
     for i in range(10):
         parents = exploit(jax.random.key(i), scores, 2)
         np.testing.assert_array_equal(parents, [0, 2, 2, 2])  # of equal ones the last are the worst
+
+
+def test_a_score_is_kept_while_no_episode_ends():
+    before, parents = jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1, 1, 2])
+    found = carried(jnp.array([jnp.nan, 5.0, jnp.nan]), before, parents)
+    np.testing.assert_array_equal(found, [2.0, 5.0, np.nan])
 
 
 @pytest.mark.parametrize("dimension", [

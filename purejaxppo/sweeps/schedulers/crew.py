@@ -168,6 +168,24 @@ def returns_in(metrics: Metrics) -> dict[str, np.ndarray]:
     return {"final_return": final_returns(metrics), "mean_return": mean_returns(metrics)}
 
 
+def latest_returns(metrics: Metrics) -> dict[str, np.ndarray]:
+    """Returns what agents are known by on their way: no less where their episodes are long.
+
+    Args:
+        metrics: every field [S, updates so far], NumPy.
+
+    Returns:
+        As `returns_in`; but where no episode ended in the last tenth of the updates, final_return
+        is that of the last update in which one did. NaN where none did at all.
+    """
+    found, count = returns_in(metrics), np.asarray(metrics.episodes)
+    last = count.shape[1] - 1 - np.argmax(count[:, ::-1] > 0, axis=1)
+    ended, total = (x[np.arange(len(count)), last] for x in (count, metrics.return_sum))
+    recent = np.where(ended > 0, total / np.maximum(ended, 1).astype(np.float64), np.nan)
+    final = found["final_return"]
+    return found | {"final_return": np.where(np.isnan(final), recent, final)}
+
+
 def place_state(programs: Programs, state: PyTree) -> LearnerState:
     """Puts the state of agents where their programs have it.
 

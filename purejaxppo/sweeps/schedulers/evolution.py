@@ -46,6 +46,22 @@ def exploit(key: Array, scores: Array, replaced: int) -> Array:
     return jnp.where((rank >= len(scores) - replaced) & worse, other, agents)
 
 
+def carried(scores: Array, before: Array, parents: Array) -> Array:
+    """Returns the scores of a generation, where there is none those that agents came with.
+
+    An agent whose episodes are longer than a generation is so no worse for it.
+
+    Args:
+        scores: [P], NaN where no episode ended.
+        before: [P], of the generation before it.
+        parents: [P], whom each agent began it as.
+
+    Returns:
+        [P], NaN where no episode has ended yet.
+    """
+    return jnp.where(jnp.isnan(scores), before[parents], scores)
+
+
 def drawn(dimension: Dimension, u: Array) -> Array:
     """Returns the values at places of the unit interval, as `Dimension.at` does.
 

@@ -14,10 +14,10 @@ objective remembers, and the environments in the middle of their episodes with t
 An episode that was begun by the one is so finished by the same policy in both, and its return is
 theirs. The random key alone stays the agent's own, so that the two part ways at the next step.
 
-Agents without a score rank last and are taken from by nobody; equal scores rank by number of the
-agent. Of `gamma` and `gae_lambda` it is $1 - x$ that is multiplied, which is what tells values near
-1 apart. A choice among numbers moves to one of its neighbours, in the order in which they were
-given.
+Where no episode ended in a generation, an agent keeps the score that it came with. Agents without a
+score rank last and are taken from by nobody; equal scores rank by number of the agent. Of `gamma`
+and `gae_lambda` it is $1 - x$ that is multiplied, which is what tells values near 1 apart. A choice
+among numbers moves to one of its neighbours, in the order in which they were given.
 
 Reference: arXiv:1711.09846, algorithm 1, and section 4.1 (truncation selection, perturb, resample).
 """
@@ -44,7 +44,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.runs.compiled import chunk_of, given_to, init_of
 from purejaxppo.runs.vary import own_of
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.schedulers.evolution import Evolution, evolution_of
+from purejaxppo.sweeps.schedulers.evolution import Evolution, carried, evolution_of
 from purejaxppo.sweeps.space import read_space
 from purejaxppo.train import learner_of
 from purejaxppo.types import (
@@ -66,7 +66,7 @@ class PopulationOutput(NamedTuple):
         hyperparams: by name, [G, P], those that were in force.
         parents: [G, P] int32, the agent of the generation before that each was copied from at the
             beginning; itself where it went on.
-        scores: [G, P] float32, at the end; NaN where there was none.
+        scores: [G, P] float32, at the end; NaN where no episode had ended yet.
     """
 
     state: LearnerState
@@ -203,6 +203,7 @@ def population_of(
             state, values, parents = evolution.evolve(key, *before)
             state, metrics = chunk(state, updates, given, own_of(values, env_params))
             scores = _scores(measure, last_of(metrics, updates, length))
+            scores = carried(scores, before[2], parents)
             return (state, values, scores), (metrics, values, parents, scores)
 
         # no agent has a score before the first generation, which is so trained as it begins

@@ -30,7 +30,7 @@ from purejaxppo.sweeps.schedulers.crew import (
     place_state,
     returns_in,
 )
-from purejaxppo.sweeps.schedulers.evolution import Evolution, evolution_of
+from purejaxppo.sweeps.schedulers.evolution import Evolution, carried, evolution_of
 from purejaxppo.sweeps.schedulers.pbt import keys_of_population, last_of, mean_return
 from purejaxppo.sweeps.schedulers.written import save, write_results, written_run
 from purejaxppo.sweeps.scores import scored
@@ -174,7 +174,8 @@ def _train(
         state, values, parents = evolve(key, state, values, scores)
         own = own_of(values, components.env_params)
         state, metrics = advance(programs, state, own, lengths[number])
-        scores = np.asarray(score(last_of(metrics, lengths[number], min(lengths))))
+        found = score(last_of(metrics, lengths[number], min(lengths)))
+        scores = np.asarray(carried(found, jnp.asarray(scores), parents))
 
         # rows, then the checkpoint, then what is made of it
         for name, column in values.items():

@@ -3,7 +3,8 @@ r"""Rungs: after how many steps trials are compared, which of them go on, and wh
 Rung k stands at $r \eta^k$ steps, with $r$ = min_steps and $\eta$ = factor, rounded up to whole
 updates; the last one is the end of the training. At a rung a trial is known by the episodes that
 ended in the last tenth of its own updates so far (score=final_return), or in all of them
-(mean_return): the mean over its seeds.
+(mean_return): the mean over its seeds. Few updates may be shorter than an episode of a good agent:
+where none ended in the last tenth, those of the last update in which one did count instead.
 
 Reference: arXiv:1502.07943, algorithm 1; arXiv:1810.05934, algorithms 1 and 2.
 """
@@ -25,7 +26,13 @@ from purejaxppo.run_folder import checkpoint
 from purejaxppo.runs.compiled import Programs
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import Source
-from purejaxppo.sweeps.schedulers.crew import columns_of, compile_agents, returns_in, rows_of
+from purejaxppo.sweeps.schedulers.crew import (
+    columns_of,
+    compile_agents,
+    latest_returns,
+    returns_in,
+    rows_of,
+)
 from purejaxppo.sweeps.schedulers.written import write_finished
 from purejaxppo.sweeps.scores import failed as failed_trial
 from purejaxppo.sweeps.scores import scored
@@ -110,7 +117,7 @@ def scores_of(metrics: Metrics, options: SweepOptions) -> np.ndarray:
     Returns:
         [K] float64, the mean over the seeds; NaN where one has ended no episode.
     """
-    return returns_in(metrics)[options.score[0]].reshape(-1, options.seeds).mean(1)
+    return latest_returns(metrics)[options.score[0]].reshape(-1, options.seeds).mean(1)
 
 
 take = jax.jit(rows_of)
@@ -191,7 +198,7 @@ class Schedule(NamedTuple):
             **known: other fields of `Result`.
         """
         steps = history.episodes.shape[1] * self.components.config.batch_size
-        values = returns_in(history)
+        values = returns_in(history) if status == "done" else latest_returns(history)
         return scored(
             trial, values, self.options.score, status=status, steps=steps, seconds=seconds, **known
         )
