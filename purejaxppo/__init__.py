@@ -7,10 +7,11 @@ What is here, in an order to read it in:
 - *Training*: `make_train` makes the whole run a function of a key, which gives a `TrainOutput`;
   `make_learner` its two parts, a `Learner`, over a `LearnerState`; `Metrics` are what an update
   says of itself, and `final_returns` what is left of them.
-- *Many settings*: `make_population` makes population-based training a function of a key, which
-  gives a `PopulationOutput`.
 - *Training from the host*: `fit` adds folders, checkpoints, evaluations and callbacks, and gives a
   `FitResult`. What goes wrong around it is a `RunWarning`.
+- *Many settings*: `sweep` trains a `Space` of them as few programs, and gives a `SweepResult`;
+  `make_population` makes population-based training a function of a key, which gives a
+  `PopulationOutput`.
 - *Callbacks*: a `Callback` hears of a run and can stop it, as `StopWithoutImprovement` does;
   `CSVLogger`, `TensorBoard` and `WandB` write down what they hear.
 - *Acting*: `load_policy` reads a run folder, and `as_policy` takes what was just trained: a
@@ -64,7 +65,9 @@ if TYPE_CHECKING:
     from purejaxppo.runs.loggers import CSVLogger, TensorBoard, WandB
     from purejaxppo.sharding import shard_environments
     from purejaxppo.spaces import EnvSpec
+    from purejaxppo.sweeps.dimensions import Space
     from purejaxppo.sweeps.schedulers.pbt import PopulationOutput, make_population
+    from purejaxppo.sweeps.sweep import SweepResult, sweep
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.trained_policy import TrainedPolicy
     from purejaxppo.tuning import compiled_for, compiler_options
@@ -110,7 +113,9 @@ __all__ = [
     "Rollout",
     "RunWarning",
     "Scores",
+    "Space",
     "StopWithoutImprovement",
+    "SweepResult",
     "TensorBoard",
     "TrainOutput",
     "TrainedPolicy",
@@ -136,6 +141,7 @@ __all__ = [
     "make_train",
     "render",
     "shard_environments",
+    "sweep",
     "use_cores",
     "vmap_over_devices",
 ]
@@ -166,6 +172,8 @@ _MODULES = {
     "sharding": ["shard_environments"],
     "spaces": ["EnvSpec"],
     "sweeps.schedulers.pbt": ["PopulationOutput", "make_population"],
+    "sweeps.dimensions": ["Space"],
+    "sweeps.sweep": ["SweepResult", "sweep"],
     "train": ["make_learner", "make_train"],
     "trained_policy": ["TrainedPolicy"],
     "tuning": ["compiled_for", "compiler_options"],

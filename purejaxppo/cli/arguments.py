@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import tyro
 
 from purejaxppo.bounds import Bound
-from purejaxppo.cli.reading import Arguments, read
-from purejaxppo.config.coerce import coerce, parse_options
-from purejaxppo.config.rules import COUNT, INDEX, SEED, option, types_of
+from purejaxppo.cli.reading import Arguments
+from purejaxppo.config.rules import COUNT, INDEX, SEED, option
 from purejaxppo.config.schema import Algorithm, PPOConfig
-from purejaxppo.errors import ConfigError
 from purejaxppo.report.axes import Axis
 from purejaxppo.runs.options import AgentOptions, FilmOptions, FitOptions, Format, Weights
+from purejaxppo.sweeps.options import SweepOptions
 
 Shell = Literal["bash", "zsh", "fish"]
 """What completion can be printed for."""
@@ -45,6 +43,8 @@ class RunOptions(FitOptions):
 
     algorithm: Algorithm = option("ppo", group="what is trained")
     """Where the defaults come from (a preset's table of this name, if there is one)."""
+    env_params: tuple[str, ...] = ()
+    """Numbers of its environment's parameters, as name=value."""
     coordinator: str | None = option(None, group="several processes")
     """HOST:PORT of the first of the processes that train together, where the others reach it."""
     num_processes: int | Literal["auto"] | None = option(None, PROCESSES)
@@ -152,13 +152,49 @@ class ListOptions(Arguments):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainArgs(Arguments, RunOptions, PPOConfig):
-    """Train PPO and its relatives, all seeds in one compiled program."""
+class ConfigArgs(Arguments, PPOConfig):
+    """A configuration from the command line, and what it starts from."""
 
     env: EnvName = dataclasses.field()
     """A name that `purejaxppo envs` lists, or module:object, an environment or what makes one."""
     preset: str | None = option(None, group="what is trained")  # pyright: ignore[reportIncompatibleMethodOverride]
     """Preset to start from: a name, or none for the plain algorithm; default: the environment's."""
+    config: str | None = None
+    """TOML file to start from instead, as best.toml of a study; it may name ENV."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainArgs(RunOptions, ConfigArgs):
+    """Train PPO and its relatives, all seeds in one compiled program."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepRun(SweepOptions):
+    """A sweep from the command line."""
+
+    algorithm: Algorithm = option("ppo", group="what is trained")
+    """Where the defaults come from (a preset's table of this name, if there is one)."""
+    env_params: tuple[str, ...] = ()
+    """Numbers of its environment's parameters in all trials, as name=value."""
+    compilation_cache: bool = option(True, group="compilation and output")
+    """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
+    quiet: bool = False
+    """No plan, no progress, no table."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VaryArgs(ConfigArgs):
+    """A configuration, and what is varied in it."""
+
+    vary: tuple[str, ...] = option((), group="what is varied")
+    """NAME=LOW..HIGH, log:LOW..HIGH or A,B,C: any field, env_options.NAME or env_params.NAME."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepArgs(SweepRun, VaryArgs):
+    """Train many settings as few programs, in a study that goes on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,6 +227,7 @@ class CompletionArgs(Arguments):
 
 ARGUMENTS: dict[str, type[Arguments]] = {
     "train": TrainArgs,
+    "sweep": SweepArgs,
     "eval": EvalOptions,
     "runs": ListOptions,
     "plot": PlotOptions,
@@ -202,137 +239,6 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "completion": CompletionArgs,
 }
 """What each command takes, by its name."""
-
-
-def parse_train(argv: Sequence[str]) -> tuple[RunOptions, PPOConfig]:
-    """Reads the arguments of `purejaxppo train`.
-
-    Args:
-        argv: the arguments after the command.
-
-    Returns:
-        Options and configuration, checked.
-
-    Raises:
-        ConfigError: they cannot be read, or cannot be trained; or the run to go on with is not
-            there.
-    """
-    args = read_train(argv)
-    # the two parents of TrainArgs apart again: each checks itself
-    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(PPOConfig)}
-    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(RunOptions)}
-    return RunOptions(**options), PPOConfig(**values)
-
-
-def read_train(argv: Sequence[str], env: str | None = None) -> TrainArgs:
-    """Reads the arguments of `purejaxppo train` over the values of a preset or of a run.
-
-    Args:
-        argv: the arguments after the command.
-        env: what is trained on if they do not say; None: they must.
-
-    Returns:
-        The arguments, of which only types are checked.
-
-    Raises:
-        ConfigError: they cannot be read, the preset does not exist, or the run to go on with is not
-            there.
-    """
-    # read twice: first for the preset or the run that defaults come from, then over its values
-    first = read(TrainArgs, argv, "train", None if env is None else TrainArgs(env=env))
-    base, own = base_config(first.env, first.algorithm, first.preset), {}
-    if first.resume:
-        base, own = resumed(first, base)
-    given = {f.name: getattr(first, f.name) for f in dataclasses.fields(TrainArgs)}
-    args = read(TrainArgs, argv, "train", TrainArgs(**{**given, **own, **base.to_dict()}))
-
-    # options of the environment go over the preset's one by one, as all other options do
-    env_options = {**parse_options(base.env_options), **parse_options(args.env_options)}
-    texts = coerce("env_options", tuple[str, ...], env_options)
-    return dataclasses.replace(args, env_options=texts)
-
-
-def base_config(env: str, algorithm: Algorithm, preset: str | None) -> PPOConfig:
-    """Returns the defaults of a run: of the preset that is named, else of the environment's.
-
-    Args:
-        env: name of the environment.
-        algorithm: whose defaults, or which table of the preset.
-        preset: a name; "none" for the plain algorithm; None for the environment's if it has one.
-
-    Raises:
-        ConfigError: there is no such preset, or it has no table for the algorithm.
-    """
-    preset = preset_of(env, algorithm, preset)
-    if preset is None:
-        return getattr(PPOConfig, algorithm)(env=env)
-    return PPOConfig.preset(preset, algorithm, env=env)
-
-
-def preset_of(env: str, algorithm: Algorithm, preset: str | None) -> str | None:
-    """Returns the name of the preset that a run starts from, None for the plain algorithm.
-
-    Args:
-        env: name of the environment.
-        algorithm: which table of the preset.
-        preset: a name; "none" for none; None for the environment's if it has one.
-    """
-    from purejaxppo.config import presets
-
-    if preset is None and env in presets.names() and algorithm in presets.tables(env):
-        return env
-    return None if preset == "none" else preset
-
-
-def resumed(first: TrainArgs, base: PPOConfig) -> tuple[PPOConfig, dict[str, Any]]:
-    """Returns what a run that is resumed starts from: its own configuration and options.
-
-    Args:
-        first: the arguments, read for the first time.
-        base: the defaults, if the run has none of its own: it was never begun, or a preset or an
-            algorithm is named, which must be the run's then.
-
-    Returns:
-        The configuration, and options by name.
-
-    Raises:
-        ConfigError: there is no run in the folder that is named, nor in `runs/` if none is; or it
-            was begun with options that are not known here.
-    """
-    from purejaxppo.run_folder.begin import begun_in, is_run
-    from purejaxppo.run_folder.paths import given_path
-    from purejaxppo.run_folder.read import newest_run, read_whole_run
-
-    run_dir = str(newest_run(first.env) if first.run_dir is None else given_path(first.run_dir))
-    if not begun_in(run_dir):
-        raise ConfigError(
-            f"there is nothing to resume in {run_dir!r}: leave out --resume, or name the folder of "
-            "a run"
-        )
-    own: dict[str, Any] = {"run_dir": run_dir}
-    if is_run(run_dir):
-        saved, run = read_whole_run(run_dir)
-        own |= {name: x for name, x in run.items() if name in ("seeds", "seed", "algorithm")}
-        own |= _kept_options(run_dir, run.get("options", {}))
-        if first.preset is None and first.algorithm == TrainArgs.algorithm:
-            base = saved.replace(env=first.env)
-    return base, own
-
-
-def _kept_options(run_dir: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options in a `run.json`, of their declared types."""
-    known, kept = types_of(RunOptions), {}
-    for name, value in options.items():
-        try:
-            if name not in known:
-                raise ConfigError(f"unknown option {name!r}")
-            kept[name] = coerce(name, known[name], value, getattr(RunOptions, name))
-        except ConfigError as error:
-            raise ConfigError(
-                f"{str(Path(run_dir) / 'run.json')!r} is damaged, or of another version ({error}): "
-                "go on with the version that has written it"
-            ) from error
-    return kept
 
 
 def with_value(argv: Sequence[str], option: str, value: str) -> list[str]:

@@ -21,17 +21,19 @@ from purejaxppo.cli.arguments import (
     PlotOptions,
     RenderOptions,
     ReportOptions,
-    parse_train,
     with_value,
 )
 from purejaxppo.cli.completion import remember_environments, script_of
 from purejaxppo.cli.devices import join, start_jax
 from purejaxppo.cli.progress.display import Display
+from purejaxppo.cli.progress.trials import TrialsDisplay
 from purejaxppo.cli.reading import parse
+from purejaxppo.cli.starts import parse_sweep, parse_train
 from purejaxppo.cli.words import counted
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.paths import free_file, new_file
+from purejaxppo.sweeps.space import of_environment, read_space
 
 RENEWED = "10"  # seconds, where --watch says none
 
@@ -61,6 +63,31 @@ def train(argv: Sequence[str]) -> int:
 
         with together():
             return console.train(config, options, display)
+
+
+def sweep(argv: Sequence[str]) -> int:
+    """Trains many settings, and prints the best: `purejaxppo sweep ENV --vary NAME=VALUES...`.
+
+    Args:
+        argv: the arguments.
+
+    Returns:
+        The exit code: 0; 1 if something could not be written, or no trial has a score; 128 and the
+        signal that stopped it.
+
+    Raises:
+        ConfigError: bad input, or what it asks for cannot be trained.
+        HostError: an environment on the host failed.
+    """
+    options, config, given = parse_sweep(argv)
+    # a space of fields alone is checked at once; others need the environment, and so jax
+    space = None if of_environment(given) else read_space(given, config)
+    with TrialsDisplay(options.quiet) as display:
+        start_jax(1, "all" if options.devices is None else options.devices)
+        from purejaxppo.cli import sweep as console
+
+        space = read_space(given, config) if space is None else space
+        return console.sweep(config, space, options, display, argv)
 
 
 def evaluate(argv: Sequence[str]) -> int:

@@ -70,9 +70,9 @@ def _values(argument: Argument) -> Values:
     """Returns what may stand for an argument's value."""
     if argument.choices:
         return Values(argument.choices)
-    if argument.field in ("run", "runs", "run_dir"):
+    if argument.field in ("run", "runs", "run_dir", "study_dir"):
         return Values(paths="folders")
-    if argument.field == "out":
+    if argument.field in ("out", "config"):
         return Values(paths="files")
     if argument.field == "env":
         return Values(environments())

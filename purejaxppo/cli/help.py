@@ -8,8 +8,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from purejaxppo.cli.arguments import ARGUMENTS, TrainArgs, preset_of, read_train
+from purejaxppo.cli.arguments import ARGUMENTS, ConfigArgs
 from purejaxppo.cli.declared import Argument, groups_of, summary_of
+from purejaxppo.cli.starts import preset_of, read_sweep, read_train
 from purejaxppo.errors import ConfigError
 
 NARROWEST, WIDEST = 60, 120
@@ -38,7 +39,8 @@ def help_of(command: str, argv: Sequence[str], width: int) -> list[str]:
     """
     kind = ARGUMENTS[command]
     groups = groups_of(kind)
-    values, note = _train_values(argv) if kind is TrainArgs else (_defaults(kind), "")
+    configured = issubclass(kind, ConfigArgs)
+    values, note = _values(command, argv) if configured else (_defaults(kind), "")
 
     # usage, and what the command does
     positional = [argument.value for argument in groups.get("arguments", ())]
@@ -88,25 +90,28 @@ def _defaults(kind: type) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(kind)}
 
 
-def _train_values(argv: Sequence[str]) -> tuple[Mapping[str, Any], str]:
+def _values(command: str, argv: Sequence[str]) -> tuple[Mapping[str, Any], str]:
     """Returns what a command line would train with, by field, and where that comes from.
 
     Args:
+        command: train or sweep.
         argv: the arguments; without ENV, values are those of the plain algorithm.
 
     Returns:
         The values, and a sentence about them.
     """
     try:
-        args = read_train(argv, env=NO_ENV)
+        args = read_train(argv, NO_ENV) if command == "train" else read_sweep(argv, NO_ENV)[0]
     except ConfigError as error:
         why = str(error).partition(" Argument helptext: ")[0].partition(" Perhaps you meant: ")[0]
         note = f"In brackets: the defaults, for what stands before --help cannot be read ({why})."
-        return {**_defaults(TrainArgs), "env": dataclasses.MISSING}, note
+        return {**_defaults(ARGUMENTS[command]), "env": dataclasses.MISSING}, note
     preset = preset_of(args.env, args.algorithm, args.preset)
-    values = vars(args) | {"env": dataclasses.MISSING, "preset": preset or "none"}
     source = f"{args.algorithm}, {'no preset' if preset is None else f'preset {preset}'}"
+    if args.config is not None:
+        preset, source = args.preset, args.config
+    values = vars(args) | {"env": dataclasses.MISSING, "preset": preset or "none"}
     if args.env == NO_ENV:
-        more = "`train ENV --help` shows those of the environment's preset"
+        more = f"`{command} ENV --help` shows those of the environment's preset"
         return values, f"In brackets: the values that are used ({source}); {more}."
     return values, f"In brackets: the values that {args.env} would be trained with ({source})."

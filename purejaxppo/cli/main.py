@@ -16,6 +16,7 @@ from purejaxppo.errors import ConfigError, HostError, RunWarning, raised_in
 USAGE = """usage: purejaxppo COMMAND ...
 
   train ENV           train agents on an environment; --resume goes on where a run stopped
+  sweep ENV           train many settings as few programs, and say which are best
   eval RUN            play whole episodes with what a run has trained
   runs [FOLDER]       list the runs in a folder, and what each of them does
   plot RUN...         draw the learning curves of one run or compare many
@@ -47,6 +48,7 @@ HELP = ("-h", "--help")
 
 COMMANDS = {
     "train": _command("train"),
+    "sweep": _command("sweep"),
     "eval": _command("evaluate"),
     "runs": _command("runs"),
     "plot": _command("plot"),

@@ -143,11 +143,12 @@ def check_words(argv: Sequence[str], command: str, known: Sequence[str]) -> None
                 f"unknown option {shown(name)}: `purejaxppo {command} --help` lists them"
             )
         if name in given:
-            raise ConfigError(f"{name} is given twice: keep one of them")
+            several = ", with all values behind it" if name == "--vary" else ""
+            raise ConfigError(f"{name} is given twice: keep one of them{several}")
         given.add(name)
         positive = name.removeprefix("--").removeprefix("no-").replace("-", "_")
         hint = None if positive in known else meaning_of(positive, known, _as_option)
-        if command == "train" and hint is not None:
+        if command in ("train", "sweep") and hint is not None:
             raise ConfigError(f"unknown option {name}: {hint}")
 
 

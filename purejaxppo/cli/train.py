@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ from purejaxppo.cli.progress.display import Display
 from purejaxppo.cli.signals import saying
 from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components
+from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.envs.registry import find_env
 from purejaxppo.parallel import ENVS, SEEDS
 from purejaxppo.processes import is_first, of_first, process_count
 from purejaxppo.run_folder.begin import check_free, create_run_dir, is_run
+from purejaxppo.run_folder.env_params import with_numbers
 from purejaxppo.runs.beginning import read_beginning
 from purejaxppo.runs.callbacks import Callback
 from purejaxppo.runs.fit import FitResult, fit_of
@@ -35,12 +38,12 @@ from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import Plan, plan_for
 from purejaxppo.runs.summary import in_words
 from purejaxppo.tuning import check_compiles, keep_compiled_programs
-from purejaxppo.types import Logger
+from purejaxppo.types import EnvParams, Logger
 
 RESUMED_OPTIONS = [
     "checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "eval_sampled",
-    "target_return", "init_from", "init_weights", "init_agent", "init_optimizer", "csv",
-    "tensorboard", "wandb",
+    "target_return", "init_from", "init_weights", "init_agent", "init_optimizer", "env_params",
+    "csv", "tensorboard", "wandb",
 ]  # fmt: skip
 """Options that a resumed run takes from the one that it goes on with, in `run.json`."""
 
@@ -76,7 +79,7 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
         if wanted:
             import_extra(extra)
     display.announce("building the environment")
-    components = make_components(config)
+    components = make_components(config, env_params=params_of(config, options.env_params))
     plan = plan_for(components, options)
     beginning = of_first(lambda: read_beginning(components, options))
 
@@ -105,6 +108,22 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
     if result.stopped is not None:
         return 128 + result.stopped
     return 1 if result.problems else 0
+
+
+def params_of(config: PPOConfig, given: Sequence[str]) -> EnvParams:
+    """Returns the parameters of an environment with numbers that were given; None: its defaults.
+
+    Args:
+        config: names it.
+        given: numbers as name=value.
+
+    Raises:
+        ConfigError: it has no such number, or cannot be made.
+    """
+    if not given:
+        return None
+    defaults = find_env(config.env, **parse_options(config.env_options))[1]
+    return with_numbers(parse_options(given, "env_params"), defaults)
 
 
 def make_loggers(options: RunOptions, run_dir: Path) -> list[Callback | Logger]:

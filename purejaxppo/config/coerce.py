@@ -16,6 +16,9 @@ from purejaxppo.hyperparams import BOUNDS
 EXAMPLE = {"max_steps": 500}
 """Options of an environment, for messages."""
 
+NAMED = ("env_options", "env_params")
+"""What is written as texts `name=value`; of the latter a name may be that of a part: part.name."""
+
 EXAMPLES = {int: 1, float: 1.0, str: "name", tuple[int, ...]: (64, 64)}
 """Values of a type, for messages."""
 
@@ -52,8 +55,8 @@ def coerce(name: str, declared: Any, value: Any, works: Any = None) -> Any:
     # numbers, and what is written as name=value
     if declared in (int, float):
         return _number(name, declared, value, works)
-    if name == "env_options":
-        return _options(value)
+    if name in NAMED:
+        return _options(name, value)
 
     # anything else is of its type, or cannot be used
     if declared is bool and isinstance(value, bool):
@@ -113,29 +116,29 @@ def _number(name: str, kind: type[int | float], value: Any, works: Any) -> int |
     return int(value)
 
 
-def _options(value: Any) -> tuple[str, ...]:
-    """Reads the options of an environment, from a mapping or from `name=value` texts."""
+def _options(name: str, value: Any) -> tuple[str, ...]:
+    """Reads what an environment is given, from a mapping or from `name=value` texts."""
     if isinstance(value, Mapping):
-        texts = tuple(_written(key, v) for key, v in value.items())
+        texts = tuple(_written(name, key, v) for key, v in value.items())
     elif isinstance(value, str):
         texts = (str.__str__(value),)
     elif isinstance(value, Sequence) and all(isinstance(v, str) for v in value):
         texts = tuple(str.__str__(v) for v in value)
     else:
-        raise ConfigError(f"env_options={shown(value)} must be a mapping: use {EXAMPLE}")
-    parse_options(texts)
+        raise ConfigError(f"{name}={shown(value)} must be a mapping: use {EXAMPLE}")
+    parse_options(texts, name)
     return texts
 
 
-def _written(key: Any, value: Any) -> str:
+def _written(name: str, key: Any, value: Any) -> str:
     """Writes an option; a text without quotes where nothing else reads like it.
 
     Raises:
         ConfigError: its name is none, or it is not read back as what it is, like NaN and objects.
     """
-    if not (isinstance(key, str) and key.isidentifier()):
-        raise ConfigError(f"env_options key {shown(key)} must be a name: use {EXAMPLE}")
-    value = _plain(f"env_options {key}", value)
+    if not (isinstance(key, str) and _is_name(name, key)):
+        raise ConfigError(f"{name} key {shown(key)} must be a name: use {EXAMPLE}")
+    value = _plain(f"{name} {key}", value)
     if isinstance(value, str) and _read(value) == value:
         return f"{str.__str__(key)}={str.__str__(value)}"
     try:
@@ -146,16 +149,22 @@ def _written(key: Any, value: Any) -> str:
     except (ValueError, RecursionError):  # integers too long for Python, lists without an end
         pass
     raise ConfigError(
-        f"env_options {key}={shown(value)} must be a value that Python writes and reads, such as a "
+        f"{name} {key}={shown(value)} must be a value that Python writes and reads, such as a "
         f"number or a text: use {EXAMPLE}"
     )
 
 
-def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+def _is_name(name: str, key: str) -> bool:
+    """Says whether a key names an option, or a parameter, perhaps one inside of a part."""
+    return key.isidentifier() if name == "env_options" else bool(key) and "=" not in key
+
+
+def parse_options(texts: Iterable[str], name: str = "env_options") -> dict[str, Any]:
     """Reads options from `name=value` texts, values as Python writes them or else as text.
 
     Args:
         texts: such as "max_steps=500".
+        name: what they are called in messages, a name in `NAMED`.
 
     Returns:
         Values by name.
@@ -165,19 +174,19 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
     """
     options: dict[str, Any] = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not (equals and name.isidentifier()):
+        key, equals, value = text.partition("=")
+        if not (equals and _is_name(name, key)):
             raise ConfigError(
-                f"env_options entry {shown(text)} must be name=value, such as max_steps=500"
+                f"{name} entry {shown(text)} must be name=value, such as max_steps=500"
             )
         if not is_text(text):
-            raise ConfigError(f"env_options entry {shown(text)} must be text: use max_steps=500")
-        if name in options:
+            raise ConfigError(f"{name} entry {shown(text)} must be text: use max_steps=500")
+        if key in options:
             raise ConfigError(
-                f"env_options entry {shown(name)} is given twice: keep one of "
-                f"{shown([t for t in texts if t.startswith(name + '=')])}"
+                f"{name} entry {shown(key)} is given twice: keep one of "
+                f"{shown([t for t in texts if t.startswith(key + '=')])}"
             )
-        options[name] = _read(value)
+        options[key] = _read(value)
     return options
 
 

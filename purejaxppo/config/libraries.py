@@ -24,7 +24,7 @@ _WANDB = "`purejaxppo train ENV --wandb PROJECT`, which reads WANDB_ENTITY and W
 _TORCH = NOT_HERE + "it is PyTorch's"
 _FRAMES = "FrameStack of purejaxppo.envs.wrappers, around the environment that is passed as env="
 _WRAPPERS = "a wrapper of purejaxppo.envs.wrappers, around the environment that is passed as env="
-_SWEEP = "jax.vmap(train) over hyperparameters, as in notebooks/03_sweeps.ipynb"
+_SWEEP = "`purejaxppo sweep ENV --trials N`, or purejaxppo.sweeps"
 _VIDEO = "`purejaxppo render RUN`, after training"
 _MODEL = "nothing: what is in {run_dir} has the policy, which `load_policy` reads"
 
@@ -144,7 +144,7 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "vec_env": "processes=True in {env_options}, for gymnasium's",
         "log_folder": "{run_dir}",
         "trained_agent": "{resume}, with {run_dir}",
-        "conf_file": "PPOConfig.from_toml",
+        "conf_file": "PPOConfig.from_toml, or `purejaxppo train --config FILE`",
         "hyperparams": "the fields themselves",
         "track": _WANDB,
         "wandb_project_name": _WANDB,

@@ -33,6 +33,9 @@ Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
 ObjectiveName = Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"]
 ValueLoss = Literal["squared", "clipped", "huber"]
 
+TABLES = ("env_params", "vary")
+"""What may stand in a file beside the fields, see `config.file`."""
+
 # when fields have an effect
 GAE = Effect(lambda c: c.advantage == "gae", "advantage='gae'")
 N_STEP = Effect(lambda c: c.advantage == "n_step", "advantage='n_step'")
@@ -278,7 +281,14 @@ class PPOConfig:
         Raises:
             ConfigError: the file cannot be read, is no TOML, or `from_dict` refuses what it says.
         """
-        return cls.from_dict(read_toml(path))
+        values = read_toml(path)
+        for name in TABLES:
+            if isinstance(values.get(name), dict):
+                raise ConfigError(
+                    f"{str(path)!r} has a table [{name}], which is no field: leave it out, or read "
+                    "both with purejaxppo.config.file.read_config_file"
+                )
+        return cls.from_dict(values)
 
 
 def as_config(config: PPOConfig | Mapping[str, Any]) -> PPOConfig:

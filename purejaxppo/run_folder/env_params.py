@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.config.coerce import coerce
+from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.types import EnvParams
 
 MOST_NUMBERS = 1000
@@ -80,7 +81,7 @@ def numbers_in(params: EnvParams) -> dict[str, int | float]:
     """
     found = {}
     for where, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if _is_plain(leaf) and np.shape(leaf) == () and np.asarray(leaf).dtype.kind != "b":
+        if _is_plain(leaf) and np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind != "b":
             found[name_of(where)] = np.asarray(leaf).item()
     return found
 
@@ -92,6 +93,46 @@ def name_of(where: Any) -> str:
         where: its path, as `jax.tree_util` gives it.
     """
     return jax.tree_util.keystr(where, simple=True, separator=".")
+
+
+def changed_numbers(params: EnvParams, defaults: EnvParams) -> dict[str, int | float]:
+    """Returns the single numbers in which parameters differ from an environment's own.
+
+    Args:
+        params: of an environment.
+        defaults: its own.
+    """
+    before = numbers_in(defaults)
+    return {name: x for name, x in numbers_in(params).items() if before.get(name, x) != x}
+
+
+def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
+    """Puts single numbers in the place of those that parameters hold.
+
+    Args:
+        numbers: by name, see `numbers_in`; Python's.
+        defaults: parameters of an environment.
+
+    Returns:
+        Parameters of the same structure and dtypes.
+
+    Raises:
+        ConfigError: there is no such number, or a value is none.
+    """
+    known, changed = numbers_in(defaults), {}
+    for name, number in numbers.items():
+        if name not in known:
+            hint = did_you_mean(name, known) if known else "the environment has no parameters"
+            raise ConfigError(f"env_params has {shown(name)}, which is no number there: {hint}")
+        changed[name] = coerce(f"env_params {name}", type(known[name]), number, known[name])
+
+    def replaced(where: Any, leaf: Any) -> Any:
+        value = changed.get(name_of(where))
+        if value is None or isinstance(leaf, int | float):
+            return leaf if value is None else value
+        return jnp.asarray(value, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(replaced, defaults)
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:

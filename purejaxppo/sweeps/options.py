@@ -40,7 +40,7 @@ class SweepOptions(Options):
     seed: int = option(0, *SEED)
     """Of the settings that are drawn, and of the random key that agents' keys are split from."""
     score: tuple[str, ...] = option(("final_return",), SCORES)
-    """Names in `Measure`, of which trials are ranked by the first; nsga2 takes several."""
+    """final_return, mean_return, evaluation or steps_per_second; nsga2 takes several."""
     batch: int | None = option(None, *COUNT)
     """Trials trained side by side; None: all that fit into memory, 16 for samplers that learn."""
     devices: int | Literal["all"] | None = option(None, DEVICES)

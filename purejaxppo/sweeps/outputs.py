@@ -97,7 +97,7 @@ def best_toml(config: PPOConfig, best: Result, retrained: bool, about: StudyFile
         about: what was swept.
 
     Returns:
-        Every field, a table `env_params` where some of those are varied, and above it comments:
+        Every field, a table `env_params` where some of those are set or varied, and above comments:
         the first says what it is the best of.
     """
     from purejaxppo.sweeps.space import env_params_in, with_setting
@@ -111,10 +111,11 @@ def best_toml(config: PPOConfig, best: Result, retrained: bool, about: StudyFile
         *(
             f"trained with {kind} {what}, which no file of TOML holds"
             for kind, what in about["own"].items()
+            if kind != "env_params" or not about.get("env_params")
         ),
     ]
     text = with_setting(config, best.setting).as_toml()
-    params = dict(env_params_in(best.setting))
+    params = {**about.get("env_params", {}), **env_params_in(best.setting)}
     table = f"\n{tomli_w.dumps({'env_params': params})}" if params else ""
     # a comment ends with its line, and holds what is printed alone
     lines = ("".join(c if c.isprintable() else " " for c in line) for line in comments)

@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
@@ -50,6 +50,7 @@ class StudyFile(TypedDict):
     options: dict[str, Any]  # those that make it another study
     trials: int | None  # how many are to be tried; no part of what a study is
     own: dict[str, str]  # what was passed in place of what is configured, see describe_custom
+    env_params: NotRequired[dict[str, float]]  # numbers of the environment in all trials
     versions: dict[str, str]
     created: str
 

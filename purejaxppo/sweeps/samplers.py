@@ -13,14 +13,14 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.space import Space, trial_of
 from purejaxppo.sweeps.trials import Result, Trial
 
+FIXED = ("random", "grid", "sobol")
+"""Samplers of `drawn`; others learn from what was tried."""
+
 TRIALS = 64
 """Trials of a sweep that says no number."""
 
-LEARNING = ("tpe", "cmaes", "nsga2")
-"""Samplers that learn from what was tried."""
-
-PER_ASK = 16
-"""Trials that are asked for at once of what learns from those before."""
+BATCH = 16
+"""Trials at a time of a sampler that learns from those before, of a sweep that says no number."""
 
 MOST_TRIALS = 2**31
 
@@ -33,8 +33,8 @@ def asked_at_once(options: SweepOptions) -> int:
     Args:
         options: `batch`, `sampler` and `storage` of them.
     """
-    few = options.sampler in LEARNING or options.storage is not None
-    return options.batch or (PER_ASK if few else MOST_TRIALS)
+    few = options.sampler not in FIXED or options.storage is not None
+    return options.batch or (BATCH if few else MOST_TRIALS)
 
 
 class Source(Protocol):
@@ -117,6 +117,24 @@ def drawn(space: Space, config: PPOConfig, options: SweepOptions) -> Source:
         else _random(space, options.seed)
     )
     return Numbered(lambda number: trial_of(number, space.at(place(number)), config), count)
+
+
+def count_of(space: Space, config: PPOConfig, options: SweepOptions) -> int:
+    """Returns how many trials a sweep has, or agents of a population.
+
+    Args:
+        space: what is varied.
+        config: of the sweep.
+        options: of the sweep.
+
+    Raises:
+        ConfigError: see `drawn`.
+    """
+    if options.scheduler == "pbt":
+        return options.population
+    if options.sampler == "grid":
+        return len(_grid(space, config, options.trials))
+    return TRIALS if options.trials is None else options.trials
 
 
 def _grid(space: Space, config: PPOConfig, count: int | None) -> list[Trial]:

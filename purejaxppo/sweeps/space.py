@@ -24,7 +24,10 @@ from purejaxppo.sweeps.trials import Setting, Trial
 if TYPE_CHECKING:
     from purejaxppo.types import EnvParams
 
-__all__ = ["Dimension", "Space", "env_params_in", "read_space", "trial_of", "with_setting"]
+__all__ = [
+    "Dimension", "Space", "env_params_in", "of_environment", "pairs_of", "read_space",
+    "trial_of", "with_setting",
+]  # fmt: skip
 
 
 NOT_VARIED = {
@@ -39,14 +42,15 @@ MOST_COMBINATIONS = 1024
 
 
 def read_space(
-    given: Space | Mapping[str, Any] | Sequence[str], config: PPOConfig, params: EnvParams = None
+    given: Space | Mapping[str, Any] | Sequence[Any], config: PPOConfig, params: EnvParams = None
 ) -> Space:
     """Reads what a sweep varies, and checks every end and every choice of it.
 
     Args:
         given: values by name: a text, `LOW..HIGH` or `A,B,C`, see `sweeps/README.md`, or a list of
-            choices; or texts `NAME=VALUES`. Names are fields of `PPOConfig`, `env_options.NAME` and
-            `env_params.NAME`; a mapping inside of a mapping has the names behind a dot.
+            choices; or texts `NAME=VALUES`, or pairs of both. Names are fields of `PPOConfig`,
+            `env_options.NAME` and `env_params.NAME`; those in a mapping inside of the mapping stand
+            behind a dot.
         config: of the sweep.
         params: parameters of the environment; None: those of the one that `config` names.
 
@@ -61,7 +65,7 @@ def read_space(
         given = given.plain()
     dimensions: dict[str, Dimension] = {}
     numbers = None
-    for name, values in _pairs(given):
+    for name, values in pairs_of(given):
         _check_name(name)
         if name in dimensions:
             raise ConfigError(f"{name} is varied twice: keep one of them")
@@ -156,8 +160,11 @@ def _combined(config: PPOConfig, setting: Setting) -> tuple[dict[str, Any], set[
 # -- reading --------------------------------------------------------------------------------------
 
 
-def _pairs(given: Mapping[str, Any] | Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Yields names and what was given for them.
+def pairs_of(given: Mapping[str, Any] | Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Yields names, each with what was given for it.
+
+    Args:
+        given: see `read_space`.
 
     Raises:
         ConfigError: it is neither a mapping nor texts `NAME=VALUES`.
@@ -165,7 +172,7 @@ def _pairs(given: Mapping[str, Any] | Sequence[str]) -> Iterator[tuple[str, Any]
     if isinstance(given, Mapping):
         for name, values in given.items():
             if isinstance(name, str) and isinstance(values, Mapping):
-                yield from _pairs({f"{name}.{inner}": x for inner, x in values.items()})
+                yield from pairs_of({f"{name}.{inner}": x for inner, x in values.items()})
             else:
                 yield name if isinstance(name, str) else shown(name), values
         return
@@ -173,13 +180,25 @@ def _pairs(given: Mapping[str, Any] | Sequence[str]) -> Iterator[tuple[str, Any]
         raise ConfigError(
             f"space={shown(given)} must be values by name: use {{'num_envs': [8, 16, 32]}}"
         )
-    for text in given:
-        name, equals, values = text.partition("=") if isinstance(text, str) else ("", "", "")
+    for entry in given:
+        if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
+            yield entry
+            continue
+        name, equals, values = entry.partition("=") if isinstance(entry, str) else ("", "", "")
         if not equals:
             raise ConfigError(
-                f"{shown(text)} must be NAME=VALUES: use learning_rate=log:1e-4..1e-2"
+                f"{shown(entry)} must be NAME=VALUES: use learning_rate=log:1e-4..1e-2"
             )
         yield name.strip(), values
+
+
+def of_environment(pairs: Sequence[tuple[str, Any]]) -> bool:
+    """Says whether a space can be read only with its environment.
+
+    Args:
+        pairs: see `pairs_of`.
+    """
+    return any(name.startswith((ENV_OPTIONS, ENV_PARAMS)) for name, _ in pairs)
 
 
 def _check_name(name: str) -> None:
@@ -200,7 +219,7 @@ def _kind_of(name: str, numbers: Mapping[str, int | float]) -> Any:
 
     Args:
         name: a field, `env_options.NAME` or `env_params.NAME`.
-        numbers: of the environment.
+        numbers: in the parameters of the environment, by name.
     """
     if name.startswith(ENV_PARAMS):
         inner = name.removeprefix(ENV_PARAMS)

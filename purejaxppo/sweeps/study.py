@@ -106,6 +106,7 @@ class Study:
         *,
         trials: int | None = None,
         own: Mapping[str, str] | None = None,
+        env_params: Mapping[str, float] | None = None,
     ) -> Study:
         """Begins a study, or goes on with the one that is in the folder.
 
@@ -116,6 +117,7 @@ class Study:
             options: of the sweep; those in `WHAT_IT_IS` make it another study.
             trials: how many are to be tried; None: as the options say.
             own: what was passed in place of what is configured, see `describe_custom`.
+            env_params: numbers of the environment in all trials, by name.
 
         Returns:
             The study, with the results that are told already.
@@ -125,12 +127,12 @@ class Study:
                 a damaged one or something else.
         """
         if folder is None:
-            return cls(None, config, _about(config, space, options, trials, own))
+            return cls(None, config, _about(config, space, options, trials, own, env_params))
         path = given_path(folder, "study_dir")
 
         # nothing in the folder is touched before it is known to be this study's
         there = is_study(path)
-        about = _about(config, space, options, trials, own)
+        about = _about(config, space, options, trials, own, env_params)
         if there:
             _check_same(path, read_about(path)[1], about)
         else:
@@ -277,6 +279,7 @@ def _about(
     options: SweepOptions,
     trials: int | None,
     own: Mapping[str, str] | None,
+    env_params: Mapping[str, float] | None,
 ) -> StudyFile:
     """Returns what a study is, as JSON gives it back."""
     # jax is imported for the versions alone: a study is read without it
@@ -291,6 +294,7 @@ def _about(
         "options": {name: getattr(options, name) for name in WHAT_IT_IS},
         "trials": options.trials if trials is None else trials,
         "own": dict(own or {}),
+        "env_params": dict(env_params or {}),
         "versions": versions(),
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }

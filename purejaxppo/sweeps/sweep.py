@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,16 @@ from purejaxppo.components import Components, make_components
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.run_folder.env_params import changed_numbers
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.samplers import Source, asked_at_once, drawn
-from purejaxppo.sweeps.schedulers.halving import train_halving
-from purejaxppo.sweeps.schedulers.population import train_population
+from purejaxppo.sweeps.samplers import FIXED, Source, asked_at_once, drawn
+from purejaxppo.sweeps.schedulers.halving import planned_rungs, train_halving
+from purejaxppo.sweeps.schedulers.population import planned, train_population
 from purejaxppo.sweeps.space import Space, read_space, with_setting
+from purejaxppo.sweeps.storage import optuna_source
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.training import Trainer
 from purejaxppo.sweeps.trials import Result
@@ -116,23 +119,39 @@ def sweep_of(
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
     # what no trial could be trained with is refused at once
-    components = make_components(config, **custom)
+    components, own = make_components(config, **custom), describe_custom(custom)
     space = read_space(space, config, components.env_params)
+    if options.scheduler == "pbt":
+        planned(components, space, options)
+    elif options.scheduler != "none":
+        planned_rungs(components, space, options)
+    numbers = changed_numbers(components.env_params, components.default_params)
+    by_optuna = options.sampler not in FIXED or options.storage is not None
+    apart = {**own, **{f"env_params.{name}": repr(x) for name, x in numbers.items()}}
+    if by_optuna:  # whether that can be is known before a folder is begun
+        with Study.open(None, config, space, options, own=own) as nowhere:
+            optuna_source(space, config, options, study=nowhere, own=apart).close()
     with Study.open(
-        options.study_dir, config, space, options, own=describe_custom(custom)
+        options.study_dir, config, space, options, own=own, env_params=numbers
     ) as study:
         trainer = Trainer(options, study, custom, announce)
-        source = drawn(space, config, options)
-        for told in study.results.values():
-            source.tell(told)
-        results = trained(source, trainer, options)
-        if options.scheduler != "none":
-            results = scheduled(source, trainer, components, space, options, study, announce)
-        for result in results:
-            study.tell(result)
-            source.tell(result)
-            if on_result is not None:
-                on_result(result)
+        with contextlib.ExitStack() as opened:
+            if by_optuna:
+                asked = optuna_source(space, config, options, study=study, own=apart)
+                source: Source = opened.enter_context(contextlib.closing(asked))
+            else:
+                source = drawn(space, config, options)
+            for told in list(study.results.values()):
+                source.tell(told)
+            if options.scheduler == "none":
+                results = trained(source, trainer, options)
+            else:
+                results = scheduled(source, trainer, components, space, options, study, announce)
+            for result in results:
+                study.tell(result)
+                source.tell(result)
+                if on_result is not None:
+                    on_result(result)
         study.write()
         winner = study.winner
         best = None if winner is None else with_setting(config, winner.setting)

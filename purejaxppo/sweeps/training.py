@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from purejaxppo.run_folder.begin import is_run
 from purejaxppo.run_folder.read import read_whole_run
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.fit import FitResult, fit_of
+from purejaxppo.runs.memory import in_bytes
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import plan_for, seeds_that_fit
 from purejaxppo.runs.vary import read_vary
@@ -21,7 +23,7 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.scores import failed, measured, scored
 from purejaxppo.sweeps.shapes import by_shape, shape_of, varied_in
 from purejaxppo.sweeps.study import Study
-from purejaxppo.sweeps.trials import Result, Trial
+from purejaxppo.sweeps.trials import PLAN, Result, Trial
 from purejaxppo.sweeps.workers import Job, Workers
 
 RUNS = "runs"
@@ -34,15 +36,12 @@ class Part(NamedTuple):
     Attributes:
         trials: each once.
         width: settings of the program; the last trial takes the places that are left over.
+        name: of the folder of its run, below the study's.
     """
 
     trials: list[Trial]
     width: int
-
-    @property
-    def name(self) -> str:
-        """Returns the folder of its run, below the study's."""
-        return f"{RUNS}/{self.trials[0].number:04d}"
+    name: str
 
     @property
     def places(self) -> list[Trial]:
@@ -116,16 +115,16 @@ class Trainer:
             ConfigError: not one of them fits into the memory of a device.
         """
         shape, left = shape_of(group[0].config), {trial.number: trial for trial in group}
-        for numbers, width in self._begun():
+        for name, numbers, width in self._begun():
             if numbers and left.keys() >= {*numbers}:
                 self._widths.setdefault(shape, width)
-                yield Part([left.pop(number) for number in numbers], width)
+                yield Part([left.pop(number) for number in numbers], width, name)
         waiting = [*left.values()]
         if waiting and shape not in self._widths:
             self._widths[shape] = self._width(len(waiting), components)
         while waiting:
             width = self._widths[shape]
-            yield Part(waiting[:width], width)
+            yield Part(waiting[:width], width, self._free(waiting[0].number))
             waiting = waiting[width:]
 
     def _width(self, count: int, components: Components) -> int:
@@ -137,13 +136,23 @@ class Trainer:
             most = max(1, most // options.seeds)
         return -(-count // -(-count // most))
 
-    def _begun(self) -> Iterator[tuple[list[int], int]]:
-        """Yields trials and width of every run in the study's folder."""
+    def _free(self, number: int) -> str:
+        """Returns a name for a run of trials from a number on, which no run has.
+
+        One was begun with other trials where `batch` was another, or others of a shared study have
+        taken some.
+        """
+        names = (f"{RUNS}/{number:04d}" + "b" * i for i in itertools.count())
+        return next(name for name in names if not is_run(self._study.run_dir(name)))
+
+    def _begun(self) -> Iterator[tuple[str, list[int], int]]:
+        """Yields name, trials and width of every run in the study's folder."""
         folder = self._study.run_dir(RUNS)
         for path in [] if folder is None else sorted(folder.glob("*")):
             if is_run(path):
                 about: Mapping[str, Any] = read_whole_run(path)[1]
-                yield about.get("trials", []), about["seeds"] // self._options.seeds
+                name, width = f"{RUNS}/{path.name}", about["seeds"] // self._options.seeds
+                yield name, about.get("trials", []), width
 
     def _train_together(self, group: Sequence[Trial], components: Components) -> Iterator[Result]:
         """Trains trials of one shape as agents of runs, one run after the other."""
@@ -164,12 +173,18 @@ class Trainer:
         """Trains the trials of a part."""
         seeds = self._options.seeds
         options = self._options_of(part.trials[0].config, part.width * seeds, part.name)
+        plan = plan_for(components, options)
+        self._announce(
+            f"{PLAN}{part.name}: {len(part.trials):,} trial{'s' * (len(part.trials) > 1)} from "
+            f"number {part.trials[0].number}, {plan.timesteps:,} steps each; about "
+            f"{in_bytes(plan.bytes_per_device)} of memory" + " per device" * (plan.mesh.size > 1)
+        )
         return fit_of(
             components,
             options,
             about={"trials": [trial.number for trial in part.trials]},
             variation=read_vary(varied_in(part.places), components, seeds),
-            plan=plan_for(components, options),
+            plan=plan,
             announce=self._announce,
         )
 

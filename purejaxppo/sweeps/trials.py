@@ -14,6 +14,9 @@ Status = Literal["done", "stopped", "failed"]
 """How a trial ended: at its last step, early because others were better, or without a score."""
 
 
+PLAN = "plan: "
+"""What a line that a sweep announces begins with where it says what will be done."""
+
 Measure = Literal["final_return", "mean_return", "evaluation", "steps_per_second"]
 """What a trial can be scored by.
 

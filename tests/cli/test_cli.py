@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from purejaxppo import PPOConfig, cli, components
-from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.starts import parse_train
 from purejaxppo.cli.train import results_table
 from purejaxppo.tuning import keep_compiled_programs
 
@@ -118,7 +118,7 @@ def test_json_is_valid_when_no_episode_ends(purejaxppo):
         ("check-env CartPole-v2", "did you mean CartPole-v1"),
         ("check-env nowhere:Env", "'nowhere' cannot be imported: there is no such module"),
         ("train", "env"),
-        ("trian CartPole-v1", "use train or eval"),
+        ("trian CartPole-v1", "use train or sweep"),
         ("train CartPole-v1 --num-envs 7 --preset none", "must divide"),
         ("train CartPole-v1 --total-timesteps 500", "must hold one update"),
         ("train CartPole-v1 --learning-rate 0", "must be greater than 0"),

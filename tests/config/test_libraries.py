@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from purejaxppo import ConfigError, PPOConfig, fit, make_train
-from purejaxppo.cli.arguments import RunOptions, parse_train
+from purejaxppo.cli.arguments import RunOptions
+from purejaxppo.cli.starts import parse_train
 from purejaxppo.config.libraries import LIBRARIES, meaning_of
 from purejaxppo.config.purejaxrl import CONVERTED, DERIVED, OF_FIT, UPPER_CASE
 from purejaxppo.envs import wrappers

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from purejaxppo import ConfigError, PPOConfig, cli, load_policy, make_env, make_train
-from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.starts import parse_train
 from purejaxppo.envs import registry
 from purejaxppo.envs.interface import arguments_of
 from purejaxppo.envs.wrappers import StickyActions

@@ -28,7 +28,7 @@ from purejaxppo import (
     render,
 )
 from purejaxppo.bounds import LARGEST, SMALLEST
-from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.starts import parse_train
 from purejaxppo.config.coerce import coerce, parse_options
 from purejaxppo.errors import shown
 from purejaxppo.runs.options import FitOptions, fit_options

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.fuzzing import examples
+from support.ranges import varied
 
+import purejaxppo.cli.sweep
 import purejaxppo.cli.train
 import purejaxppo.envs.registry
 import purejaxppo.export.export_policy
@@ -66,10 +68,12 @@ def options(draw, command):
 @st.composite
 def command_lines(draw):
     """A command and its arguments."""
-    command = draw(st.sampled_from([*KINDS, "train", "train", "train"]))
+    command = draw(st.sampled_from([*KINDS, "train", "train", "train", "sweep"]))
     words = draw(st.sampled_from([["r"], ["r"], ["r"], []]))
-    if command in ("train", "check-env"):
+    if command in ("train", "sweep", "check-env"):
         words = [draw(st.sampled_from(ENVS))]
+    if command == "sweep" and draw(st.integers(0, 5)):
+        words += ["--vary", *draw(st.lists(varied(), min_size=1, max_size=3))]
     for several in draw(st.lists(options(command), max_size=4)):
         words = [*words, *several] if draw(st.integers(0, 4)) else [*several, *words]
     if draw(st.integers(0, 2)) == 0:
@@ -92,6 +96,7 @@ def nothing_is_done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("command_lines"))
         patch.setattr(purejaxppo.cli.train, "train", end)
+        patch.setattr(purejaxppo.cli.sweep, "sweep", end)
         patch.setattr(purejaxppo.runs.agents, "load_components", end)
         patch.setattr(purejaxppo.report.results, "read_all", read_all)
         patch.setattr(purejaxppo.rendering.render, "film", end)
@@ -144,6 +149,7 @@ def test_what_is_right_is_read():
     """Else everything could be refused."""
     for argv in (
         ["train", "CartPole-v1", "--total-timesteps", "1e6", "--seeds", "2"],
+        ["sweep", "CartPole-v1", "--vary", "gamma=0.9..0.99", "num_envs=4,8", "--trials", "3"],
         ["eval", "r", "--episodes", "1e2"],
         ["plot", "r", "s", "--out", "x.png"],
         ["render", "r", "--fps", "20"],

@@ -15,7 +15,7 @@ from support.fuzzing import examples
 from support.run_folders import CompiledOnce
 
 from purejaxppo import ConfigError, PPOConfig, cli, final_returns, load_agents
-from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.starts import parse_train
 from purejaxppo.errors import RunWarning
 from purejaxppo.report.results import read_results
 

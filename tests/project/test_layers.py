@@ -48,6 +48,7 @@ LONG_FILES = {
 }
 WIDE_FOLDERS = {
     ".": "what everything is built of, and what users call; families have packages of their own",
+    "cli": "how words are read, and what is printed; what moves has a package of its own",
     "runs": "a module for each thing that a run does; its files have a package of their own",
 }
 ONE_IMPORTER = {
@@ -55,10 +56,9 @@ ONE_IMPORTER = {
     "cli.completion": "the scripts of three shells, which the command prints",
     "cli.devices": "how JAX is started, and what it has against that",
     "cli.help": "imported when a help is asked for: `main` starts without it",
-    "cli.progress.frame": "a pure function of a run's numbers and the width of a terminal",
-    "cli.progress.screen": "escape codes and a thread, which know nothing of runs",
-    "cli.train": "the one command that is more than a call of a public function",
+    "cli.sweep": "what the command does around `sweep`",
     "cli.watch": "a command that goes on until a signal or the end of all runs",
+    "config.file": "what a file may hold beside the fields, which `PPOConfig.from_toml` refuses",
     "envs.given": "what may stand for an environment; names are another matter",
     "envs.known": "names of suites that need not be installed",
     "export.flatten_jaxpr": "programs without calls inside: of use to any export",
@@ -78,6 +78,9 @@ ONE_IMPORTER = {
     "sweeps.schedulers.halving": "an algorithm with a paper of its own",
     "sweeps.schedulers.population": "a population in a study; as a pure function it is public",
     "sweeps.ranges": "how values are written; which names they may have is another matter",
+    "sweeps.storage": "what needs the packages of an extra, imported when it is asked for",
+    "sweeps.storage.learning": "samplers of another library, and values as it keeps them",
+    "sweeps.storage.places": "files and servers, and how others are excluded",
 }
 
 
@@ -139,7 +142,7 @@ def test_the_readers_find_what_is_there():
     """The other tests would pass on an empty list."""
     assert {"train.py", "ppo/update.py", "envs/vec_env.py", "policies/networks.py"} <= set(NAMES)
     assert {"ppo.rollout", "components"} <= own("train.py")
-    assert "config.presets" in own("cli/arguments.py")  # inside a function
+    assert "config.presets" in own("cli/starts.py")  # inside a function
     assert others("envs/suites/gymnax.py") >= {"gymnax", "jax"}
     assert "flax.linen" in others("policies/networks.py")
 

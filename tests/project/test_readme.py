@@ -18,16 +18,20 @@ from support.several import COMMAND, environment, free_port
 
 import purejaxppo.ppo
 from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, cli
-from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.starts import parse_sweep, parse_train
 from purejaxppo.config.libraries import LIBRARIES, with_names
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
+from purejaxppo.sweeps.space import read_space
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in [
         ROOT / "README.md",
-        *(ROOT / f"purejaxppo/{name}/README.md" for name in ("cli", "runs", "envs", "policies")),
+        *(
+            ROOT / f"purejaxppo/{name}/README.md"
+            for name in ("cli", "runs", "sweeps", "envs", "policies")
+        ),
         ROOT / "purejaxppo/MIGRATE.md",
         ROOT / "purejaxppo/runs/DEVICES.md",
         ROOT / "benchmarks/README.md",
@@ -92,9 +96,9 @@ def links(text):
 
 def test_the_readers_find_what_is_there():
     assert len(PYTHON) >= 15
-    assert {"train", "eval", "runs", "plot", "render", "report", "export", "envs", "check-env"} == {
-        command.split()[1] for command in COMMANDS
-    }
+    assert {
+        "train", "sweep", "eval", "runs", "plot", "render", "report", "export", "envs", "check-env"
+    } == {command.split()[1] for command in COMMANDS}  # fmt: skip
     assert anchors("# One, two\n```bash\n# no\n```\n## It's `x`") == {"one-two", "its-x"}
     assert links('[a](b#c) ![d](e\nf) <img src="g">') == ["b#c", "ef", "g"]
 
@@ -218,7 +222,27 @@ def test_commands_are_understood(command, tmp_path, monkeypatch):
     if "--resume" in words:  # which needs a run
         folder = words[words.index("--run-dir") + 1]
         write_run(tmp_path / folder, PPOConfig.preset("CartPole-v1"), [[1.0]])
+    if "--config" in words:  # which needs a file
+        file = tmp_path / words[words.index("--config") + 1]
+        file.parent.mkdir()
+        PPOConfig.preset("CartPole-v1").to_toml(file)
     parse_train(words)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("purejaxppo sweep")])
+def test_sweeps_are_understood(command):
+    _, config, given = parse_sweep(shlex.split(command)[2:])
+    assert read_space(given, config)
+
+
+def test_the_file_of_a_sweep_is_read(tmp_path):
+    (block,) = [block for block in BLOCKS if block.language == "toml" and "[vary]" in block.code]
+    (tmp_path / "space.toml").write_text(block.code)
+    options, config, given = parse_sweep(["--config", str(tmp_path / "space.toml")])
+    assert read_space(given, config).names == [
+        "learning_rate", "hidden_sizes", "env_params.gravity"
+    ]  # fmt: skip
+    assert (config.env, options.env_params) == ("CartPole-v1", ("length=0.6",))
 
 
 def test_every_command_is_on_the_page_of_commands():

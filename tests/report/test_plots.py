@@ -14,7 +14,7 @@ from support.run_folders import metrics_of, tiny_config, write_run
 
 from purejaxppo import ConfigError, PPOConfig
 from purejaxppo.cli import commands
-from purejaxppo.cli.arguments import parse_train
+from purejaxppo.cli.starts import parse_train
 from purejaxppo.report import plots
 from purejaxppo.report.aggregate import (
     binned_returns,

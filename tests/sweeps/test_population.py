@@ -164,8 +164,10 @@ def test_a_signal_stops_it_after_the_generation_in_hand(whole, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(("how", "words"), [
-    ({"seeds": 2}, "seeds=2 have no effect on a population"),
-    ({"score": ("evaluation",)}, "score='evaluation' is measured behind that"),
+    ({"seeds": 2}, "seeds=2 has no effect on a population of 16 agents"),
+    ({"trials": 8}, "trials=8 has no effect on a population"),
+        ({"sampler": "grid"}, "sampler='grid' has no effect on a population"),
+        ({"score": ("evaluation",)}, "score='evaluation' is measured behind that"),
 ], ids=str)  # fmt: skip
 def test_what_no_population_can_be_is_refused(how, words):
     options = SweepOptions(scheduler="pbt", **how)

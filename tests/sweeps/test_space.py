@@ -2,12 +2,12 @@
 
 import math
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from purejaxppo import ConfigError, PPOConfig
-from purejaxppo.run_folder.env_params import numbers_in
+from purejaxppo.run_folder.env_params import changed_numbers, numbers_in, with_numbers
 from purejaxppo.sweeps.space import (
     Dimension,
     env_params_in,
@@ -279,4 +279,12 @@ def test_many_dimensions_are_checked_in_a_moment():
 def test_every_number_has_a_name_of_its_own():
     params = {"a": {"b": 1.0}, "c": [2.0, 3]}
     assert numbers_in(params) == {"a.b": 1.0, "c.0": 2.0, "c.1": 3}
-    assert len(numbers_in(params)) == len(jax.tree.leaves(params))
+    changed = with_numbers({"a.b": 5, "c.1": 7}, params)
+    assert changed_numbers(changed, params) == {"a.b": 5.0, "c.1": 7}
+    assert changed == {"a": {"b": 5.0}, "c": [2.0, 7]}
+    arrays = with_numbers({"x": 2}, {"x": jnp.float32(1), "y": jnp.ones(3)})
+    assert (arrays["x"], arrays["x"].dtype) == (2, jnp.float32)
+    with pytest.raises(ConfigError, match="which is no number there: did you mean"):
+        with_numbers({"a.c": 1}, params)
+    with pytest.raises(ConfigError, match="must be a whole number"):
+        with_numbers({"c.1": 1.5}, params)

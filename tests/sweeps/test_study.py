@@ -408,6 +408,14 @@ def test_parameters_of_the_environment_are_a_table(tmp_path):
     values = tomllib.loads((tmp_path / "s/best.toml").read_text())
     assert values.pop("env_params") == {"length": 0.25}
     assert PPOConfig.from_dict(values) == CONFIG.replace(learning_rate=2e-3)
+    # those that all trials have had stand there too, and give way to those that are varied
+    given = {"own": {"env_params": "Params(...)"}, "env_params": {"length": 1.0, "steps": 5}}
+    with opened(tmp_path / "t", space=Space((RATE, LENGTH)), **given) as study:
+        study.tell(result(0, 1.0, {"learning_rate": 2e-3, "env_params.length": 0.25}))
+        study.write()
+    text = (tmp_path / "t/best.toml").read_text()
+    assert tomllib.loads(text)["env_params"] == {"length": 0.25, "steps": 5}
+    assert "no file" not in text
 
 
 def test_with_no_score_there_is_no_best(tmp_path):

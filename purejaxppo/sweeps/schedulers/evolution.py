@@ -1,6 +1,6 @@
 r"""How a population changes from one generation to the next: exploit and explore.
 
-Reference: arXiv:1711.09846, sections 4.1.1 (truncation selection) and 4.1.2 (perturb, resample).
+Reference: arXiv:1711.09846, section 4.1.1 (truncation selection; perturb, resample).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def explore(
     Returns:
         [P] float32.
 
-    Reference: arXiv:1711.09846, section 4.1.2, perturb and resample.
+    Reference: arXiv:1711.09846, section 4.1.1, perturb and resample.
     """
     way, anew, place = jax.random.uniform(key, (3, len(value)))
     moved = perturbed(dimension, value, way < 0.5, factor)

@@ -51,6 +51,21 @@ from purejaxppo.sweeps.trials import Result, Trial
 from purejaxppo.types import Metrics
 
 
+def planned_rungs(components: Components, space: Space, options: SweepOptions) -> tuple[int, ...]:
+    """Finds the rungs of trials, see `rungs_of`.
+
+    Args:
+        components: what is trained, and how.
+        space: what is varied.
+        options: of the sweep.
+
+    Raises:
+        ConfigError: see `check_schedulable` and `rungs_of`.
+    """
+    check_schedulable(components, space, options)
+    return rungs_of(components.config, options)
+
+
 def train_halving(
     source: Source,
     components: Components,
@@ -80,10 +95,9 @@ def train_halving(
         Results, as trials end: "done" at their last update, or "stopped" at a rung.
 
     Raises:
-        ConfigError: see `check_schedulable`, `rungs_of` and `plan_of`.
+        ConfigError: see `planned_rungs` and `plan_of`.
     """
-    check_schedulable(components, space, options)
-    rungs = rungs_of(components.config, options)
+    rungs = planned_rungs(components, space, options)
     schedule = Schedule(source, components, options, study, announce, stop, rungs, {})
     yield from fill_places(schedule) if options.scheduler == "asha" else _brackets(schedule)
 

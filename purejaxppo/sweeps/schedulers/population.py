@@ -76,6 +76,27 @@ class Lineage(NamedTuple):
         )
 
 
+def planned(components: Components, space: Space, options: SweepOptions) -> Evolution:
+    """Finds the generations of a population in a study, see `evolution_of`.
+
+    Args:
+        components: what is trained, and how.
+        space: what is varied.
+        options: of the sweep.
+
+    Raises:
+        ConfigError: see `evolution_of`; or an option is set that says where trials come from.
+    """
+    for name in ("trials", "sampler", "seeds", "batch", "storage"):
+        value, default = getattr(options, name), getattr(SweepOptions, name)
+        if value != default:
+            raise ConfigError(
+                f"{name}={value!r} has no effect on a population of {options.population} agents, "
+                f"which draw their own settings, one seed each: leave it at {default!r}"
+            )
+    return evolution_of(components, space, options)
+
+
 def train_population(
     components: Components,
     space: Space,
@@ -103,14 +124,9 @@ def train_population(
         scored by its own updates and, before it took over, by those of whom it was copied from.
 
     Raises:
-        ConfigError: see `evolution_of` and `plan_of`; several seeds; the folder is in use.
+        ConfigError: see `planned` and `plan_of`; the folder is in use.
     """
-    if options.seeds != 1:
-        raise ConfigError(
-            f"seeds={options.seeds} have no effect on a population, whose agents are one seed "
-            f"each: leave it at 1, and use population={options.population * options.seeds}"
-        )
-    evolution = evolution_of(components, space, options)
+    evolution = planned(components, space, options)
     left = [i for i in range(evolution.population) if i not in study.results]
     if not left:
         return
