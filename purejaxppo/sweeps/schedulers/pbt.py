@@ -19,7 +19,7 @@ score rank last and are taken from by nobody; equal scores rank by number of the
 and `gae_lambda` it is $1 - x$ that is multiplied, which is what tells values near 1 apart. A choice
 among numbers moves to one of its neighbours, in the order in which they were given.
 
-Reference: arXiv:1711.09846, algorithm 1, and section 4.1.1 (truncation selection, perturb, resample).
+Reference: arXiv:1711.09846, algorithm 1, and section 4.1.1 (truncation; perturb, resample).
 """
 
 from __future__ import annotations
