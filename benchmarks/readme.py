@@ -143,6 +143,19 @@ def speed() -> str:
     return table(["shape", "steps/s", "of roofline", *(f"over {x}" for x in PEERS.values())], rows)
 
 
+def compile_time() -> str:
+    """Seconds to a compiled program, beside those of rejax."""
+    kinds, rows = ("compile_seconds", "cpu_seconds"), []
+    for name, found in read("compile_time").items():
+        row = [f"{name}: {SHAPES[name]}"]
+        for kind in kinds:
+            row += [f"{found[arm]['medians'][kind]:.1f}" for arm in ("ours", "rejax")]
+            row.append(f"{found['rejax']['ours_over_peer'][kind]:.2f}")
+        rows.append(row)
+    head = ["shape", "seconds", "rejax", "ratio", "CPU seconds", "rejax", "ratio"]
+    return table(head, rows)
+
+
 def scaling() -> str:
     """What devices and processes are worth for one agent: speeds over that of one device."""
     found = read("scaling")
@@ -390,8 +403,8 @@ def measured_gpu(found: dict[str, Any]) -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        first_page, scores, minatar, hoppers, speed, scaling, growth, breakdown, shuffle,
-        time_limits, memory, resets, driver, first_run, memory_plan, launches, gpu,
+        first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown,
+        shuffle, time_limits, memory, resets, driver, first_run, memory_plan, launches, gpu,
     )
 }  # fmt: skip
 

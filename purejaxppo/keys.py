@@ -7,21 +7,28 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def split_each(keys: Array, count: int) -> Array:
-    """Splits every key of an array into so many.
+def split_each(keys: Array, *counts: int) -> Array:
+    """Splits every key of an array into so many, and each of those again.
 
     As `jax.random.split` of each gives them, but computed along one axis: over several short ones,
     XLA on a CPU writes every step of the inner loops out, and compiles for as long as for the rest
-    of a small program together.
+    of a small program together. Several counts are a loop, in which the hash is compiled once; keys
+    that are split last of all cost as many hashes as there are counts.
 
     Args:
         keys: [...], each consumed.
-        count: n.
+        *counts: n, m, ...
 
     Returns:
-        [..., n].
+        [..., n, m, ...].
     """
-    each = jnp.broadcast_to(keys[..., None], (*keys.shape, count))
-    place = jnp.broadcast_to(jnp.arange(count, dtype=jnp.uint32), each.shape)
+    shape = (*keys.shape, *counts)
+    each = jnp.broadcast_to(jnp.expand_dims(keys, range(keys.ndim, len(shape))), shape).reshape(-1)
+    places = [
+        jax.lax.broadcasted_iota(jnp.uint32, shape, axis).reshape(-1)
+        for axis in range(keys.ndim, len(shape))
+    ]
     # the n-th of the keys that one is split into is the key with n folded in
-    return jax.vmap(jax.random.fold_in)(each.reshape(-1), place.reshape(-1)).reshape(each.shape)
+    fold = jax.vmap(jax.random.fold_in)
+    each, _ = jax.lax.scan(lambda each, place: (fold(each, place), None), each, jnp.stack(places))
+    return each.reshape(shape)

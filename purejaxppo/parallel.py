@@ -9,7 +9,6 @@ a device of each.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.processes import process_count
-from purejaxppo.tuning import compiled_for
+from purejaxppo.tuning import Sized, compiled_for, one_thread
 from purejaxppo.types import Array, LearnerState, PyTree
 
 SEEDS, ENVS = "seeds", "envs"
@@ -37,28 +36,54 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def use_cores(seeds: int, devices: int | Literal["all"] | None = None) -> None:
+def use_cores(
+    seeds: int, devices: int | Literal["all"] | None = None, config: Sized | None = None
+) -> None:
     """Makes a device of each core that can have an equal share of the seeds.
 
     It has an effect only before JAX's first computation (`make_train` is one); a number that was
-    set already (JAX_NUM_CPU_DEVICES, or the flag of XLA for it) stays.
+    set already (JAX_NUM_CPU_DEVICES, the flag of XLA for it, or NPROC for threads) stays.
 
     Args:
         seeds: agents that will be trained side by side.
         devices: how many to make, of all processes together, or "all" for one of each core; None:
             by the cores and seeds.
+        config: what will be trained; given, JAX finds its devices here and now, and where there is
+            one, and the gradient steps are so small that threads would wait for each other longer
+            than they compute, it has one thread.
     """
     chosen = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
     if chosen >= 1 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    with contextlib.suppress(RuntimeError):  # JAX has its devices already
-        if devices == "all":
-            count = cores()
-        elif devices is not None:
-            count = max(1, devices // process_count())
-        else:
-            count = _largest_share(seeds, cores())
+    if devices == "all":
+        count = cores()
+    elif devices is not None:
+        count = max(1, devices // process_count())
+    else:
+        count = _largest_share(seeds, cores())
+    try:
         jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # JAX has its devices already
+        return
+    alone = count == 1 and process_count() == 1
+    if config is not None and alone and one_thread(config, seeds):
+        _start_with_one_thread()
+
+
+def _start_with_one_thread() -> None:
+    """Has JAX find its devices, those of a CPU with one thread, unless NPROC was set.
+
+    XLA reads NPROC when it makes a CPU's pools of threads, and never again: it is taken back, for
+    processes that are started from here. Programs are compiled by all cores still.
+    """
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if "NPROC" in os.environ or (platforms and "cpu" not in platforms):
+        return
+    os.environ["NPROC"] = "1"
+    try:
+        jax.devices()
+    finally:
+        del os.environ["NPROC"]
 
 
 def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Mesh:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import platformdirs
@@ -18,6 +18,7 @@ import platformdirs
 from purejaxppo.errors import ConfigError
 
 IN_CACHE = 9 * 2**20  # bytes of activations that a CPU's cores go through without waiting
+ONE_THREAD = 2**20  # products in a layer: up to here, one thread is faster than several
 LARGEST_CACHE = 2**30  # bytes; the entries that were not used for longest make room
 
 PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
@@ -85,14 +86,16 @@ def compiler_options() -> dict[str, str | bool | int]:
     digits of results.
 
     Returns:
-        On a CPU, vectors of 512 bits where the processor has them (XLA takes 256 otherwise), and
-        fewer copies of what a loop carries; on a GPU, loops as parts of CUDA graphs, which go on
-        without the host; elsewhere nothing.
+        On a CPU, vectors of 512 bits where the processor has them (XLA takes 256 otherwise), fewer
+        copies of what a loop carries, and LLVM's first level of optimization: its third takes a
+        fifth longer to compile, for programs that run no faster. On a GPU, loops as parts of CUDA
+        graphs, which go on without the host; elsewhere nothing.
     """
     if _on_cpu():
         return {
             "xla_cpu_prefer_vector_width": 512,
             "xla_cpu_copy_insertion_use_region_analysis": True,
+            "xla_backend_optimization_level": 1,
         }
     if platform_in_use() != "tpu":
         return {
@@ -101,6 +104,43 @@ def compiler_options() -> dict[str, str | bool | int]:
             "xla_disable_hlo_passes": "fusion-dynamic-memcpy-rewriter",
         }
     return {}
+
+
+class Sized(Protocol):
+    """What `one_thread` reads of a configuration: see `PPOConfig`."""
+
+    @property
+    def env(self) -> str: ...  # noqa: D102
+    @property
+    def torso(self) -> str: ...  # noqa: D102
+    @property
+    def num_envs(self) -> int: ...  # noqa: D102
+    @property
+    def minibatch_size(self) -> int: ...  # noqa: D102
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+def one_thread(config: Sized, agents: int = 1) -> bool:
+    """Says whether a CPU trains faster with one thread than with all of its cores.
+
+    Threads hand over to each other at every operation of more than a few rows, which takes longer
+    than what small ones compute.
+
+    Args:
+        config: what is trained.
+        agents: how many side by side, on one device.
+
+    Returns:
+        Whether the largest layer multiplies less than ONE_THREAD numbers in a gradient step and in
+        a step of the environments, and observations are surely no images, which only their suite
+        knows.
+    """
+    plain = "MinAtar" not in config.env and not set("/:") & set(config.env)
+    if config.torso != "mlp" and not (config.torso == "auto" and plain):
+        return False
+    rows = agents * max(config.minibatch_size, config.num_envs)
+    return rows * max(config.hidden_sizes, default=1) ** 2 < ONE_THREAD
 
 
 def check_compiles() -> None:
@@ -145,6 +185,15 @@ def steps_on_one_vector(size: int) -> bool:
         and pasted at every step. Elsewhere always, for every operation is a launch.
     """
     return not _on_cpu() or size <= 2**15
+
+
+def stepped_alone(size: int) -> bool:
+    """Says whether an array of parameters is large enough for gradient steps of its own.
+
+    Args:
+        size: its number of parameters, among arrays that are not all on one vector.
+    """
+    return size >= 2**13
 
 
 def unroll(loop: Literal["rollout", "returns", "shuffle", "memory"]) -> int:

@@ -1,5 +1,7 @@
 """Seeds spread over devices. JAX's devices are fixed at its start: each test is a process."""
 
+from pathlib import Path
+
 import pytest
 from support.processes import process as run_process
 
@@ -93,3 +95,35 @@ assert len(jax.devices()) == {number}
 def test_only_leading_axes_are_spread(in_axes):
     with pytest.raises(ValueError, match="must be 0 for one argument, and 0 or None for each"):
         vmap_over_devices(lambda x, y: x, in_axes)([1.0], [2.0])
+
+
+TASKS = Path("/proc/self/task")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TASKS.is_dir(), reason="threads are listed there")
+@pytest.mark.parametrize(
+    ("seeds", "changes", "env", "threads"),
+    [
+        (1, {}, {}, 1),
+        (1, {}, {"NPROC": "3"}, 3),
+        (1, {"hidden_sizes": (256, 256)}, {}, None),
+        (7, {"num_envs": 64}, {}, None),
+        (1, {}, {"JAX_NUM_CPU_DEVICES": "1"}, None),
+    ],
+)
+def test_small_steps_have_one_thread_unless_something_was_chosen(seeds, changes, env, threads):
+    """The threads of XLA's pool are counted by their name; None: as many as there are cores."""
+    config = {"num_envs": 4, "num_steps": 128} | changes
+    code = f"""
+from pathlib import Path
+cores = len(os.sched_getaffinity(0))
+os.sched_getaffinity = lambda pid: range(2)
+before = dict(os.environ)
+use_cores({seeds}, config=PPOConfig(**{config}))
+assert os.environ == before  # nothing is left for processes that are started from here
+jax.devices()
+names = [path.read_text().strip() for path in Path({str(TASKS)!r}).glob("*/comm")]
+assert names.count("tf_XLAEigen") == ({threads} or cores), names
+"""
+    process(code, **env)

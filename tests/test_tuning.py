@@ -108,3 +108,21 @@ def test_a_program_for_a_gpu_is_the_same_on_every_host(name, monkeypatch):
             return traced.lower(lowering_platforms=("cuda",)).as_text()
 
     assert lowered("cuda", host="cpu") == lowered("gpu", host="tpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "agents", "expected"),
+    [
+        ({}, 1, True),  # 128 rows x 64 x 64
+        ({}, 16, False),
+        ({"num_envs": 64}, 1, False),
+        ({"hidden_sizes": (256, 64)}, 1, False),
+        ({"num_envs": 1024, "num_steps": 1, "num_minibatches": 64}, 1, False),
+        ({"env": "Breakout-MinAtar"}, 1, False),
+        ({"env": "Breakout-MinAtar", "torso": "mlp"}, 1, True),
+        ({"env": "craftax/Craftax-Classic-Pixels-v1"}, 1, False),
+    ],
+)
+def test_one_thread_is_for_few_rows_of_narrow_networks(changes, agents, expected):
+    config = PPOConfig(num_envs=4, num_steps=128, num_minibatches=4).replace(**changes)
+    assert tuning.one_thread(config, agents) == expected

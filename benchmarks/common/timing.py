@@ -41,6 +41,11 @@ def quartiles(values: list[float]) -> dict[str, float]:
 
 def report(name: str, results: Any, out: Path | None) -> None:
     """Prints a benchmark's results as JSON, and writes them where asked."""
+    print(record(name, results, out))
+
+
+def record(name: str, results: Any, out: Path | None) -> str:
+    """Writes a benchmark's results where asked; returns the JSON."""
     record = {
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -50,10 +55,10 @@ def report(name: str, results: Any, out: Path | None) -> None:
         "results": results,
     }
     text = json.dumps(record, indent=2)
-    print(text)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
+    return text
 
 
 def interleaved_seconds(functions: list[Callable], rounds: int) -> list[list[float]]:

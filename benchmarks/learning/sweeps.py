@@ -1,7 +1,8 @@
 """What ways of sweeping find for the same budget: random settings, TPE, and a population.
 
-Each repetition has its own seed. A budget is so many trials of so many steps: TPE is asked for 16
-trials at a time, a population is as many agents as there are trials. Two figures of each:
+Each repetition has its own seed; one whose figures are in the file is not run again. A budget is so
+many trials of so many steps: TPE is asked for 16 trials at a time, a population is as many agents
+as there are trials. Two figures of each:
 
 agent     mean return of the best agent over episodes that it was not chosen by, actions sampled
 setting   mean final return of the best setting over 8 fresh seeds; a population has no one setting
@@ -10,7 +11,9 @@ setting   mean final return of the best setting over 8 fresh seeds; a population
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import jax
 import numpy as np
 import scipy.stats
 
-from benchmarks.common.timing import report
+from benchmarks.common.timing import record, report
 from purejaxppo import PPOConfig, fit, load_agents, make_evaluate, use_cores
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.sweeps.sweep import SweepResult, sweep
@@ -119,17 +122,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     use_cores(args.trials)
-    results = {}
+    results = {} if args.out is None or not args.out.exists() else before(args.out)
     for env in args.envs:
-        runs = {
-            method: [
-                measure(env, method, seed, args.trials, args.steps)
-                for seed in range(args.repetitions)
-            ]
-            for method in args.methods
-        }
-        results[env] = {"runs": runs, "summary": compared(runs), "config": BASE[env]}
-        report("sweeps", results, args.out)  # what there is, after each
+        budget = {"trials": args.trials, "steps": args.steps, "config": BASE[env], "space": SPACE}
+        known = results.get(env, {})
+        runs = known["runs"] if known.get("budget") == budget else {}
+        for method in args.methods:
+            found = runs.setdefault(method, [])
+            for seed in range(len(found), args.repetitions):
+                print(env, method, seed, file=sys.stderr, flush=True)
+                found.append(measure(env, method, seed, args.trials, args.steps))
+                results[env] = {"budget": budget, "runs": runs, "summary": compared(runs)}
+                if args.out is not None:  # a run that is cut off goes on
+                    record("sweeps", results, args.out)
+    report("sweeps", results, args.out)
+
+
+def before(path: Path) -> dict[str, Any]:
+    """Results that are there already, of which no run is made again."""
+    return json.loads(path.read_text(encoding="utf-8"))["results"]
 
 
 if __name__ == "__main__":

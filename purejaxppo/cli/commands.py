@@ -57,7 +57,7 @@ def train(argv: Sequence[str]) -> int:
     with Display(config.timesteps, options.seeds, evaluated, options.quiet) as display:
         if not join(options.coordinator, options.num_processes, options.process_id):
             display.close()
-        start_jax(options.seeds, options.devices)
+        start_jax(options.seeds, options.devices, config)
         from purejaxppo.cli import train as console
         from purejaxppo.processes import together
 

@@ -7,19 +7,25 @@ import sys
 from typing import Literal
 
 from purejaxppo.cli.signals import end
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 
 GIVEN = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 """Variables that choose what JAX computes on."""
 
 
-def start_jax(seeds: int | None = None, devices: int | Literal["all"] | None = None) -> None:
+def start_jax(
+    seeds: int | None = None,
+    devices: int | Literal["all"] | None = None,
+    config: PPOConfig | None = None,
+) -> None:
     """Finds the devices that JAX computes on.
 
     Args:
         seeds: agents that will be trained side by side, which processor cores are shared out among;
             None: none are.
         devices: how many of them are asked for.
+        config: what will be trained, if that is known.
 
     Raises:
         ConfigError: those that a variable names cannot be used.
@@ -28,9 +34,9 @@ def start_jax(seeds: int | None = None, devices: int | Literal["all"] | None = N
 
     from purejaxppo.parallel import use_cores
 
-    if seeds is not None:
-        use_cores(seeds, devices)
     try:
+        if seeds is not None:
+            use_cores(seeds, devices, config)
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter of cuda where there is no GPU
         given = [f"{name}={os.environ[name]!r}" for name in GIVEN if os.environ.get(name)]

@@ -82,7 +82,7 @@ def vectorize(
 
     def draw(key, params):
         # of one step, or of many: then all their environments stand along one axis
-        keys = split_each(split_each(key, 2), num_envs)
+        keys = split_each(key, 2, num_envs)
         for_steps, for_resets = keys[..., 0, :], keys[..., 1, :]
         if reset_batch is not None:
             return for_steps, for_resets

@@ -124,6 +124,8 @@ def joined(parts: Moments) -> Moments:
 
     Reference: Chan, Golub and LeVeque 1979, eq. 2.1.
     """
+    if len(parts.samples) == 1:
+        return jax.tree.map(lambda x: x[0], parts)
     lead = (slice(None), *[None] * (parts.first.ndim - 1))
     total = parts.samples.sum()
     share = (parts.samples / total)[lead]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -146,6 +147,80 @@ def widened(tree: PyTree) -> PyTree:
         tree: parameters or gradients.
     """
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+class Joined(NamedTuple):
+    """A pytree with its small arrays in one vector.
+
+    Attributes:
+        vector: the small ones, end to end.
+        large: the others.
+    """
+
+    vector: Array
+    large: tuple[Array, ...]
+
+
+def join_small(optimizer: Optimizer, packed: PyTree, tree: PyTree) -> PyTree:
+    """Puts the small arrays of parameters, and of whatever goes with each of them, into one vector.
+
+    Each array alone would be some ten operations of every gradient step, to compile and to start.
+
+    Args:
+        optimizer: what will step them; one that does not work element by element needs all arrays
+            as they are.
+        packed: the parameters, as `pack` returns them.
+        tree: of them, of their moments, and of anything else.
+
+    Returns:
+        The tree, in which all that has the structure of the parameters is `Joined`.
+    """
+    structure = jax.tree.structure(packed)
+    small = [not tuning.stepped_alone(x.size) for x in jax.tree.leaves(packed)]
+    if not optimizer.elementwise or sum(small) < 2:
+        return tree
+
+    def is_like(x: PyTree) -> bool:
+        return jax.tree.structure(x) == structure
+
+    def join(x: PyTree) -> PyTree:
+        if not is_like(x):
+            return x
+        leaves = list(zip(jax.tree.leaves(x), small, strict=True))
+        with jax.numpy_dtype_promotion("standard"):
+            vector = jnp.concatenate([leaf.reshape(-1) for leaf, is_small in leaves if is_small])
+        return Joined(vector, tuple(leaf for leaf, is_small in leaves if not is_small))
+
+    return jax.tree.map(join, tree, is_leaf=is_like)
+
+
+def part_small(joined: PyTree, before: PyTree) -> PyTree:
+    """Takes apart what `join_small` has joined.
+
+    Args:
+        joined: as it returns it.
+        before: what that was made of, or its shapes and dtypes.
+
+    Returns:
+        A tree as `before`.
+    """
+
+    def part(x: PyTree, before: PyTree) -> PyTree:
+        if not isinstance(x, Joined):
+            return x
+        leaves, structure = jax.tree.flatten(before)
+        large = iter(x.large)
+        small = [leaf for leaf in leaves if not tuning.stepped_alone(leaf.size)]
+        ends = np.cumsum([leaf.size for leaf in small])[:-1].tolist()
+        pieces = iter(jnp.split(x.vector, ends))
+        return structure.unflatten(
+            next(large)
+            if tuning.stepped_alone(leaf.size)
+            else next(pieces).reshape(leaf.shape).astype(leaf.dtype)
+            for leaf in leaves
+        )
+
+    return jax.tree.map(part, joined, before, is_leaf=lambda x: isinstance(x, Joined))
 
 
 def pack(optimizer: Optimizer, params: Params) -> tuple[PyTree, Callable[[PyTree], Params]]:

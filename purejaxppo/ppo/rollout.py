@@ -52,7 +52,7 @@ def collect(
     # what one step leaves to chance, for all steps at once unless that would be large: a few small
     # draws cost most of a short step
     obs_stats = state.normalizers.obs
-    for_actions, keys = split_each(jax.random.split(key), num_steps)
+    for_actions, keys = split_each(key, 2, num_steps)
 
     def draw(key):
         return vec_env.draw(key, env_params)

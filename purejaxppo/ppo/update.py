@@ -19,7 +19,14 @@ from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.ppo.collectives import across
 from purejaxppo.ppo.minibatches import Minibatches, deal_advantages, mean_over_chunks, take
 from purejaxppo.ppo.objectives import Objective
-from purejaxppo.ppo.optimizer import Optimizer, pack, step_of, widened
+from purejaxppo.ppo.optimizer import (
+    Optimizer,
+    join_small,
+    pack,
+    part_small,
+    step_of,
+    widened,
+)
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.value_losses import ValueLoss
 from purejaxppo.types import Array, Batch, Metrics, Params, Policy, PyTree
@@ -164,10 +171,11 @@ def optimize(
         Parameters, optimizer state, and means of the loss parts over the steps that counted.
     """
     packed, unpack = pack(optimizer, params)
+    before = packed, opt_state
     transform = optimizer.make(hyper)
 
     def packed_loss(packed, minibatch):
-        return loss(unpack(packed), minibatch)
+        return loss(unpack(part_small(packed, before[0])), minibatch)
 
     def gradient_step(progress: Progress, dealt):
         # gradient of a minibatch, averaged over passes, and with the parts of the loss over devices
@@ -201,13 +209,15 @@ def optimize(
     size = len(batch.advantage)
     rows = minibatch_indices(key, size, plan.num_epochs, plan.num_minibatches)
     advantage = deal_advantages(batch.advantage, rows, plan, axis_name)
-    start = Progress(packed, opt_state, jnp.bool_(False))
+    stepped, opt_state = join_small(optimizer, packed, before)
+    start = Progress(stepped, opt_state, jnp.bool_(False))
     end, metrics = jax.lax.scan(gradient_step, start, (rows, advantage))
 
     # what the steps have led to is looked at once: after each of them, it would be one more pass
-    # over all parameters and averages
-    taken = _all_finite((end.params, end.opt_state))
+    # over all parameters and averages. The barrier keeps it from being written out at every array
+    taken = jax.lax.optimization_barrier(_all_finite((end.params, end.opt_state)))
     end = jax.tree.map(lambda a, b: jnp.where(taken, a, b), end, start)
+    packed, opt_state = part_small((end.params, end.opt_state), before)
 
     # means over the steps that counted, which may be none
     (vectors,) = metrics.args
@@ -219,7 +229,7 @@ def optimize(
     means = jax.tree.map(lambda x: x / counted, sums)
     tallies["skipped_steps"] += jnp.where(taken, 0, tallies["gradient_steps"])
     tallies["gradient_steps"] = jnp.where(taken, tallies["gradient_steps"], 0)
-    return unpack(end.params), end.opt_state, means | tallies
+    return unpack(packed), opt_state, means | tallies
 
 
 def _all_finite(tree: PyTree) -> Array:

@@ -361,7 +361,12 @@ def test_leaf_by_leaf_is_the_same_as_on_one_vector(changes, monkeypatch):
     monkeypatch.setattr(backend, "steps_on_one_vector", lambda size: False)
     opt_state = optimizer(config.hyperparams()).init(pack(params)[0])
     assert jax.tree.structure(optax.tree.get(opt_state, "mu")) == jax.tree.structure(params)
+    # all small ones on one vector, and then those of more than 8 numbers each by itself
+    joined = run(config, params, opt_state, batch, key)
+    monkeypatch.setattr(backend, "stepped_alone", lambda size: size > 8)
     leaves = run(config, params, opt_state, batch, key)
+    assert jax.tree.structure(leaves[1]) == jax.tree.structure(opt_state)
+    np.testing.assert_allclose(flat(joined[0]), flat(leaves[0]), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(flat(leaves[0]), flat(vector[0]), rtol=1e-4, atol=1e-6)
     moments = [ravel_pytree(optax.tree.get(result[1], "nu"))[0] for result in (leaves, vector)]
     np.testing.assert_allclose(*moments, rtol=1e-4, atol=1e-9)

@@ -36,7 +36,9 @@ SMOKE = {
     "learning.shuffle": "--presets CartPole-v1 --seeds 2 --total-timesteps 20000 --rounds 2",
     "speed.suites": "--envs CartPole-v1 gymnasium/HalfCheetah-v5 --total-timesteps 1000",
     "speed.sweep": "--trials 2 --runs 1 --total-timesteps 1000",
-    "learning.sweeps": "--envs CartPole-v1 --methods random --repetitions 2 --trials 2 --steps 1024",
+    "learning.sweeps": (
+        "--envs CartPole-v1 --methods random --repetitions 2 --trials 2 --steps 1024"
+    ),
     "speed.throughput": f"--shapes --sweeps widths --largest 64 --repeats 2 {SMALL}",
     "speed.time_limits": "--shapes 4\\ x\\ 128 --total-timesteps 1024 --pairs 2",
     "peers.time_to_score": (
