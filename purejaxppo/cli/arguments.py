@@ -105,22 +105,24 @@ class RenderOptions(Arguments, FilmOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunsOptions(Arguments):
-    """What is made of one or many runs."""
+    """What is made of one or many runs, or studies."""
 
     runs: RunFolders = dataclasses.field()
-    """Run folders, or folders with runs below them."""
+    """Run folders or study folders, or folders with such below them."""
     overwrite: bool = False
     """Write over a file that exists."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlotOptions(RunsOptions):
-    """Draw the learning curves of one or many runs."""
+    """Draw the learning curves of one or many runs, or the trials of studies."""
 
     out: str | None = None
-    """The picture: .png, .svg or .pdf; default: curves.png, or curves-2.png where that exists."""
-    metric: str = "episode_return"
-    """A column of the rows, those of evaluations as eval_return_mean; evaluations: that one."""
+    """The picture: .png, .svg or .pdf; default: curves.png (slices.png of a study), or curves-2.png
+    where that exists."""
+    metric: str | None = None
+    """A column of the rows, such as eval_return_mean (evaluations: that one), of a study those of
+    its best trials; None: episode_return, of a study the scores against what was varied."""
     x: Axis = "steps"
     """What it is drawn against; seconds: at the run's mean speed, without compilation."""
     title: str | None = None
@@ -133,7 +135,7 @@ class PlotOptions(RunsOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions(RunsOptions):
-    """Put one or many runs on one page that opens offline."""
+    """Put one or many runs, or studies, on one page that opens offline."""
 
     out: str | None = None
     """The page; default: report.html, or report-2.html where that exists."""
@@ -143,7 +145,7 @@ class ReportOptions(RunsOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ListOptions(Arguments):
-    """List the runs in a folder and below it, the newest last."""
+    """List the runs and studies in a folder and below it, the newest last."""
 
     folder: Folder = "runs"
     """Where to look."""

@@ -9,7 +9,6 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from purejaxppo.cli.arguments import (
     CheckArgs,
@@ -32,7 +31,6 @@ from purejaxppo.cli.starts import parse_sweep, parse_train
 from purejaxppo.cli.words import counted
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.errors import ConfigError
-from purejaxppo.run_folder.paths import free_file, new_file
 from purejaxppo.sweeps.space import of_environment, read_space
 
 RENEWED = "10"  # seconds, where --watch says none
@@ -158,7 +156,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def plot(argv: Sequence[str]) -> int:
-    """Draws the learning curves of one run or many: `purejaxppo plot RUN...`.
+    """Draws the learning curves of runs, or the trials of studies: `purejaxppo plot RUN...`.
 
     Args:
         argv: the arguments.
@@ -171,45 +169,14 @@ def plot(argv: Sequence[str]) -> int:
             written.
     """
     options = parse(PlotOptions, argv, "plot")
-    from purejaxppo.report.curves import CAUTION, Drawn, few_seeds, named_metric, with_metric
-    from purejaxppo.report.plots import METADATA, plot_runs
-    from purejaxppo.report.results import read_all, with_labels
+    from purejaxppo.cli.pictures import draw
 
-    out = options.out
-    if out is not None and Path(out).suffix not in METADATA:
-        raise ConfigError(f"out={out!r} must end in {', '.join(METADATA)}: use curves.png")
-    runs = with_labels(read_all(options.runs), options.labels)
-    path = _file_to_write(out, "curves.png", options.overwrite)
-    drawn = Drawn(named_metric(options.metric, runs), options.x)
-
-    # what the picture cannot show, or should not be taken for
-    runs, without = with_metric(runs, drawn.metric)
-    for run in without:
-        print(f"purejaxppo: {run.folder} is left out: it has no {drawn.metric}", file=sys.stderr)
-    if few := few_seeds(runs):
-        where = f"{few[0].folder} has {few[0].seeds} seeds"
-        print(f"purejaxppo: {where}: {CAUTION}", file=sys.stderr)
-
-    plot_runs(
-        path, runs, overwrite=options.overwrite, drawn=drawn, single=options.single,
-        title=options.title,
-    )  # fmt: skip
-    print(f"saved in {path}")
+    print(f"saved in {draw(options)}")
     return 0
 
 
-def _file_to_write(out: str | None, name: str, overwrite: bool) -> Path:
-    """Returns the file that a command is to write: the one named, else the next one that is free.
-
-    Raises:
-        ConfigError: it exists and may not, or cannot be written.
-    """
-    free = name if overwrite else free_file(name)
-    return new_file(free if out is None else out, overwrite)
-
-
 def runs(argv: Sequence[str]) -> int:
-    """Lists the runs below a folder: `purejaxppo runs [FOLDER]`.
+    """Lists the runs and studies below a folder: `purejaxppo runs [FOLDER]`.
 
     Args:
         argv: the arguments.
@@ -224,15 +191,16 @@ def runs(argv: Sequence[str]) -> int:
     from purejaxppo.report.listing import table_of
     from purejaxppo.report.overview import list_runs
     from purejaxppo.run_folder.paths import given_path
+    from purejaxppo.sweeps.report.listing import list_studies, table_of_studies
 
-    lines = list_runs(options.folder)
+    lines, studies = list_runs(options.folder), list_studies(options.folder)
     if options.json:
-        print(json.dumps([line.as_json() for line in lines]))
-    elif lines:
-        width = shutil.get_terminal_size().columns
-        print(table_of(lines, given_path(options.folder), width))
-    else:
-        print(f"there are no runs in {options.folder}")
+        print(json.dumps([line.as_json() for line in [*lines, *studies]]))
+        return 0
+    folder, width = given_path(options.folder), shutil.get_terminal_size().columns
+    tables = [table_of(lines, folder, width)] if lines else []
+    tables += [table_of_studies(studies, folder, width)] if studies else []
+    print("\n\n".join(tables) or f"there are no runs in {options.folder}")
     return 0
 
 
@@ -265,7 +233,7 @@ def render(argv: Sequence[str]) -> int:
 
 
 def report(argv: Sequence[str]) -> int:
-    """Puts one run or many on a page: `purejaxppo report RUN...`.
+    """Puts runs, or studies, on a page: `purejaxppo report RUN...`.
 
     Args:
         argv: the arguments.
@@ -277,18 +245,9 @@ def report(argv: Sequence[str]) -> int:
         ConfigError: bad input, a folder holds no run, or the file cannot be written.
     """
     options = parse(ReportOptions, with_value(argv, "--watch", RENEWED), "report")
-    from purejaxppo.report.page import make_page, write_page
-    from purejaxppo.report.results import read_all
+    from purejaxppo.cli.pictures import write_report
 
-    found = read_all(options.runs)
-    path = _file_to_write(options.out, "report.html", options.overwrite)
-    if options.watch is None:
-        write_page(path, make_page(found, path.parent), options.overwrite)
-    else:
-        from purejaxppo.cli.watch import watch
-
-        watch(options.runs, path, options.watch, options.overwrite)
-    print(f"saved in {path}")
+    print(f"saved in {write_report(options)}")
     return 0
 
 

@@ -162,6 +162,9 @@ def print_results(result: SweepResult, space: Space, options: SweepRun, folder: 
             Console().print(results_table(best[:MOST_ROWS], space, options))
         if failed:
             print(f"{counted(len(failed), 'trial')} failed, the first of them: {failed[0].why}")
+        if options.retrain and result.winner is not None:
+            again = f"{result.winner.score:.6g} over {counted(len(result.winner.scores), 'seed')}"
+            print(f"on fresh seeds trial {result.winner.number} is the best: {again}")
         print(f"saved in {where}")
         if result.best is not None:
             print(f"train the best with: purejaxppo train --config {where / 'best.toml'}")
@@ -170,6 +173,8 @@ def print_results(result: SweepResult, space: Space, options: SweepRun, folder: 
     if options.json:
         about = {"trials": len(result.results), "failed": len(failed), "score": options.score[0]}
         about |= {"best": best[0]._asdict() if best else None, "study_dir": str(where)}
+        if options.retrain and result.winner is not None:
+            about |= {"on_fresh_seeds": result.winner._asdict()}
         print(json.dumps({**about, "problems": result.problems}))
 
 

@@ -89,7 +89,7 @@ def titled(title: str, head: Sequence[object], rows: Sequence[Sequence[object]])
 
 
 def cards_of(cards: Iterable[tuple[str, object, object]]) -> Html:
-    """Returns numbers to see first, side by side: of each its name, itself, and what explains it."""
+    """Returns numbers to see first, side by side, each below its name."""
     drawn = []
     for name, value, more in cards:
         lines = [tag("p", name), tag("p", value, class_="value"), tag("p", more)]

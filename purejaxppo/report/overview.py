@@ -85,6 +85,7 @@ class RunLine(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Returns it as plain values, null for what is not known."""
         return {
+            "kind": "run",
             "folder": os.fspath(self.folder),
             "state": self.state,
             "env": self.config and self.config.env,
@@ -149,7 +150,7 @@ def _line(folder: Path) -> RunLine:
         summary = read_summary(folder, seeds)
         updates, returns = last_returns(folder, seeds, size)
     except ConfigError as error:
-        begun = _time(None, folder)
+        begun = time_begun(None, folder / "run.json")
         return RunLine(folder, "running" if held else "damaged", str(error), begun=begun)
     ended = summary is not None and summary["timesteps"] >= updates * size
     state = state_of(
@@ -157,17 +158,25 @@ def _line(folder: Path) -> RunLine:
     )  # fmt: skip
     return RunLine(
         folder, state, None, config, algorithm_of(config, about), seeds, about["seed"],
-        updates * size, returns, _time(about.get("created"), folder),
+        updates * size, returns, time_begun(about.get("created"), folder / "run.json"),
     )  # fmt: skip
 
 
-def _time(created: str | None, folder: Path) -> datetime.datetime | None:
-    """Returns when a run was begun: as it says, else when its oldest file was written."""
+def time_begun(created: str | None, path: Path) -> datetime.datetime | None:
+    """Returns when something was begun: as it says, else when its oldest file was written.
+
+    Args:
+        created: what it says; None: nothing.
+        path: the file.
+
+    Returns:
+        The time; None if nothing says so.
+    """
     try:
         time = datetime.datetime.fromisoformat(created or "")
     except ValueError:
         try:
-            seconds = (folder / "run.json").stat().st_mtime
+            seconds = path.stat().st_mtime
         except OSError:
             return None
         time = datetime.datetime.fromtimestamp(seconds)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.report.aggregate import (
     bootstrap_interval,
     common_levels,
@@ -87,7 +88,7 @@ def _run(run: Results, label: str, anchor: str, *, alone: bool, page: Path) -> H
         _efficiency([run]) if alone else "",
         _film(run, page),
         tag("div", _evaluations(run), _seeds(run), class_="columns"),
-        _configuration(run),
+        configuration(run.config, run.algorithm),
         tag("h3", "Versions"),
         tag("p", ", ".join(f"{k} {v}" for k, v in run.about["versions"].items())),
         tag("h3", "Train it again"),
@@ -197,14 +198,19 @@ def _seeds(run: Results) -> Html:
     return titled("Seeds", head, rows)
 
 
-def _configuration(run: Results) -> Html:
-    """Says what differs from the algorithm's defaults, and folded below it all the rest."""
-    base = defaults_of(run.config, run.algorithm)
-    changed = changes(run.config, base)
+def configuration(config: PPOConfig, algorithm: Algorithm) -> Html:
+    """Says what differs from the algorithm's defaults, and folded below it all the rest.
+
+    Args:
+        config: what is trained.
+        algorithm: whose defaults.
+    """
+    base = defaults_of(config, algorithm)
+    changed = changes(config, base)
     rows = [[name, value, getattr(base, name)] for name, value in changed.items()]
     rest = [[name, getattr(base, name)] for name in FIELDS if name not in changed]
     return joined(
-        tag("h3", f"Configuration: what differs from the defaults of {run.algorithm}"),
+        tag("h3", f"Configuration: what differs from the defaults of {algorithm}"),
         table(["field", "value", "default"], rows, "text"),
         tag("details", tag("summary", "as by default"), table(["field", "value"], rest, "text")),
     )

@@ -61,6 +61,7 @@ STYLE: dict[Any, Any] = {
 METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 NO_EPISODE = "no episode has ended yet"
 INK = "#010203"  # stands for the colour of a page's text
+PAPER = "#fffefd"  # and this for what is behind it
 INKED = (
     "grid.color",
     "text.color",
@@ -145,7 +146,7 @@ def inline_svg(runs: Sequence[Results], title: str) -> str:
 
 
 def svg_of(draw: Callable[[Figure], object], size: tuple[float, float], title: str) -> str:
-    """Draws an SVG element in a page's colours: its text's for `INK`, `--accent` for the first.
+    """Draws an SVG element in a page's colours: for `INK`, `PAPER`, and the first of `COLORS`.
 
     Args:
         draw: `(figure)`, draws on it.
@@ -168,6 +169,7 @@ def svg_of(draw: Callable[[Figure], object], size: tuple[float, float], title: s
     head, rest = file.getvalue().decode().split("<svg", 1)[1].split(">", 1)
     box = re.findall(r'viewBox="[^"]*"', head)[0]
     rest = rest.replace(INK, "currentColor").replace(COLORS[0], "var(--accent)")
+    rest = rest.replace(PAPER, "var(--paper)")
     # ids of groups, which nothing refers to, would not be unique on a page of several
     rest = re.sub(r'<g id="\w+">', "<g>", rest)
     return f'<svg role="img" aria-label="{html.escape(title)}" {box}>{rest}'

@@ -109,3 +109,30 @@ def named_runs(paths: Sequence[str]) -> list[Path]:
             )
         found += [run for run in below if run not in found]
     return found
+
+
+def named_studies(paths: Sequence[str]) -> list[Path]:
+    """Returns the studies that are named: study folders, and all below one without runs.
+
+    Args:
+        paths: one or more.
+
+    Returns:
+        Study folders in the order given, each once; none if no study is named.
+
+    Raises:
+        ConfigError: some of the paths are studies, and others are not.
+    """
+    found: list[Path] = []
+    others: list[Path] = []
+    for path in map(given_path, paths):
+        studies = [] if is_run(path) or not path.is_dir() else find_studies(path)
+        if path not in studies and (not studies or find_runs(path)):
+            others.append(path)
+        else:
+            found += [study for study in studies if study not in found]
+    if found and others:
+        raise ConfigError(
+            f"{str(found[0])!r} is a study and {str(others[0])!r} is none: name studies, or runs"
+        )
+    return found

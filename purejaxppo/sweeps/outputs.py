@@ -15,7 +15,11 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.run_folder.files import write_whole
 from purejaxppo.runs.problems import Problems
 from purejaxppo.sweeps.read import StudyFile
+from purejaxppo.sweeps.space import env_params_in, with_setting
 from purejaxppo.sweeps.trials import Result
+
+HAS_PARQUET = importlib.util.find_spec("pyarrow") is not None
+"""Whether tables are written as Parquet too."""
 
 ABOUT_TRIAL = ("status", "score", "scores")
 ABOUT_TRAINING = ("steps", "seconds", "run", "agents", "parent", "why")
@@ -65,7 +69,7 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], problems: Probl
     )
     with problems.attempt("trials.csv"):
         write_whole(folder / "trials.csv", lambda out: out.write(file.getvalue().encode()))
-    if importlib.util.find_spec("pyarrow") is not None:
+    if HAS_PARQUET:
         with problems.attempt("trials.parquet"):
             write_whole(folder / "trials.parquet", lambda out: _write_parquet(out, rows))
 
@@ -97,11 +101,9 @@ def best_toml(config: PPOConfig, best: Result, retrained: bool, about: StudyFile
         about: what was swept.
 
     Returns:
-        Every field, a table `env_params` where some of those are set or varied, and above comments:
-        the first says what it is the best of.
+        Every field, a table `env_params` where some of those are varied or were passed, and above
+        it comments: the first says what it is the best of.
     """
-    from purejaxppo.sweeps.space import env_params_in, with_setting
-
     measure, seeds = about["options"]["score"][0], len(best.scores)
     of = "settings that were trained again, on fresh seeds" if retrained else "trials"
     comments = [
@@ -111,11 +113,11 @@ def best_toml(config: PPOConfig, best: Result, retrained: bool, about: StudyFile
         *(
             f"trained with {kind} {what}, which no file of TOML holds"
             for kind, what in about["own"].items()
-            if kind != "env_params" or not about.get("env_params")
+            if kind != "env_params" or not about["env_params"]
         ),
     ]
     text = with_setting(config, best.setting).as_toml()
-    params = {**about.get("env_params", {}), **env_params_in(best.setting)}
+    params = {**about["env_params"], **env_params_in(best.setting)}
     table = f"\n{tomli_w.dumps({'env_params': params})}" if params else ""
     # a comment ends with its line, and holds what is printed alone
     lines = ("".join(c if c.isprintable() else " " for c in line) for line in comments)

@@ -7,6 +7,7 @@ best.toml          the whole configuration of the best trial
 lineage.jsonl      who took over from whom, under population-based training
 runs/              run folders of the programs that trials were trained in
 retrained/         a study of the best settings on fresh seeds
+optuna.journal     what samplers that learn have seen
 .lock              empty; who sweeps here holds it, and it stays
 """
 
@@ -14,18 +15,21 @@ retrained/         a study of the best settings on fresh seeds
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
+from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.run_folder.files import damaged, read_json, read_lines
 from purejaxppo.run_folder.find import STUDY, TRIALS, is_study
 from purejaxppo.run_folder.lock import is_held
 from purejaxppo.run_folder.paths import given_path
 from purejaxppo.run_folder.progress import State
 from purejaxppo.run_folder.schemas import misfit, parse_json
+from purejaxppo.sweeps.dimensions import Dimension
+from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.trials import Result, Status
 
 LINEAGE, RETRAINED = "lineage.jsonl", "retrained"
@@ -48,9 +52,9 @@ class StudyFile(TypedDict):
     config: dict[str, Any]
     space: list[DimensionFile]
     options: dict[str, Any]  # those that make it another study
-    trials: int | None  # how many are to be tried; no part of what a study is
+    trials: int  # how many are to be tried; no part of what a study is
     own: dict[str, str]  # what was passed in place of what is configured, see describe_custom
-    env_params: NotRequired[dict[str, float]]  # numbers of the environment in all trials
+    env_params: dict[str, float]  # numbers of all trials, where some were passed
     versions: dict[str, str]
     created: str
 
@@ -104,6 +108,19 @@ class StudyResults(NamedTuple):
     retrained: "StudyResults | None" = None
 
     @property
+    def name(self) -> str:
+        """Returns the name of the folder."""
+        return self.folder.resolve().name
+
+    @property
+    def dimensions(self) -> list[Dimension]:
+        """Returns what was varied."""
+        return [
+            Dimension(**{**x, "choices": tuple(map(with_tuple, x["choices"]))})
+            for x in self.about["space"]
+        ]
+
+    @property
     def ranked(self) -> list[Result]:
         """Returns the results that have a score, the best first."""
         return ranked(self.results.values())
@@ -114,6 +131,11 @@ class StudyResults(NamedTuple):
         return winner(
             self.results.values(), () if self.retrained is None else self.retrained.ranked
         )
+
+    @property
+    def failed(self) -> int:
+        """Counts the trials that have no score."""
+        return sum(result.score is None for result in self.results.values())
 
     @property
     def measure(self) -> str:
@@ -161,13 +183,16 @@ def read_study(study_dir: str | Path) -> StudyResults:
         folder
     )  # before the lines: those of a study that ends just now are not all there
     config, about = read_about(folder)
-    results = read_results(folder)
+    results, lineage = read_results(folder), read_lineage(folder)
+    for result in results.values():
+        _check_setting(folder / TRIALS, about["space"], result.setting)
+    for line in lineage:
+        _check_setting(folder / LINEAGE, about["space"], line["setting"])
     inner = folder / RETRAINED
-    # a population has as many trials as agents, and a grid says itself how many points it has
-    all_told = about["trials"] is not None and len(results) >= about["trials"]
+    all_told = len(results) >= about["trials"]
     state: State = "running" if held else "finished" if all_told else "stopped"
     return StudyResults(
-        folder, about, config, results, read_lineage(folder), state,
+        folder, about, config, results, lineage, state,
         read_study(inner) if is_study(inner) else None,
     )  # fmt: skip
 
@@ -191,15 +216,31 @@ def read_about(folder: Path) -> tuple[PPOConfig, StudyFile]:
             "sweep wrote"
         )
     about = read_json(path, StudyFile)
-    score = about["options"].get("score")
-    if misfit(score, list[str]) or not score:
-        raise damaged(path, f"score is {score!r}, not a list of names")
     try:
         config = PPOConfig.from_dict(about["config"])
+        known = {k: x for k, x in about["options"].items() if k in types_of(SweepOptions)}
+        SweepOptions(**{"score": (), **known})
     except ConfigError as error:
         raise damaged(path, error) from error
+    for x in about["space"]:
+        if not x["choices"] and not (x["low"] < x["high"] and (x["low"] > 0 or not x["log"])):
+            raise damaged(path, f"{x['name']} is from {x['low']} to {x['high']}")
     about["config"] = json.loads(json.dumps(config.to_dict()))
     return config, about
+
+
+def _check_setting(path: Path, space: list[DimensionFile], setting: Mapping[str, Any]) -> None:
+    """Checks that values in a file are some that the space could have.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    for x in space:
+        if x["choices"] or x["name"] not in setting:
+            continue
+        value = setting[x["name"]]
+        if misfit(value, float) is not None or (x["log"] and value <= 0):
+            raise damaged(path, f"{x['name']} is {shown(value)}")
 
 
 def read_results(folder: Path) -> dict[int, Result]:
@@ -235,9 +276,17 @@ def parse_result(line: bytes) -> Result:
     if words is not None:
         raise ValueError(words)
     values: dict[str, Any] = {name: value[name] for name in Result._fields}
-    # JSON has no tuples, and settings no lists
-    setting = {name: tuple(x) if isinstance(x, list) else x for name, x in value["setting"].items()}
+    setting = {name: with_tuple(x) for name, x in value["setting"].items()}
     return Result(**{**values, "setting": setting})
+
+
+def with_tuple(value: Any) -> Any:
+    """Returns a value of a setting: JSON has no tuples, and settings no lists.
+
+    Args:
+        value: as JSON has it.
+    """
+    return tuple(value) if isinstance(value, list) else value
 
 
 def read_lineage(folder: Path) -> list[LineageLine]:

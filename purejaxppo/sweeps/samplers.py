@@ -110,7 +110,7 @@ def drawn(space: Space, config: PPOConfig, options: SweepOptions) -> Source:
     if options.sampler == "grid":
         trials = _grid(space, config, options.trials)
         return Numbered(lambda number: trials[number], len(trials))
-    count = TRIALS if options.trials is None else options.trials
+    count = count_of(space, config, options)
     place = (
         _sobol(space, options.seed, count)
         if options.sampler == "sobol"
@@ -144,6 +144,9 @@ def _grid(space: Space, config: PPOConfig, count: int | None) -> list[Trial]:
         space: what is varied.
         config: of the sweep.
         count: how many were asked for; None: all.
+
+    Raises:
+        ConfigError: a range, or another number than the grid has points.
     """
     # what has no effect in a combination is no difference
     different = {}

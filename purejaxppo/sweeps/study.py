@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
@@ -36,9 +36,11 @@ from purejaxppo.sweeps.read import (
     read_results,
     winner,
 )
+from purejaxppo.sweeps.samplers import count_of
+from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.trials import Result
 
-WHOLE = re.compile(r"study\.json|best\.toml|trials\.(csv|parquet)")
+WHOLE = re.compile(r"study\.json|best\.toml|trials\.(csv|parquet)|lineage\.jsonl|rungs\.npz")
 """Files that are written whole; a killed process may leave a part of one."""
 
 WHAT_IT_IS = (
@@ -46,15 +48,6 @@ WHAT_IT_IS = (
     "population", "evolve_every", "replaced", "perturb", "resample",
 )  # fmt: skip
 """Options that make a study another one; more trials, devices or a storage do not."""
-
-
-class Swept(Protocol):
-    """A space, as a study writes it down: `Space.dimensions`, each with the names of its fields."""
-
-    @property
-    def dimensions(self) -> Sequence[Any]:
-        """Returns what is varied: name, low, high, log, integer, choices."""
-        ...
 
 
 def create_study_dir(study_dir: str | Path | None, env: str) -> Path:
@@ -83,13 +76,25 @@ class Study:
     Attributes:
         folder: where it is; None: nothing is written.
         config: the base configuration, over which settings are laid.
+        space: what is varied.
+        options: of the sweep.
+        own: what was passed in place of what is configured, see `describe_custom`.
+        env_params: numbers of the environment that all trials have, where they were passed.
         results: those that were told, by number of the trial.
         problems: what went wrong, a line each.
         retrained: the best settings on fresh seeds, once they were trained again.
     """
 
-    def __init__(self, folder: Path | None, config: PPOConfig, about: StudyFile):
-        self.folder, self.config, self._about = folder, config, about
+    def __init__(
+        self,
+        folder: Path | None,
+        config: PPOConfig,
+        space: Space,
+        options: SweepOptions,
+        about: StudyFile,
+    ):
+        self.folder, self.config, self.space, self.options = folder, config, space, options
+        self.own, self.env_params, self._about = about["own"], about["env_params"], about
         self.results: dict[int, Result] = {}
         self.problems = Problems()
         self.retrained: list[Result] = []
@@ -101,7 +106,7 @@ class Study:
         cls,
         folder: str | Path | None,
         config: PPOConfig,
-        space: Swept,
+        space: Space,
         options: SweepOptions,
         *,
         trials: int | None = None,
@@ -115,9 +120,9 @@ class Study:
             config: the base configuration.
             space: what is varied.
             options: of the sweep; those in `WHAT_IT_IS` make it another study.
-            trials: how many are to be tried; None: as the options say.
+            trials: how many are to be tried; None: see `count_of`.
             own: what was passed in place of what is configured, see `describe_custom`.
-            env_params: numbers of the environment in all trials, by name.
+            env_params: numbers of the environment that all trials have, where they were passed.
 
         Returns:
             The study, with the results that are told already.
@@ -126,18 +131,17 @@ class Study:
             ConfigError: the folder is in use, cannot be made or written, or holds another study,
                 a damaged one or something else.
         """
+        about = _about(config, space, options, trials, own, env_params)
         if folder is None:
-            return cls(None, config, _about(config, space, options, trials, own, env_params))
-        path = given_path(folder, "study_dir")
+            return cls(None, config, space, options, about)
 
         # nothing in the folder is touched before it is known to be this study's
-        there = is_study(path)
-        about = _about(config, space, options, trials, own, env_params)
-        if there:
+        path = given_path(folder, "study_dir")
+        if is_study(path):
             _check_same(path, read_about(path)[1], about)
         else:
             _check_free(path)
-        study = cls(make_folder(path, "study"), config, about)
+        study = cls(make_folder(path, "study"), config, space, options, about)
         study._lock = FolderLock(path, "study")
         try:
             study._begin()
@@ -275,7 +279,7 @@ class Study:
 
 def _about(
     config: PPOConfig,
-    space: Swept,
+    space: Space,
     options: SweepOptions,
     trials: int | None,
     own: Mapping[str, str] | None,
@@ -292,7 +296,7 @@ def _about(
             for dimension in space.dimensions
         ],
         "options": {name: getattr(options, name) for name in WHAT_IT_IS},
-        "trials": options.trials if trials is None else trials,
+        "trials": count_of(space, config, options) if trials is None else trials,
         "own": dict(own or {}),
         "env_params": dict(env_params or {}),
         "versions": versions(),

@@ -16,6 +16,7 @@ from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.runs.signals import StopRequests
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.retrain import retrain
 from purejaxppo.sweeps.samplers import FIXED, Source, asked_at_once, drawn
 from purejaxppo.sweeps.schedulers.halving import planned_rungs, train_halving
 from purejaxppo.sweeps.schedulers.population import planned, train_population
@@ -23,7 +24,7 @@ from purejaxppo.sweeps.space import Space, read_space, with_setting
 from purejaxppo.sweeps.storage import optuna_source
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.training import Trainer
-from purejaxppo.sweeps.trials import Result
+from purejaxppo.sweeps.trials import Result, Trial
 from purejaxppo.tuning import check_compiles
 
 PARTS = ("env", "env_params", "policy", "objective", "advantage", "optimizer", "schedule")
@@ -35,9 +36,10 @@ class SweepResult(NamedTuple):
 
     Attributes:
         results: of every trial that has ended, by number.
-        best: the configuration with the best score; None where none has one. Numbers of the
-            environment are in the setting of its result alone.
-        winner: its result.
+        best: the configuration with the best score, on fresh seeds where some were trained again;
+            None where none has one. Numbers of the environment are in the setting of its result
+            alone.
+        winner: its result; on fresh seeds where some settings were trained again.
         folder: of the study, or None.
         problems: what went wrong around the training, a line each.
         stopped: number of the signal that ended it early, or None.
@@ -153,10 +155,35 @@ def sweep_of(
                 if on_result is not None:
                     on_result(result)
         study.write()
+        if options.retrain and trainer.stopped is None:
+            trainer.stopped = train_again(study, custom, announce)
         winner = study.winner
         best = None if winner is None else with_setting(config, winner.setting)
         told = [study.results[number] for number in sorted(study.results)]
         return SweepResult(told, best, winner, study.folder, [*study.problems], trainer.stopped)
+
+
+def train_again(
+    study: Study, custom: Mapping[str, Any], announce: Callable[[str], None]
+) -> int | None:
+    """Trains the best settings of a study again on fresh seeds.
+
+    Args:
+        study: with results.
+        custom: what takes the place of what configurations describe.
+        announce: called with what is done next.
+
+    Returns:
+        The number of the signal that ended it early, or None.
+    """
+    trainers: list[Trainer] = []
+
+    def train(options: SweepOptions, inner: Study, trials: Sequence[Trial]) -> Iterator[Result]:
+        trainers.append(Trainer(options, inner, custom, announce))
+        yield from trainers[-1].train(trials)
+
+    retrain(study, study.options.retrain, study.options.retrain_seeds, train)
+    return next((trainer.stopped for trainer in trainers), None)
 
 
 def trained(source: Source, trainer: Trainer, options: SweepOptions) -> Iterator[Result]:

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnax.environments import spaces
+from support.studies import write_study
 
 import purejaxppo
 from purejaxppo import PPOConfig, cli, fit, load_agents, load_policy, make_train
+from purejaxppo.sweeps import outputs
 
 FOLDER = Path(__file__).parent
 RECORD = "PUREJAXPPO_RECORD" in os.environ
@@ -256,6 +258,18 @@ def test_a_run_folder_holds_what_it_held(tmp_path, monkeypatch, capsys):
     summary = json.loads(Path("run/summary.json").read_text())
     keys = [list(x) for x in (run, *rows, summary)]
     assert keys == golden("run_keys.json", keys)
+
+
+def test_a_study_folder_holds_what_it_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "HAS_PARQUET", False)
+    folder = Path(write_study(tmp_path / "study", trials=3))
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    assert found == golden("study_folder.json", found)
+    study = json.loads((folder / "study.json").read_text())
+    line = json.loads((folder / "trials.jsonl").read_text().splitlines()[0])
+    head = (folder / "trials.csv").read_text().splitlines()[0].split(",")
+    keys = [list(study), list(study["space"][0]), list(study["options"]), list(line), head]
+    assert keys == golden("study_keys.json", keys)
 
 
 @pytest.mark.filterwarnings("ignore:the run was begun with")

@@ -47,6 +47,7 @@ LONG_FILES = {
     "types.py": "one vocabulary: the records, and the interfaces that name them in their methods",
 }
 WIDE_FOLDERS = {
+    "sweeps": "a module for each part of a sweep; what is made of one has a package of its own",
     ".": "what everything is built of, and what users call; families have packages of their own",
     "cli": "how words are read, and what is printed; what moves has a package of its own",
     "runs": "a module for each thing that a run does; its files have a package of their own",
@@ -56,6 +57,7 @@ ONE_IMPORTER = {
     "cli.completion": "the scripts of three shells, which the command prints",
     "cli.devices": "how JAX is started, and what it has against that",
     "cli.help": "imported when a help is asked for: `main` starts without it",
+    "cli.pictures": "plot and report, each of which takes runs or studies",
     "cli.sweep": "what the command does around `sweep`",
     "cli.watch": "a command that goes on until a signal or the end of all runs",
     "config.file": "what a file may hold beside the fields, which `PPOConfig.from_toml` refuses",
@@ -71,7 +73,11 @@ ONE_IMPORTER = {
     "ppo.update": "the gradient steps",
     "rendering.gif": "a file format",
     "rendering.playback": "an episode without a picture",
-    "report.listing": "a table of text; what stands in it is found elsewhere",
+    "sweeps.report.listing": "a table of text, like that of runs",
+    "sweeps.report.page": "a page of HTML, like that of runs",
+    "sweeps.report.pictures": "pictures for a page alone",
+    "sweeps.training": "how trials are trained, whatever they come from",
+    "sweeps.workers": "processes, for environments that are not compiled",
     "sweeps.outputs": "tables and files for others, of which a study itself reads none",
     "runs.loop": "the run between its compilation and its end; `fit` documents what it takes",
     "sweeps.schedulers.asha": "an algorithm with a paper of its own",

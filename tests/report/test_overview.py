@@ -219,9 +219,9 @@ def test_json_is_one_array(root, capsys):
     assert len(found) == 9
     begun = datetime.datetime.fromisoformat("2026-11-05T12:00+00:00")
     assert by_name["cut"] | {"return_mean": 0, "return_std": 0} == {
-        "folder": str(root / "cut"), "state": "killed", "env": "CartPole-v1", "algorithm": "ppo",
-        "apart": {"gamma": 0.99}, "seeds": 3, "seed": 0, "timesteps": 250, "total_timesteps": 600,
-        "return_mean": 0, "return_std": 0, "problem": None,
+        "kind": "run", "folder": str(root / "cut"), "state": "killed", "env": "CartPole-v1",
+        "algorithm": "ppo", "apart": {"gamma": 0.99}, "seeds": 3, "seed": 0, "timesteps": 250,
+        "total_timesteps": 600, "return_mean": 0, "return_std": 0, "problem": None,
         "created": begun.astimezone().isoformat(),
     }  # fmt: skip
     assert by_name["damaged-3"]["state"] == "damaged"

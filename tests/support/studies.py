@@ -1,32 +1,14 @@
 """Studies from numbers made by hand."""
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
 from purejaxppo import PPOConfig
+from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result
 
 CONFIG = PPOConfig(env="CartPole-v1", num_envs=4, num_steps=16, total_timesteps=6400)
-
-
-class Dimension(NamedTuple):
-    """As a space has them."""
-
-    name: str
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    integer: bool = False
-    choices: tuple[Any, ...] = ()
-
-
-class Space(NamedTuple):
-    """As `read_space` gives it."""
-
-    dimensions: tuple[Dimension, ...]
 
 
 RATE = Dimension("learning_rate", 1e-4, 1e-2, log=True)
@@ -38,18 +20,11 @@ LENGTH = Dimension("env_params.length", 0.1, 2.0)
 SPACE = Space((RATE, GAMMA, ENVS))
 
 
-def drawn(space, number, rng):
+def drawn(space, rng):
     """A setting."""
     setting = {}
     for x in space.dimensions:
-        u = rng.uniform()
-        if x.choices:
-            setting[x.name] = x.choices[int(u * len(x.choices))]
-        elif x.log:
-            setting[x.name] = x.low * (x.high / x.low) ** u
-        else:
-            value = x.low + (x.high - x.low) * u
-            setting[x.name] = round(value) if x.integer else value
+        setting[x.name] = x.at(rng.uniform())
     return setting
 
 
@@ -82,7 +57,7 @@ def write_study(folder, *, space=SPACE, trials=40, told=None, score=None, option
     options = options or SweepOptions(trials=trials, seeds=2)
     with Study.open(folder, CONFIG, space, options) as study:
         for number in range(trials if told is None else told):
-            setting = drawn(space, number, rng)
+            setting = drawn(space, rng)
             value = score(setting, rng)
             why = "its loss was not finite" if value is None else None
             study.tell(result(number, value, setting, why=why, seconds=float(rng.uniform(1, 9))))

@@ -17,6 +17,7 @@ from purejaxppo import ConfigError, PPOConfig, load_agents
 from purejaxppo.components import make_components
 from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.read import read_lineage
 from purejaxppo.sweeps.schedulers import population as module
 from purejaxppo.sweeps.schedulers.evolution import evolution_of
 from purejaxppo.sweeps.schedulers.pbt import mean_return, population_of
@@ -70,7 +71,10 @@ def test_it_is_the_one_program(whole):
     assert [(r["generation"], r["agent"]) for r in rows] == [
         (g, i) for g in range(4) for i in range(8)
     ]
-    assert [r["parent"] for r in rows] == np.asarray(output.parents).ravel().tolist()
+    parents = [r["agent"] if r["parent"] is None else r["parent"] for r in rows]
+    assert parents == np.asarray(output.parents).ravel().tolist()
+    assert not any(r["parent"] == r["agent"] for r in rows)
+    assert read_lineage(folder) == rows
     np.testing.assert_allclose([r["score"] for r in rows], output.scores.ravel(), rtol=1e-5)
     for name, column in output.hyperparams.items():
         np.testing.assert_allclose([r["setting"][name] for r in rows], column.ravel(), rtol=1e-5)
@@ -88,7 +92,8 @@ def test_scores_are_those_of_the_line(whole):
     """The last tenth of 9 updates is the last one; all nine count for mean_return."""
     folder, results = whole
     rows = lines(folder)
-    parents = np.array([r["parent"] for r in rows]).reshape(4, 8)
+    parents = [r["agent"] if r["parent"] is None else r["parent"] for r in rows]
+    parents = np.array(parents).reshape(4, 8)
     height = np.array([r["setting"]["env_params.height"] for r in rows]).reshape(4, 8)
     pay = 1 - (height - 0.7) ** 2
     for i, result in enumerate(results):
@@ -190,7 +195,7 @@ def test_agents_move_between_devices(whole, tmp_path):
     subprocess.run(command, env=environment(2), check=True)
     one, two = lines(whole[0]), lines(tmp_path)
     assert [r["parent"] for r in one] == [r["parent"] for r in two]
-    moved = [(r["parent"] < 4) != (r["agent"] < 4) for r in one]
+    moved = [r["parent"] is not None and (r["parent"] < 4) != (r["agent"] < 4) for r in one]
     assert any(moved)
     for name in SPACE.names:
         values = [[r["setting"][name] for r in rows] for rows in (one, two)]

@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,8 @@ from support.studies import (
 )
 
 from purejaxppo import ConfigError, PPOConfig
+from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.file import read_config_file
 from purejaxppo.run_folder.find import find_runs, find_studies, is_study
 from purejaxppo.run_folder.lock import FolderLock
 from purejaxppo.sweeps.options import SweepOptions
@@ -170,6 +171,16 @@ def test_another_study_is_refused_by_its_first_difference(change, words, tmp_pat
     assert "name another folder with --study-dir" in str(refused.value)
     assert {path: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
     opened(tmp_path / "s", options=SweepOptions(seeds=2)).close()  # it is not taken
+
+
+def test_how_many_trials_there_are_is_written_down(tmp_path):
+    grid = Space((ENVS, OPTIMIZER))
+    for i, (space, options, count) in enumerate([
+        (SPACE, SweepOptions(), 64), (SPACE, SweepOptions(trials=7), 7),
+        (grid, SweepOptions(sampler="grid"), 6), (SPACE, SweepOptions(scheduler="pbt"), 16),
+    ]):  # fmt: skip
+        opened(tmp_path / str(i), space=space, options=options).close()
+        assert read_study(tmp_path / str(i)).about["trials"] == count
 
 
 def test_a_study_of_an_older_version_lacks_what_has_its_default(tmp_path):
@@ -327,7 +338,9 @@ def test_damaged_lines_are_told_by_file_and_number(line, words, tmp_path):
         ({"config": {"env": 3}}, "env=3"),
         ({"config": {"env": "x", "nonsense": 1}}, "nonsense"),
         ({"space": [{}]}, "choices is missing"),
-        ({"options": {}}, "score is None, not a list of names"),
+        ({"options": {}}, "score=() must be one or more of"),
+        ({"options": {"score": ["final_return"], "seeds": "two"}}, "seeds='two' must be"),
+        ({"space": [dict(LENGTH._asdict(), log=True, low=-1.0)]}, "length is from -1.0 to 2.0"),
         ({"trials": "all"}, "trials is 'all', not a whole number"),
     ],
 )
@@ -339,6 +352,45 @@ def test_a_damaged_study_is_told_by_its_file(change, words, tmp_path):
         read_study(tmp_path / "s")
     assert f"'{path}' is damaged" in str(told.value)
     assert words in str(told.value)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], -1.0, 0, True])
+def test_values_that_the_space_cannot_have_are_told(value, tmp_path):
+    write_study(tmp_path / "s", trials=2)
+    path = tmp_path / "s/trials.jsonl"
+    path.write_text(json.dumps(result(0, setting={"learning_rate": value})._asdict()) + "\n")
+    with pytest.raises(ConfigError, match=rf"{path}' is damaged \(learning_rate is "):
+        read_study(tmp_path / "s")
+
+
+def test_whatever_is_changed_is_read_or_told(tmp_path):
+    """Bytes that are changed, cut and doubled, in each of the files."""
+    write_study(tmp_path / "s", trials=3)
+    lines = [
+        {"generation": g, "agent": 0, "parent": 0, "score": 1.0, "setting": {"gamma": 0.9}}
+        for g in range(2)
+    ]
+    lineage = tmp_path / "s/lineage.jsonl"
+    lineage.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rng, told = np.random.default_rng(0), 0
+    for path in (tmp_path / "s/study.json", tmp_path / "s/trials.jsonl", lineage):
+        whole = path.read_bytes()
+        for _ in range(120):
+            raw = bytearray(whole)
+            at, to = sorted(rng.integers(0, len(raw), 2))
+            to = min(to, at + 12)
+            kind = rng.integers(3)
+            other = bytes(rng.choice(list(b'0-"[]{}e.,:n'), to - at).tolist())
+            raw[at:to] = [b"", other, raw[at:to] * 2][kind]
+            path.write_bytes(raw)
+            try:
+                read_study(tmp_path / "s")
+            except ConfigError as error:
+                assert str(path) in str(error)
+                told += 1
+        path.write_bytes(whole)
+    assert told > 100
+    read_study(tmp_path / "s")
 
 
 def test_a_folder_that_holds_no_study_is_told(tmp_path):
@@ -402,20 +454,20 @@ def test_the_best_configuration_is_read_back(tmp_path):
 
 
 def test_parameters_of_the_environment_are_a_table(tmp_path):
-    with opened(tmp_path / "s", space=Space((RATE, LENGTH))) as study:
+    own, numbers = (
+        {"env_params": "Params(...)", "own env": "mine.Env"},
+        {"length": 9.0, "mass": 2.0},
+    )
+    space = Space((RATE, LENGTH))
+    with opened(tmp_path / "s", space=space, own=own, env_params=numbers) as study:
         study.tell(result(0, 1.0, {"learning_rate": 2e-3, "env_params.length": 0.25}))
         study.write()
-    values = tomllib.loads((tmp_path / "s/best.toml").read_text())
-    assert values.pop("env_params") == {"length": 0.25}
-    assert PPOConfig.from_dict(values) == CONFIG.replace(learning_rate=2e-3)
-    # those that all trials have had stand there too, and give way to those that are varied
-    given = {"own": {"env_params": "Params(...)"}, "env_params": {"length": 1.0, "steps": 5}}
-    with opened(tmp_path / "t", space=Space((RATE, LENGTH)), **given) as study:
-        study.tell(result(0, 1.0, {"learning_rate": 2e-3, "env_params.length": 0.25}))
-        study.write()
-    text = (tmp_path / "t/best.toml").read_text()
-    assert tomllib.loads(text)["env_params"] == {"length": 0.25, "steps": 5}
-    assert "no file" not in text
+    found = read_config_file(tmp_path / "s/best.toml")
+    assert found.config == CONFIG.replace(learning_rate=2e-3)
+    assert parse_options(found.env_params) == {"length": 0.25, "mass": 2.0}
+    comments = (tmp_path / "s/best.toml").read_text().splitlines()
+    assert "# trained with own env mine.Env, which no file of TOML holds" in comments
+    assert not any("Params(" in line for line in comments)
 
 
 def test_with_no_score_there_is_no_best(tmp_path):

@@ -271,14 +271,14 @@ def lines_of(
         generations: how many there are already.
 
     Returns:
-        By generation and agent: `generation`, `agent`, `parent`, `score` (None where there is
-        none), `setting`.
+        By generation and agent: `generation`, `agent`, `parent` (None where it went on by itself),
+        `score` (None where there is none), `setting`.
     """
     return [
         {
             "generation": g,
             "agent": i,
-            "parent": int(lineage.parents[g, i]),
+            "parent": None if lineage.parents[g, i] == i else int(lineage.parents[g, i]),
             "score": float(lineage.scores[g, i]) if np.isfinite(lineage.scores[g, i]) else None,
             "setting": plain_setting(dimensions, {n: x[g, i] for n, x in lineage.values.items()}),
         }
