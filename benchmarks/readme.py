@@ -250,6 +250,18 @@ def memory() -> str:
     return table(["`core=`", *heads, "steps/s"], rows)
 
 
+def precision() -> str:
+    """What is learned in each dtype."""
+    rows = []
+    for name, runs in read("precision").items():
+        returns = (
+            f"{run['final_return_mean']:z.2f} ± {run['final_return_std']:.2f}"
+            for run in runs.values()
+        )
+        rows.append((name, f"{steps_of(runs['float32']):,}", *returns))
+    return table(["task", "steps", "`float32`", "`bfloat16`"], rows)
+
+
 def memory_plan() -> str:
     """What is estimated beside what is compiled, and what turns cost."""
     found, words = (
@@ -404,7 +416,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown,
-        shuffle, time_limits, memory, resets, driver, first_run, memory_plan, launches, gpu,
+        shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
+        gpu,
     )
 }  # fmt: skip
 

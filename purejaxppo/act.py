@@ -94,7 +94,7 @@ def actor_of(components: Components, state: Trained, deterministic: bool) -> Act
         action = dist.mode() if deterministic else dist.sample(key)
         return carry, to_bounds(spec.action, action)
 
-    return Actor(components.policy.initial_carry, act)
+    return Actor(components.policy.initial_carry, components.in_precision(act))
 
 
 def as_declared(components: Components, actor: Actor) -> Actor:

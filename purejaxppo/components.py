@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -79,6 +80,25 @@ class Components(NamedTuple):
     def hosted(self) -> bool:
         """Says whether the environments run on the host."""
         return isinstance(self.env, HostEnvironment)
+
+    def in_precision(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a function whose matrix products have the precision that is configured.
+
+        Those of gradients too, and of environments: of all that is traced while it is called.
+
+        Args:
+            function: of whatever is trained, played or applied.
+        """
+        precision = self.config.matmul_precision
+        if precision == "default":  # which may be another outside, and is left alone
+            return function
+
+        @functools.wraps(function)
+        def traced(*args: Any, **named: Any) -> Any:
+            with jax.default_matmul_precision(precision):
+                return function(*args, **named)
+
+        return traced
 
 
 def make_components(
@@ -165,7 +185,7 @@ def make_components(
     )
 
 
-_NETWORK = ("core", "core_size", "state_dependent_std")
+_NETWORK = ("core", "core_size", "compute_dtype", "state_dependent_std")
 _FINAL_SCALES = (
     "learning_rate_final_scale", "clip_eps_final_scale", "entropy_coef_final_scale",
 )  # fmt: skip

@@ -220,7 +220,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             key=key,
         ), metrics
 
-    return Learner(init, update, vec_env.close)
+    return Learner(components.in_precision(init), components.in_precision(update), vec_env.close)
 
 
 def _one_key(key: Any) -> Array:

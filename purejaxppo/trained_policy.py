@@ -218,9 +218,12 @@ class _Part(NamedTuple):
         if x.dtype == space.dtype:
             return x
 
-        # numbers of another kind have another meaning: pixels that were scaled, for example
+        # numbers of another kind have another meaning: pixels that were scaled, for example; but
+        # zeros and ones are bits, whatever they are made of
         whole = not jnp.issubdtype(space.dtype, np.floating)
-        if x.dtype.kind not in "biu" and (whole or not jnp.issubdtype(x.dtype, np.floating)):
+        bits = space.dtype == np.bool_ and np.isin(x, (0, 1)).all()
+        real = jnp.issubdtype(x.dtype, np.floating)
+        if x.dtype.kind not in "biu" and not (real and (bits or not whole)):
             raise ConfigError(f"{self.where} is of {x.dtype}: {self._expected()}")
         if whole and space.dtype != np.bool_ and x.size:
             info = np.iinfo(space.dtype)

@@ -267,7 +267,7 @@ def export(argv: Sequence[str]) -> int:
     options = parse(ExportOptions, argv, "export")
     start_jax()
     from purejaxppo.export.export_policy import export_policy
-    from purejaxppo.export.formats import USES
+    from purejaxppo.export.formats import FLOAT32_ALONE, USES
     from purejaxppo.run_folder.read import read_run
 
     path = export_policy(
@@ -275,8 +275,11 @@ def export(argv: Sequence[str]) -> int:
         weights=options.weights, overwrite=options.overwrite,
     )  # fmt: skip
     use = USES[options.format]
-    memory = read_run(options.run)[0].core != "none"
-    print(f"wrote {path}: the most probable action, statistics frozen")
+    config = read_run(options.run)[0]
+    memory = config.core != "none"
+    other = options.format in FLOAT32_ALONE and config.compute_dtype != "float32"
+    words = f", in float32 (trained in {config.compute_dtype})" if other else ""
+    print(f"wrote {path}: the most probable action, statistics frozen{words}")
     print("    " + use.load.format(path=str(path), module=path.stem))
     print("    " + (use.act_with_memory if memory else use.act))
     return 0

@@ -148,6 +148,10 @@ class PPOConfig:
     """Nonlinearity of the hidden layers."""
     layer_norm: bool = False
     """Normalise each hidden layer before its activation."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of hidden layers' products and activations; parameters, heads and losses stay float32."""
+    matmul_precision: Literal["default", "high", "highest"] = "default"
+    """Of float32 products on GPUs and TPUs, the environments' too; default: as JAX is set."""
     shared_torso: bool = False
     """One torso (and memory) for actor and critic instead of one each."""
     squash_actions: bool = False

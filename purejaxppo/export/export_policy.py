@@ -7,12 +7,13 @@ import keyword
 import sys
 from pathlib import Path
 
-from purejaxppo.components import CustomEnv, CustomPolicy
+from purejaxppo.components import Components, CustomEnv, CustomPolicy
 from purejaxppo.config.rules import check_choice
 from purejaxppo.errors import ConfigError
 from purejaxppo.export import numpy_policy
-from purejaxppo.export.formats import WRITERS
+from purejaxppo.export.formats import FLOAT32_ALONE, WRITERS
 from purejaxppo.export.inference import make_acting
+from purejaxppo.policies.networks import make_policy
 from purejaxppo.run_folder.files import write_new
 from purejaxppo.run_folder.paths import given_path, new_file
 from purejaxppo.run_folder.read import read_run
@@ -38,7 +39,9 @@ def export_policy(
     Args:
         run_dir: a folder that `purejaxppo train` or `fit` wrote.
         format: "stablehlo", for `jax.export.deserialize`; "onnx"; or "npz", for NumPy and the small
-            module that is written beside it, under the same name.
+            module that is written beside it, under the same name. The last two compute in float32,
+            also what was trained with compute_dtype="bfloat16": with the same parameters, and more
+            digits.
         out: the file; None: policy.<format> in the run folder.
         agent: which of the run's seeds, counted from 0.
         weights: "final", at the end of the run; or "best", by evaluation.
@@ -59,11 +62,22 @@ def export_policy(
     read_run(run_dir)
     files = _files(run_dir, format, out, overwrite)
     components, agents = load_components(run_dir, weights, env, policy, env_params)
+    if format in FLOAT32_ALONE:
+        components = _in_float32(components)
     acting = make_acting(components, agent_of(agents, agent))
     contents = WRITERS[format](acting)
     for file, content in zip(files, contents, strict=True):
         write_new(file, overwrite, lambda opened, content=content: opened.write(content))
     return files[0]
+
+
+def _in_float32(components: Components) -> Components:
+    """Returns components whose network, if it is one that is configured, computes in float32."""
+    config = components.config
+    if config.compute_dtype == "float32":
+        return components
+    config = config.replace(compute_dtype="float32")
+    return components._replace(config=config, policy=make_policy(config, components.spec))
 
 
 def _files(

@@ -29,6 +29,10 @@ from purejaxppo.types import PyTree
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
+FLOAT32_ALONE: tuple[Format, ...] = ("onnx", "npz")
+"""Formats for programs that have no bfloat16, as NumPy has none, or hardly anything that reads it.
+"""
+
 
 def write_stablehlo(acting: Acting) -> list[bytes]:
     """Writes the program that JAX compiles, for any batch size and platform.

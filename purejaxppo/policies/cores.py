@@ -6,23 +6,29 @@ Each reads sequences [B, L, F] from the carry that they began with, and forgets 
 Within, time comes first, [L, B, F], and whatever does not wait for the step before is computed for
 all steps at once: products with inputs, and in the backward pass all gradients but that of the
 carry. What is left in the loops is one product and the gates.
+
+Matrices are multiplied in the dtype of a core, and products summed in float32. The carry is float32
+whatever that is, and so are the gates: with a gate near 1, as memory lasts for long, bfloat16 would
+keep all or forget in a few steps.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from purejaxppo import tuning
 from purejaxppo.assertions import chex
 from purejaxppo.policies.layers import orthogonal
-from purejaxppo.policies.torsos import GAIN
+from purejaxppo.policies.torsos import Dense
 from purejaxppo.types import Carry
 
 Cell: TypeAlias = Callable[[Carry, Array, Array], Carry]
@@ -31,6 +37,10 @@ Cell: TypeAlias = Callable[[Carry, Array, Array], Carry]
 `driven` is what the input has a part in, `turned` the matrix product of what came out of the step
 before; the last array of a carry is what comes out.
 """
+
+
+From = partial(Dense, kernel_init=orthogonal(1.0))
+"""What the input has a part in, with our initial weights of a core; its result is float32."""
 
 
 class GRU(nn.Module):
@@ -43,9 +53,11 @@ class GRU(nn.Module):
 
     Attributes:
         size: H, numbers in memory.
+        dtype: of matrix products.
     """
 
     size: int
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, carry: Array, x: Array, episode_start: Array) -> tuple[Array, Array]:
@@ -61,13 +73,13 @@ class GRU(nn.Module):
         """
         _check_shapes(self.size, carry, x, episode_start)
         x, episode_start = _swap(x), _swap(episode_start)
-        driven = nn.Dense(3 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
+        driven = From(3 * self.size, dtype=self.dtype, name="input")(x)
         recurrent = self.param("recurrent", orthogonal(1.0, 3), (self.size, 3 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
         # the bias of z, which is a part of the input's
         none = jnp.zeros_like(keep)
         driven += jnp.concatenate([none, keep, none])[None, None]
-        carry, h = recur(_gru, recurrent, carry, driven, episode_start)
+        carry, h = recur(_gru, recurrent, carry, driven.astype(self.dtype), episode_start)
         return carry, _swap(h)
 
 
@@ -90,9 +102,11 @@ class LSTM(nn.Module):
 
     Attributes:
         size: H, numbers in each of c and h.
+        dtype: of matrix products.
     """
 
     size: int
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, carry: Carry, x: Array, episode_start: Array) -> tuple[Carry, Array]:
@@ -108,13 +122,13 @@ class LSTM(nn.Module):
         """
         _check_shapes(self.size, carry, x, episode_start)
         x, episode_start = _swap(x), _swap(episode_start)
-        driven = nn.Dense(4 * self.size, kernel_init=orthogonal(1.0), name="input")(x)
+        driven = From(4 * self.size, dtype=self.dtype, name="input")(x)
         recurrent = self.param("recurrent", orthogonal(1.0, 4), (self.size, 4 * self.size))
         keep = self.param("keep", _log_times, (self.size,))
         # one bias in both gates, i and f: what is kept for long is written slowly
         none = jnp.zeros_like(keep)
         driven += jnp.concatenate([-keep, keep, none, none])[None, None]
-        carry, h = recur(_lstm, recurrent, carry, driven, episode_start)
+        carry, h = recur(_lstm, recurrent, carry, driven.astype(self.dtype), episode_start)
         return carry, _swap(h)
 
 
@@ -149,17 +163,18 @@ def _over_time(
         cell: G blocks of H numbers are turned into a carry.
         recurrent: [H, G * H].
         carry: arrays [B, H], before the first step.
-        driven: [L, B, G * H].
+        driven: [L, B, G * H], in whose dtype matrices are multiplied.
         starts: [L, B] bool.
 
     Returns:
         The carry after the last step, and what comes out [L, B, H].
     """
+    recurrent = recurrent.astype(driven.dtype)
 
     def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Array]:
         driven, start = inputs
         carry = _forget(start, carry)
-        carry = cell(carry, driven, _shown(carry) @ recurrent)
+        carry = cell(carry, driven, _product(_shown(carry), recurrent))
         return carry, _shown(carry)
 
     return jax.lax.scan(step, carry, (driven, starts), unroll=tuning.unroll("memory"))
@@ -169,11 +184,12 @@ def _recur_forward(
     cell: Cell, recurrent: Array, carry: Carry, driven: Array, starts: Array
 ) -> tuple[tuple[Carry, Array], tuple]:
     """Computes `_over_time`, and keeps the derivative of each step's cell."""
+    recurrent = recurrent.astype(driven.dtype)
 
     def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple]:
         driven, start = inputs
         carry = _forget(start, carry)
-        carry, pull = jax.vjp(cell, carry, driven, _shown(carry) @ recurrent)
+        carry, pull = jax.vjp(cell, carry, driven, _product(_shown(carry), recurrent))
         return carry, (_shown(carry), pull)
 
     last, (out, pulls) = jax.lax.scan(step, carry, (driven, starts), unroll=tuning.unroll("memory"))
@@ -192,7 +208,7 @@ def _recur_backward(
         pull, start, d_out = inputs
         d_after = _add(d_carry, d_out)
         d_before, _, d_turned = pull(d_after)
-        return _forget(start, _add(d_before, d_turned @ recurrent.T)), d_after
+        return _forget(start, _add(d_before, _product(d_turned, recurrent.T))), d_after
 
     # the gradient of the carry alone, from the last step to the first
     d_first, d_after = jax.lax.scan(
@@ -201,12 +217,18 @@ def _recur_backward(
     # all others, of all steps at once
     _, d_driven, d_turned = jax.vmap(lambda pull, d_after: pull(d_after))(pulls, d_after)
     before = _forget(starts, jnp.concatenate([first[None], out[:-1]]))
-    d_recurrent = jnp.einsum("lbh,lbg->hg", before, d_turned)
+    before, d_turned = before.astype(recurrent.dtype), d_turned.astype(recurrent.dtype)
+    d_recurrent = jnp.einsum("lbh,lbg->hg", before, d_turned, preferred_element_type=jnp.float32)
     return d_recurrent, d_first, d_driven, None
 
 
 recur = jax.custom_vjp(_over_time, nondiff_argnums=(0,))
 recur.defvjp(_recur_forward, _recur_backward)
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    """Returns x @ matrix, multiplied in the dtype of the matrix and summed in float32."""
+    return jnp.matmul(x.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)
 
 
 def _forget(start: Array, carry: Carry) -> Carry:
@@ -247,9 +269,11 @@ class LinearRecurrence(nn.Module):
 
     Attributes:
         size: H, numbers in memory.
+        dtype: of matrix products.
     """
 
     size: int
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, carry: Array, x: Array, episode_start: Array) -> tuple[Array, Array]:
@@ -266,9 +290,9 @@ class LinearRecurrence(nn.Module):
         _check_shapes(self.size, carry, x, episode_start)
         inputs, x, starts = x, _swap(x), _swap(episode_start)[..., None]
         # all that depends on the inputs alone: what to write, and the gates
-        value = nn.Dense(self.size, kernel_init=orthogonal(1.0), name="value")(x)
-        forget = nn.Dense(self.size, kernel_init=orthogonal(1.0), name="forget")(x)
-        write = nn.Dense(self.size, kernel_init=orthogonal(1.0), name="write")(x)
+        value = From(self.size, dtype=self.dtype, name="value")(x)
+        forget = From(self.size, dtype=self.dtype, name="forget")(x)
+        write = From(self.size, dtype=self.dtype, name="write")(x)
         decay = self.param("decay", _decays, (self.size,))
         log_a = 8.0 * jax.nn.sigmoid(forget) * jax.nn.log_sigmoid(decay)[None, None]
         # h_t = a_t h_{t-1} + b_t, with nothing from before where an episode starts
@@ -279,8 +303,9 @@ class LinearRecurrence(nn.Module):
         # the carry enters as an input of the first step
         b = b.at[0].add(jnp.where(starts[0], 0.0, a[0] * carry))
         h = decaying_sum(a, b)
-        out = nn.Dense(self.size, kernel_init=orthogonal(GAIN), name="out")
-        return h[-1], nn.tanh(out(jnp.concatenate([_swap(h), inputs], -1)))
+        out, last = Dense(self.size, dtype=self.dtype, name="out"), h[-1]
+        x = out(jnp.concatenate([_swap(h), inputs], -1))
+        return last, nn.tanh(x.astype(self.dtype))
 
 
 def _decaying_sum(a: Array, b: Array) -> Array:

@@ -205,6 +205,26 @@ def narrow_dot(x: Array, kernel: Array, dimensions: tuple, **options: Any) -> Ar
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())), **options)
 
 
+def bias_apart(*arrays: Any, dtype: DTypeLike | None = None, inexact: bool = True) -> list[Any]:
+    """Brings what a layer multiplies to its dtype, and leaves its bias as it is.
+
+    As `nn.Dense(..., promote_dtype=bias_apart)`, whose result is float32 then, and is rounded to
+    the dtype by whoever reads it. The gradient of a bias is a sum over all rows: of bfloat16, most
+    of it would be lost.
+
+    Args:
+        *arrays: what goes in, the kernel, and the bias.
+        dtype: of the products.
+        inexact: not read: the dtype is one of floats.
+
+    Returns:
+        The three of them.
+    """
+    del inexact
+    x, kernel, bias = arrays
+    return [x.astype(dtype), kernel.astype(dtype), bias]
+
+
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 

@@ -34,6 +34,8 @@ It is a linen module; or an `nnx.Module`, its class, or a function `(rngs) -> nn
 class ActorCritic(nn.Module):
     """Torsos, cores and heads: observations to (parameters of the distributions, value).
 
+    Heads are float32 whatever torsos and cores compute in, because their parameters are.
+
     Attributes:
         torso: makes one, given its name.
         core: makes one, given its name; None: no memory.
@@ -223,11 +225,11 @@ def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
     check_torso(config.torso, spec.observation)
     observed = tuple(jax.tree.leaves(without_mask(spec.observation)))
     actions, structure = jax.tree.flatten(spec.action)
-    activation = getattr(nn, config.activation)
+    activation, dtype = getattr(nn, config.activation), jnp.dtype(config.compute_dtype)
     torso = partial(
-        Torso, observed, config.torso, config.hidden_sizes, activation, config.layer_norm
+        Torso, observed, config.torso, config.hidden_sizes, activation, config.layer_norm, dtype
     )
-    core = None if config.core == "none" else partial(CORES[config.core], config.core_size)
+    core = None if config.core == "none" else partial(CORES[config.core], config.core_size, dtype)
     return ActorCritic(
         torso, core, tuple(actions), structure, config.shared_torso, config.state_dependent_std
     )

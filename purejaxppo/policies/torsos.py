@@ -13,10 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from purejaxppo.assertions import chex
 from purejaxppo.errors import ConfigError
-from purejaxppo.policies.layers import convolve, orthogonal
+from purejaxppo.policies.layers import bias_apart, convolve, orthogonal
 from purejaxppo.spaces import (
     PIXELS,
     Box,
@@ -35,8 +36,16 @@ Activation = Callable[[Array], Array]
 GAIN = 2**0.5
 """The scale of initial weights in hidden layers."""
 
-Conv = partial(nn.Conv, kernel_init=orthogonal(GAIN), conv_general_dilated=convolve)
-"""A convolution with our initial weights and gradients, otherwise `nn.Conv`."""
+Dense = partial(nn.Dense, kernel_init=orthogonal(GAIN), promote_dtype=bias_apart)
+"""A dense layer with our initial weights, of the dtype that it is given; its sums are float32."""
+
+Conv = partial(
+    nn.Conv,
+    kernel_init=orthogonal(GAIN),
+    conv_general_dilated=convolve,
+    promote_dtype=bias_apart,
+)
+"""A convolution with our initial weights and gradients; its dtype and sums are as of `Dense`."""
 
 
 class MLP(nn.Module):
@@ -46,18 +55,21 @@ class MLP(nn.Module):
         sizes: outputs of each layer.
         activation: after each layer.
         layer_norm: whether there is one, before the activation.
+        dtype: of products and activations; parameters are float32, and so are sums over features
+            in a layer norm.
     """
 
     sizes: tuple[int, ...]
     activation: Activation
     layer_norm: bool = False
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [..., F] to [..., sizes[-1]]."""
         for size in self.sizes:
-            x = nn.Dense(size, kernel_init=orthogonal(GAIN))(x)
-            x = self.activation(nn.LayerNorm()(x) if self.layer_norm else x)
+            x = Dense(size, dtype=self.dtype)(x).astype(self.dtype)
+            x = self.activation(nn.LayerNorm(dtype=self.dtype)(x) if self.layer_norm else x)
         return x
 
 
@@ -65,24 +77,27 @@ class GridCNN(nn.Module):
     """One 3 x 3 convolution of 16 features: the MinAtar network (arXiv:1903.03176)."""
 
     activation: Activation
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [B, height, width, channels] to [B, ...]."""
-        return self.activation(Conv(16, (3, 3), padding="VALID")(x))
+        conv = Conv(16, (3, 3), padding="VALID", dtype=self.dtype)
+        return self.activation(conv(x).astype(self.dtype))
 
 
 class NatureCNN(nn.Module):
     """Three convolutions for images of 84 x 84 (Mnih et al. 2015, doi:10.1038/nature14236)."""
 
     activation: Activation
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [B, height, width, channels] to [B, ...]."""
         for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            conv = Conv(features, (size, size), (stride, stride), padding="VALID")
-            x = self.activation(conv(x))
+            conv = Conv(features, (size, size), (stride, stride), padding="VALID", dtype=self.dtype)
+            x = self.activation(conv(x).astype(self.dtype))
         return x
 
 
@@ -90,16 +105,18 @@ class ImpalaCNN(nn.Module):
     """Three stages of a convolution, a pool and two residual blocks (arXiv:1802.01561, fig. 3)."""
 
     activation: Activation
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [B, height, width, channels] to [B, ...]."""
         for features in (16, 32, 32):
+            conv = partial(Conv, features, (3, 3), dtype=self.dtype)
             # half the height and width, then two sums of the input and what was made of it
-            x = nn.max_pool(Conv(features, (3, 3))(x), (3, 3), (2, 2), "SAME")
+            x = nn.max_pool(conv()(x).astype(self.dtype), (3, 3), (2, 2), "SAME")
             for _ in range(2):
-                y = Conv(features, (3, 3))(self.activation(x))
-                x = x + Conv(features, (3, 3))(self.activation(y))
+                y = conv()(self.activation(x)).astype(self.dtype)
+                x = (x + conv()(self.activation(y))).astype(self.dtype)
         return self.activation(x)
 
 
@@ -126,6 +143,7 @@ class Torso(nn.Module):
         sizes: of the MLP.
         activation: of all layers.
         layer_norm: of the MLP.
+        dtype: of products and activations, and of the features.
     """
 
     spaces: tuple[Space, ...]
@@ -133,28 +151,30 @@ class Torso(nn.Module):
     sizes: tuple[int, ...]
     activation: Activation
     layer_norm: bool
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, obs: Obs) -> Array:
         """Maps [B, *O] to [B, sizes[-1]]; masks are left to the distributions."""
         parts = jax.tree.leaves(without_mask(obs))
         features = [self._read(s, part) for s, part in zip(self.spaces, parts, strict=True)]
-        return MLP(self.sizes, self.activation, self.layer_norm)(jnp.concatenate(features, -1))
+        mlp = MLP(self.sizes, self.activation, self.layer_norm, self.dtype)
+        return mlp(jnp.concatenate(features, -1))
 
     def _read(self, space: Space, x: Array) -> Array:
         """Maps one part of the observations [B, *O] to features [B, F]."""
         chex.assert_rank(x, 1 + len(space.shape))
         # names are neither near to nor far from each other, as numbers would say
         if isinstance(space, Discrete | MultiDiscrete):
-            return one_hot(space, x)
+            return one_hot(space, x).astype(self.dtype)
         name = torso_for(self.kind, space)
         # grids of bytes become 0 .. 1; other numbers are left to the run's normalisation
         x = x.astype(jnp.float32)
         if isinstance(space, Box) and space.dtype == jnp.uint8 and space.is_grid:
             x = x / float(space.high.max())
         if name != "mlp":
-            x = IMAGE_TORSOS[name](self.activation)(x)
-        return x.reshape(x.shape[0], -1)
+            x = IMAGE_TORSOS[name](self.activation, self.dtype)(x)
+        return x.reshape(x.shape[0], -1).astype(self.dtype)
 
 
 def torso_for(name: str, space: Space) -> str:

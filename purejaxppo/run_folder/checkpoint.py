@@ -25,6 +25,7 @@ from purejaxppo.types import PyTree
 FORMAT = 1
 MANIFEST = "manifest"
 ADDED = (".rounding",)  # ends of the paths of leaves that files of 0.1.0 lack: they begin at 0
+BITS = (".obs",)  # of those that are bits, and float32 in files of 0.1.0
 LARGEST_MANIFEST = 2**24  # bytes; a hundred for each leaf, and the configuration
 
 
@@ -103,15 +104,23 @@ def _arrays(
     found: dict[str, Any] = {name: _outline(file, name, kind) for name, kind in kinds.items()}
     added = {n: x for n, x in expected.items() if n not in found and n.endswith(ADDED)}
     found |= added
+    older = {
+        n for n, x in expected.items()
+        if n.endswith(BITS) and n in found and (x.dtype, found[n].dtype) == (bool, np.float32)
+    }  # fmt: skip
+    found |= {n: jax.ShapeDtypeStruct(found[n].shape, bool) for n in older}
     # leaves are compared by name, so that a message can say which part of the tree is another; and
     # before they are read: a small file can be packed with gigabytes
     for name, words in _differences(found, expected):
         _check_bits(file, f"{name}.npy" if name in found else None)
         raise ConfigError(f"{str(path)!r} does not fit: it has {words}")
+
+    def read(name: str) -> Any:
+        leaf = _from_numpy(kinds[name], _array(file, name))
+        return leaf.astype(bool) if name in older else leaf
+
     return [
-        np.zeros(leaf.shape, leaf.dtype)
-        if name in added
-        else _from_numpy(kinds[name], _array(file, name))
+        np.zeros(leaf.shape, leaf.dtype) if name in added else read(name)
         for name, leaf in expected.items()
     ]
 

@@ -128,7 +128,7 @@ def evaluate_of(
         vec_env.agree(env_state)
         return jax.tree.map(lambda x: x[:episodes], whole(result))
 
-    return evaluate, vec_env.close
+    return components.in_precision(evaluate), vec_env.close
 
 
 @contextlib.contextmanager

@@ -220,6 +220,8 @@ TYPOS = {
     "torso": ("MLP", "mlp"),
     "core": ("nonee", "none"),
     "activation": ("Tanh", "tanh"),
+    "compute_dtype": ("bfloat", "bfloat16"),
+    "matmul_precision": ("hihgest", "highest"),
 }
 
 

@@ -26,6 +26,7 @@ from purejaxppo import (
     PPOConfig,
     as_policy,
     compiler_options,
+    make_act,
     make_actor,
     make_learner,
     make_train,
@@ -479,6 +480,41 @@ def test_a_file_that_acts_otherwise_is_not_written(run_of, tmp_path, monkeypatch
     with pytest.raises(ConfigError, match=r"format='npz' cannot express this policy \(Assertion"):
         export_policy(run_of("clipped")[0], "npz", out=tmp_path / "policy.npz")
     assert not [*tmp_path.iterdir()]
+
+
+@every_format
+def test_formats_without_bfloat16_compute_in_float32(tmp_path, capsys, format):
+    """With the same parameters; StableHLO has it, and computes as the run did."""
+    config = PPOConfig(**SMALL, env="Pendulum-v1", compute_dtype="bfloat16")
+    agents = random_agents(np.random.default_rng(0), config)
+    write_run(tmp_path, config, agents)
+    assert commands.export([str(tmp_path), "--format", format]) == 0
+    said = "in float32 (trained in bfloat16)" in capsys.readouterr().out.splitlines()[0]
+    assert said == (format != "stablehlo")
+
+    obs, agent = normal_obs(50, 3), jax.tree.map(lambda x: x[0], agents)
+    narrow, wide = (
+        np.asarray(jax.jit(make_act(config.replace(compute_dtype=dtype), agent, True))(None, obs))
+        for dtype in ("bfloat16", "float32")
+    )
+    path = tmp_path / f"policy.{format}"
+    if format == "npz":
+        got = reader.Policy(path)(obs)
+    elif format == "stablehlo":
+        got = jax.export.deserialize(path.read_bytes()).call(obs)
+    else:
+        import onnxruntime
+
+        (got,) = onnxruntime.InferenceSession(path).run(None, {"obs": obs})
+    ours, other = (wide, narrow) if said else (narrow, wide)
+    apart = np.abs(wide - narrow).max()
+    assert apart > 1e-3  # of actions in -2 .. 2
+    np.testing.assert_allclose(got, ours, rtol=0, atol=1e-4)
+    assert np.abs(got - other).max() > apart / 2
+
+
+def normal_obs(*shape):
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
 @every_format

@@ -15,6 +15,7 @@ from purejaxppo.config.coerce import coerce
 from purejaxppo.envs.interface import arguments_of, no_option
 from purejaxppo.envs.suites.adapter import (
     RawEnv,
+    box,
     downloading,
     imported_when_used,
     paint,
@@ -22,12 +23,14 @@ from purejaxppo.envs.suites.adapter import (
 )
 from purejaxppo.envs.wrappers.base import ObservationWrapper
 from purejaxppo.errors import ConfigError, shown
+from purejaxppo.spaces import DeclaredSpace
 from purejaxppo.types import Environment, EnvParams, EnvState, Obs
 
 with imported_when_used("matplotlib.pyplot", "seaborn"):  # for pictures alone, and slow
     import gymnax
 
 _DOWNLOADS = ("MNISTBandit-bsuite",)
+_MINATAR = "-MinAtar"
 _VISUALIZED = ("Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc")
 
 
@@ -36,7 +39,12 @@ class Gymnax(ObservationWrapper):
 
     def observe(self, obs: Obs, params: EnvParams) -> Array:
         """Returns the observation in that dtype."""
-        return jnp.asarray(obs, np.dtype(self.env.observation_space(params).dtype))
+        return jnp.asarray(obs, np.dtype(self.observation_space(params).dtype))
+
+    def observation_space(self, params: EnvParams) -> DeclaredSpace:
+        """Describes the observations; those of MinAtar are bits, which gymnax makes float32."""
+        space = self.env.observation_space(params)
+        return box(0, 1, space.shape, bool) if self.env.name.endswith(_MINATAR) else space
 
     def frames(self, states: Sequence[EnvState], params: EnvParams) -> Iterator[np.ndarray]:
         """Returns pictures of states, [H, W, 3] uint8.
@@ -55,7 +63,7 @@ class Gymnax(ObservationWrapper):
             return _classic(name, states, params)
         if name in _VISUALIZED:
             return _visualized(self.env, states, params)
-        if name == "Pong-misc" or name.endswith("-MinAtar"):
+        if name == "Pong-misc" or name.endswith(_MINATAR):
             observe = jax.jit(lambda state: self.env.get_obs(state, params))
             return (paint(observe(state)) for state in states)
         raise ConfigError(f"{name} is not drawn by gymnax: film another, such as CartPole-v1")

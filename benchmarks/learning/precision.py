@@ -1,0 +1,76 @@
+"""Whether hidden layers in bfloat16 learn what those in float32 do: the same seeds, both ways.
+
+Vectors, bits of a grid laid out flat, and a memory have a task each. The final return of a seed is
+the mean return of the episodes that ended in the last tenth of its updates, actions sampled. A CPU
+computes bfloat16 by way of float32: how long a run takes there says nothing about a GPU or a TPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.timing import report
+from benchmarks.learning.memory import memory_chain
+from purejaxppo import PPOConfig, fit, use_cores
+from purejaxppo.run_folder.rows import final_returns
+
+DTYPES = ("float32", "bfloat16")
+BREAKOUT: dict[str, Any] = dict(
+    torso="mlp", hidden_sizes=(64, 64), shared_torso=False, total_timesteps=2**19
+)  # what a CPU does in minutes: its convolutions take twenty times as long, in either dtype
+
+
+def chain() -> tuple[Any, Any, PPOConfig]:
+    """MemoryChain with a GRU."""
+    env, params, config = memory_chain()
+    return env, params, config.replace(core="gru", core_size=config.hidden_sizes[0])
+
+
+TASKS = {
+    "CartPole-v1": lambda: (None, None, PPOConfig.preset("CartPole-v1")),
+    "Breakout-MinAtar": lambda: (None, None, PPOConfig.preset("Breakout-MinAtar", **BREAKOUT)),
+    "MemoryChain-bsuite, GRU": chain,
+}
+"""Environment, its parameters and configuration; None: those that the configuration names."""
+
+
+def measure(task: str, dtype: str, seeds: int, total_timesteps: int | None) -> dict[str, Any]:
+    """Trains one task in one dtype; returns what there is to report."""
+    print(task, dtype, file=sys.stderr, flush=True)
+    env, env_params, config = TASKS[task]()
+    config = config.replace(compute_dtype=dtype)
+    if total_timesteps:
+        config = config.replace(total_timesteps=max(total_timesteps, config.batch_size))
+    result = fit(config, seeds=seeds, env=env, env_params=env_params)
+    returns = final_returns(result.metrics)
+    return {
+        "final_return_mean": float(returns.mean()),
+        "final_return_std": float(returns.std()),
+        "final_returns": returns.tolist(),
+        "seeds": seeds,
+        "run_seconds": result.run_seconds,
+        "config": config.to_dict(),
+    }
+
+
+def main() -> None:
+    """Trains every task in both dtypes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=8, help="agents per run, in one program")
+    parser.add_argument("--total-timesteps", type=int, help="about this many, not the task's own")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    args = parser.parse_args()
+    use_cores(args.seeds)
+    results = {
+        task: {dtype: measure(task, dtype, args.seeds, args.total_timesteps) for dtype in DTYPES}
+        for task in args.tasks
+    }
+    report("precision", results, args.out)
+
+
+if __name__ == "__main__":
+    main()
