@@ -9,7 +9,9 @@ What is here, in an order to read it in:
   says of itself, and `final_returns` what is left of them.
 - *Training from the host*: `fit` adds folders, checkpoints, evaluations and callbacks, and gives a
   `FitResult`. What goes wrong around it is a `RunWarning`.
-- *Many settings*: `sweep` trains a `Space` of them as few programs, and gives a `SweepResult`.
+- *Many settings*: `sweep` trains a `Space` of them as few programs, and gives a `SweepResult`;
+  `make_population` makes population-based training a function of a key, which gives a
+  `PopulationOutput`.
 - *Callbacks*: a `Callback` hears of a run and can stop it, as `StopWithoutImprovement` does;
   `CSVLogger`, `TensorBoard` and `WandB` write down what they hear.
 - *Acting*: `load_policy` reads a run folder, and `as_policy` takes what was just trained: a
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from purejaxppo.sharding import shard_environments
     from purejaxppo.spaces import EnvSpec
     from purejaxppo.sweeps.dimensions import Space
+    from purejaxppo.sweeps.schedulers.pbt import PopulationOutput, make_population
     from purejaxppo.sweeps.sweep import SweepResult, sweep
     from purejaxppo.train import make_learner, make_train
     from purejaxppo.trained_policy import TrainedPolicy
@@ -106,6 +109,7 @@ __all__ = [
     "Optimizer",
     "PPOConfig",
     "Policy",
+    "PopulationOutput",
     "Rollout",
     "RunWarning",
     "Scores",
@@ -133,6 +137,7 @@ __all__ = [
     "make_evaluate",
     "make_learner",
     "make_mesh",
+    "make_population",
     "make_train",
     "render",
     "shard_environments",
@@ -166,6 +171,7 @@ _MODULES = {
     "processes": ["join_processes"],
     "sharding": ["shard_environments"],
     "spaces": ["EnvSpec"],
+    "sweeps.schedulers.pbt": ["PopulationOutput", "make_population"],
     "sweeps.dimensions": ["Space"],
     "sweeps.sweep": ["SweepResult", "sweep"],
     "train": ["make_learner", "make_train"],

@@ -25,7 +25,7 @@ from purejaxppo.processes import process_count
 from purejaxppo.runs.vary import ALIKE, Own
 from purejaxppo.sharding import Spread
 from purejaxppo.tuning import compiled_for, compiler_options, platform_in_use
-from purejaxppo.types import Array, LearnerState, Metrics
+from purejaxppo.types import Array, EnvParams, Learner, LearnerState, Metrics
 
 UPDATES_PER_CHUNK = 1000
 ROWS_PER_CHUNK = 2**20  # updates of all seeds: so many thousands of them have shorter chunks
@@ -109,6 +109,7 @@ def compile_run(
     announce: Callable[[str], None] = unheard,
     at_once: int | None = None,
     own: Own = ALIKE,
+    begins: bool = True,
 ) -> Programs:
     """Compiles the programs of a run.
 
@@ -120,6 +121,7 @@ def compile_run(
         announce: called with the name of each phase as it begins: tracing, compiling.
         at_once: how many seeds of a device are computed together; None: all that it has.
         own: what each seed has of its own.
+        begins: seeds are to begin with them; if they only go on, `init` is not compiled.
 
     Returns:
         The programs.
@@ -131,7 +133,8 @@ def compile_run(
         init, chunk = lower_run(spread, seeds, given, at_once, own)
         announce("compiling")
         # what is given stays on the devices from call to call
-        start, run_chunk = compiled(init), compiled(chunk)
+        start = compiled(init) if begins else init
+        run_chunk = compiled(chunk)
     return Programs(
         lambda keys, own=own: start(keys, given, own),
         lambda state, length, own=own: run_chunk(state, length, given, own),
@@ -181,7 +184,38 @@ def lower_run(
         `(keys, given, own) -> state` and `(state, n, given, own) -> (state, metrics)`, lowered.
     """
     learner, mesh, specs, env_params = spread
-    most = most_updates(seeds)
+    init = init_of(learner, env_params, at_once)
+    run_chunk = chunk_of(learner, env_params, most_updates(seeds), at_once)
+
+    shard = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    by_seed, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
+    keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=by_seed)
+    start = jax.jit(
+        shard(init, in_specs=(P(SEEDS), P(), P(SEEDS)), out_specs=specs),
+        in_shardings=(by_seed, everywhere, by_seed),
+    )
+    init_lowered = start.lower(keys, given, own)
+    chunk = jax.jit(
+        shard(run_chunk, in_specs=(specs, P(), P(), P(SEEDS)), out_specs=(specs, P(SEEDS))),
+        donate_argnums=0, in_shardings=(shardings_of(mesh, specs), None, everywhere, by_seed),
+        out_shardings=(shardings_of(mesh, specs), NamedSharding(mesh, read_at())),
+    )  # fmt: skip
+    return init_lowered, chunk.lower(init_lowered.out_info, 1, given, own)
+
+
+def init_of(
+    learner: Learner, env_params: EnvParams, at_once: int | None = None
+) -> Callable[[Array, Given, Own], LearnerState]:
+    """Makes the function that begins agents side by side.
+
+    Args:
+        learner: one of them.
+        env_params: of all of their environments, where they have none of their own.
+        at_once: how many of them are computed together; None: all.
+
+    Returns:
+        `(keys [S], given, own) -> state`.
+    """
 
     def init(keys, given, own):
         def one(seed):
@@ -189,6 +223,25 @@ def lower_run(
             return learner.init(key, own.hyperparams(given.hyper), own.params(env_params))
 
         return side_by_side(one, at_once)((keys, own))
+
+    return init
+
+
+def chunk_of(
+    learner: Learner, env_params: EnvParams, most: int, at_once: int | None = None
+) -> Callable[[LearnerState, Any, Given, Own], tuple[LearnerState, Metrics]]:
+    """Makes the function that updates agents side by side so many times.
+
+    Args:
+        learner: one of them.
+        env_params: of all of their environments, where they have none of their own.
+        most: updates at most.
+        at_once: how many of them are computed together; None: all.
+
+    Returns:
+        `(state [S], n, given, own) -> (state, metrics)`, whose metrics are the first n of [S,
+        most], and zeros behind them.
+    """
 
     def run_chunk(state, length, given, own):
         def update(state, own):
@@ -210,20 +263,7 @@ def lower_run(
         together = side_by_side(lambda begun: jax.lax.fori_loop(0, length, one, begun))
         return in_turns(together, (state, empty, own), at_once)[:2]
 
-    shard = partial(jax.shard_map, mesh=mesh, check_vma=False)
-    by_seed, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
-    keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=by_seed)
-    start = jax.jit(
-        shard(init, in_specs=(P(SEEDS), P(), P(SEEDS)), out_specs=specs),
-        in_shardings=(by_seed, everywhere, by_seed),
-    )
-    init_lowered = start.lower(keys, given, own)
-    chunk = jax.jit(
-        shard(run_chunk, in_specs=(specs, P(), P(), P(SEEDS)), out_specs=(specs, P(SEEDS))),
-        donate_argnums=0, in_shardings=(shardings_of(mesh, specs), None, everywhere, by_seed),
-        out_shardings=(shardings_of(mesh, specs), NamedSharding(mesh, read_at())),
-    )  # fmt: skip
-    return init_lowered, chunk.lower(init_lowered.out_info, 1, given, own)
+    return run_chunk
 
 
 def compiled(lowered: Any) -> Any:

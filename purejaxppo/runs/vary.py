@@ -59,6 +59,26 @@ ALIKE = Own()
 """Of agents that differ in nothing but their keys."""
 
 
+def own_of(values: Mapping[str, Any], env_params: EnvParams) -> Own:
+    """Returns what each of some agents has of its own.
+
+    Args:
+        values: [S], by name: a hyperparameter, or `env_params.NAME`; they may be traced.
+        env_params: of the environment, whose numbers have the dtypes.
+    """
+    leaves = {
+        name_of(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(env_params)
+    }
+    own = Own({}, {})
+    for name, each in values.items():
+        if name in BOUNDS:
+            own.hyper[name] = jnp.asarray(each, jnp.float32)
+        else:
+            where = name.removeprefix(OF_THE_ENVIRONMENT)
+            own.env_params[where] = jnp.asarray(each, jnp.asarray(leaves[where]).dtype)
+    return own
+
+
 class Variation(NamedTuple):
     """Settings of a run, each of which so many agents have, one behind the other.
 
@@ -81,18 +101,8 @@ class Variation(NamedTuple):
         Args:
             env_params: of the environment, whose numbers have the dtypes.
         """
-        leaves = {
-            name_of(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(env_params)
-        }
-        own = Own({}, {})
-        for name, values in self.values.items():
-            each = np.repeat(np.asarray(values, np.float64), self.seeds)
-            if name in BOUNDS:
-                own.hyper[name] = jnp.asarray(each, jnp.float32)
-            else:
-                where = name.removeprefix(OF_THE_ENVIRONMENT)
-                own.env_params[where] = jnp.asarray(each, jnp.asarray(leaves[where]).dtype)
-        return own
+        each = {n: np.repeat(np.asarray(x, np.float64), self.seeds) for n, x in self.values.items()}
+        return own_of(each, env_params)
 
     def keys(self, key: Array) -> Array:
         """Returns the random key of each agent.

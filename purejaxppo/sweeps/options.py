@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-from purejaxppo.bounds import Bound
+from purejaxppo.bounds import FRACTION, Bound
 from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, option
 from purejaxppo.runs.options import DEVICES, Options
 from purejaxppo.sweeps.trials import Measure
@@ -17,6 +17,7 @@ Scheduler = Literal["none", "halving", "asha", "pbt"]
 """What decides which trials go on: all do, the best of each rung, or the best of a population."""
 
 FACTOR = Bound(lambda v: v >= 2, "2 or more")
+ABOVE_ONE = Bound(lambda v: v > 1, "above 1")
 SCORES = Bound(
     lambda v: bool(v) and len({*v}) == len(v) and {*v} <= {*get_args(Measure)},
     f"one or more of {', '.join(get_args(Measure))}",
@@ -57,9 +58,9 @@ class SweepOptions(Options):
     """Steps of each agent between generations of a population; None: total_timesteps / 20."""
     replaced: float = option(0.25, SHARE)
     """Share of a population that takes over agents of the best as large a share."""
-    perturb: float = 1.2
+    perturb: float = option(1.2, ABOVE_ONE)
     """Factor by which, or its inverse, hyperparameters that are taken over are multiplied."""
-    resample: float = 0.25
+    resample: float = option(0.25, FRACTION)
     """Probability that one of them is drawn anew instead."""
 
     study_dir: str | None = option(None, group="study")

@@ -22,6 +22,20 @@ TRIALS = 64
 BATCH = 16
 """Trials at a time of a sampler that learns from those before, of a sweep that says no number."""
 
+MOST_TRIALS = 2**31
+
+
+def asked_at_once(options: SweepOptions) -> int:
+    """Returns how many trials are asked for at once, at most.
+
+    What learns from trials gives a few at a time, and what is shared leaves some to others.
+
+    Args:
+        options: `batch`, `sampler` and `storage` of them.
+    """
+    few = options.sampler not in FIXED or options.storage is not None
+    return options.batch or (BATCH if few else MOST_TRIALS)
+
 
 class Source(Protocol):
     """Where trials come from."""

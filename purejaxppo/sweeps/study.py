@@ -40,7 +40,7 @@ from purejaxppo.sweeps.samplers import count_of
 from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.trials import Result
 
-WHOLE = re.compile(r"study\.json|best\.toml|trials\.(csv|parquet)")
+WHOLE = re.compile(r"study\.json|best\.toml|trials\.(csv|parquet)|lineage\.jsonl|rungs\.npz")
 """Files that are written whole; a killed process may leave a part of one."""
 
 WHAT_IT_IS = (

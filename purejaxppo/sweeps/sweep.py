@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from purejaxppo.components import make_components
+from purejaxppo.components import Components, make_components
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.errors import ConfigError, did_you_mean
 from purejaxppo.run_folder.env_params import changed_numbers
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
+from purejaxppo.runs.signals import StopRequests
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.retrain import retrain
-from purejaxppo.sweeps.samplers import BATCH, FIXED, Source, drawn
+from purejaxppo.sweeps.samplers import FIXED, Source, asked_at_once, drawn
+from purejaxppo.sweeps.schedulers.halving import planned_rungs, train_halving
+from purejaxppo.sweeps.schedulers.population import planned, train_population
 from purejaxppo.sweeps.space import Space, read_space, with_setting
 from purejaxppo.sweeps.storage import optuna_source
 from purejaxppo.sweeps.study import Study
@@ -24,7 +27,6 @@ from purejaxppo.sweeps.training import Trainer
 from purejaxppo.sweeps.trials import Result, Trial
 from purejaxppo.tuning import check_compiles
 
-MOST_TRIALS = 2**31
 PARTS = ("env", "env_params", "policy", "objective", "advantage", "optimizer", "schedule")
 """What may take the place of what a configuration describes, see `fit`."""
 
@@ -118,9 +120,13 @@ def sweep_of(
     """
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
-    space, own = read_space(space, config, custom.get("env_params")), describe_custom(custom)
     # what no trial could be trained with is refused at once
-    components = make_components(config, **custom)
+    components, own = make_components(config, **custom), describe_custom(custom)
+    space = read_space(space, config, components.env_params)
+    if options.scheduler == "pbt":
+        planned(components, space, options)
+    elif options.scheduler != "none":
+        planned_rungs(components, space, options)
     numbers = changed_numbers(components.env_params, components.default_params)
     by_optuna = options.sampler not in FIXED or options.storage is not None
     apart = {**own, **{f"env_params.{name}": repr(x) for name, x in numbers.items()}}
@@ -139,7 +145,11 @@ def sweep_of(
                 source = drawn(space, config, options)
             for told in list(study.results.values()):
                 source.tell(told)
-            for result in trained(source, trainer, options):
+            if options.scheduler == "none":
+                results = trained(source, trainer, options)
+            else:
+                results = scheduled(source, trainer, components, space, options, study, announce)
+            for result in results:
                 study.tell(result)
                 source.tell(result)
                 if on_result is not None:
@@ -149,8 +159,8 @@ def sweep_of(
             trainer.stopped = train_again(study, custom, announce)
         winner = study.winner
         best = None if winner is None else with_setting(config, winner.setting)
-        results = [study.results[number] for number in sorted(study.results)]
-        return SweepResult(results, best, winner, study.folder, [*study.problems], trainer.stopped)
+        told = [study.results[number] for number in sorted(study.results)]
+        return SweepResult(told, best, winner, study.folder, [*study.problems], trainer.stopped)
 
 
 def train_again(
@@ -187,11 +197,45 @@ def trained(source: Source, trainer: Trainer, options: SweepOptions) -> Iterator
     Yields:
         What came of each.
     """
-    # what learns from trials is asked for a few at a time; and what is shared leaves some to others
-    few = options.sampler not in FIXED or options.storage is not None
-    count = options.batch or (BATCH if few else MOST_TRIALS)
+    count = asked_at_once(options)
     while trainer.stopped is None:
         trials = source.ask(count)
         if not trials:
             return
         yield from trainer.train(trials)
+
+
+def scheduled(
+    source: Source,
+    trainer: Trainer,
+    components: Components,
+    space: Space,
+    options: SweepOptions,
+    study: Study,
+    announce: Callable[[str], None],
+) -> Iterator[Result]:
+    """Trains what a scheduler lets go on; a signal ends it at the next rung or generation.
+
+    Args:
+        source: of trials; a population draws its own.
+        trainer: which is told of the signal.
+        components: what is trained, and how.
+        space: what is varied.
+        options: of the sweep.
+        study: which keeps runs.
+        announce: called with what is done next.
+
+    Yields:
+        What came of each trial, or of each agent of a population.
+    """
+    stop = StopRequests()
+    stop.begin()
+    try:
+        how = components, space, options, study, announce, stop.received
+        yield from (
+            train_population(*how) if options.scheduler == "pbt" else train_halving(source, *how)
+        )
+    finally:
+        stop.end()
+    if stop.received:
+        trainer.stopped = stop.received[0]

@@ -1,0 +1,1 @@
+"""What decides which trials of a sweep go on: rungs, and populations that evolve."""
