@@ -173,4 +173,6 @@ def without_box(report: str) -> str:
     # the title says what the next line says again, and the last line names the help
     words = " ".join(" ".join([line for line in lines if line.strip("-")][1:]).split())
     words = re.sub(r" For full helptext, (?!.*For full helptext, ).*", "", words)
+    # what a dataclass of ours refuses is said in its own words
+    words = re.sub(r"^Error parsing \w+: ", "", words)
     return words if len(words) <= 400 else f"{words[:250]} ... {words[-145:]}"

@@ -6,7 +6,15 @@ import dataclasses
 from typing import Literal, get_args
 
 from purejaxppo.bounds import FRACTION, Bound
-from purejaxppo.config.rules import COUNT, INDEX, SEED, STEPS, option
+from purejaxppo.config.rules import (
+    COUNT,
+    INDEX,
+    SEED,
+    STEPS,
+    Effect,
+    check_effects,
+    option,
+)
 from purejaxppo.runs.options import DEVICES, Options
 from purejaxppo.sweeps.trials import Measure
 
@@ -23,6 +31,15 @@ SCORES = Bound(
     f"one or more of {', '.join(get_args(Measure))}",
 )
 SHARE = Bound(lambda v: 0 < v <= 0.5, "within 0 .. 0.5, 0 excluded")
+
+
+# when options have an effect
+EVALUATED = Effect(lambda o: "evaluation" in o.score, "score=('evaluation',)")
+RUNGS = Effect(lambda o: o.scheduler in ("halving", "asha"), "scheduler='halving'")
+PBT = Effect(lambda o: o.scheduler == "pbt", "scheduler='pbt'")
+PLACES = Effect(lambda o: o.scheduler in ("pbt", "asha"), "scheduler='pbt'")
+SHARED = Effect(lambda o: o.storage is not None, "storage='journal:study.log'")
+RETRAINED = Effect(lambda o: o.retrain > 0, "retrain=3")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,31 +62,41 @@ class SweepOptions(Options):
     """Trials trained side by side; None: all that fit into memory, 16 for samplers that learn."""
     devices: int | Literal["all"] | None = option(None, DEVICES)
     """Devices, or cores of a CPU, that trials are shared out among; None: as many as can."""
-    eval_episodes: int = option(16, *COUNT)
+    eval_episodes: int = option(16, *COUNT, when=(EVALUATED,))
     """Episodes of the evaluation at the end (score=evaluation)."""
 
-    min_steps: int | None = option(None, *STEPS, group="schedulers")
+    min_steps: int | None = option(None, *STEPS, when=(RUNGS,), group="schedulers")
     """Steps at the first rung of halving and asha; None: total_timesteps / factor**2."""
-    factor: int = option(4, FACTOR)
+    factor: int = option(4, FACTOR, when=(RUNGS,))
     """One trial of so many goes on from a rung to the next, with so many times its steps."""
-    population: int = option(16, *COUNT)
+    population: int = option(16, *COUNT, when=(PLACES,))
     """Agents of population-based training, or places of asha."""
-    evolve_every: int | None = option(None, *STEPS)
+    evolve_every: int | None = option(None, *STEPS, when=(PBT,))
     """Steps of each agent between generations of a population; None: total_timesteps / 20."""
-    replaced: float = option(0.25, SHARE)
+    replaced: float = option(0.25, SHARE, when=(PBT,))
     """Share of a population that takes over agents of the best as large a share."""
-    perturb: float = option(1.2, ABOVE_ONE)
+    perturb: float = option(1.2, ABOVE_ONE, when=(PBT,))
     """Factor by which, or its inverse, hyperparameters that are taken over are multiplied."""
-    resample: float = option(0.25, FRACTION)
+    resample: float = option(0.25, FRACTION, when=(PBT,))
     """Probability that one of them is drawn anew instead."""
 
     study_dir: str | None = option(None, group="study")
     """Folder of the study; the same command goes on with one that is there."""
     storage: str | None = None
     """Optuna storage that several processes share: journal:FILE, sqlite:///FILE, postgresql://..."""
-    study_name: str | None = None
+    study_name: str | None = option(None, when=(SHARED,))
     """Name of the study in the storage; None: that of the environment."""
     retrain: int = option(0, *INDEX)
     """How many of the best settings are trained again, on fresh seeds."""
-    retrain_seeds: int = option(8, *COUNT)
+    retrain_seeds: int = option(8, *COUNT, when=(RETRAINED,))
     """Seeds of each of them."""
+
+    def __post_init__(self) -> None:
+        """Checks each option by itself, then whether it has an effect.
+
+        Raises:
+            ConfigError: a value of another type, one that is out of its bounds, or an option that
+                has no effect without another.
+        """
+        super().__post_init__()
+        check_effects(self, SweepOptions)

@@ -120,7 +120,8 @@ def sweep_of(
     """
     check_compiles()
     config, custom = as_config(config), dict(custom or {})
-    # what no trial could be trained with is refused at once
+
+    # what cannot be trained, drawn or shared is refused before a folder is begun
     components, own = make_components(config, **custom), describe_custom(custom)
     space = read_space(space, config, components.env_params)
     if options.scheduler == "pbt":
@@ -128,21 +129,17 @@ def sweep_of(
     elif options.scheduler != "none":
         planned_rungs(components, space, options)
     numbers = changed_numbers(components.env_params, components.default_params)
-    by_optuna = options.sampler not in FIXED or options.storage is not None
-    apart = {**own, **{f"env_params.{name}": repr(x) for name, x in numbers.items()}}
-    if by_optuna:  # whether that can be is known before a folder is begun
-        with Study.open(None, config, space, options, own=own) as nowhere:
-            optuna_source(space, config, options, study=nowhere, own=apart).close()
+    with (
+        Study.open(None, config, space, options, own=own, env_params=numbers) as nowhere,
+        source_of(space, options, nowhere),
+    ):
+        pass
+
     with Study.open(
         options.study_dir, config, space, options, own=own, env_params=numbers
     ) as study:
         trainer = Trainer(options, study, custom, announce)
-        with contextlib.ExitStack() as opened:
-            if by_optuna:
-                asked = optuna_source(space, config, options, study=study, own=apart)
-                source: Source = opened.enter_context(contextlib.closing(asked))
-            else:
-                source = drawn(space, config, options)
+        with source_of(space, options, study) as source:
             for told in list(study.results.values()):
                 source.tell(told)
             if options.scheduler == "none":
@@ -161,6 +158,30 @@ def sweep_of(
         best = None if winner is None else with_setting(config, winner.setting)
         told = [study.results[number] for number in sorted(study.results)]
         return SweepResult(told, best, winner, study.folder, [*study.problems], trainer.stopped)
+
+
+@contextlib.contextmanager
+def source_of(space: Space, options: SweepOptions, study: Study) -> Iterator[Source]:
+    """Opens the source of trials that the options name.
+
+    Args:
+        space: what is varied.
+        options: of the sweep.
+        study: which its trials belong to.
+
+    Yields:
+        The source; one that is shared is closed afterwards, which may tell the study of others'.
+
+    Raises:
+        ConfigError: the sampler cannot draw from this space, or the storage cannot be used.
+    """
+    if options.sampler in FIXED and options.storage is None:
+        yield drawn(space, study.config, options)
+        return
+    own = {**study.own, **{f"env_params.{name}": repr(x) for name, x in study.env_params.items()}}
+    source = optuna_source(space, study.config, options, study=study, own=own)
+    with contextlib.closing(source):
+        yield source
 
 
 def train_again(

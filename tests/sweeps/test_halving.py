@@ -102,7 +102,7 @@ def placed(tmp_path_factory):
 
 def test_rungs_stand_at_powers_of_the_factor():
     def at(config=CONFIG, **how):
-        return rungs_of(config, SweepOptions(**how))
+        return rungs_of(config, SweepOptions(scheduler="halving", **how))
 
     assert at(min_steps=16, factor=2) == AT
     assert at(min_steps=9, factor=3) == (2, 4, 8)  # 9 and 27 steps in whole updates
