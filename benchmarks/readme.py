@@ -262,6 +262,44 @@ def precision() -> str:
     return table(["task", "steps", "`float32`", "`bfloat16`"], rows)
 
 
+def sweep() -> str:
+    """A sweep beside as many runs."""
+    found = read("sweep")
+    alone = statistics.median(found["runs_seconds"])
+    return paragraph(f"""
+        `purejaxppo sweep` with {found["trials"]} settings of {found["steps_of_a_trial"]:,} steps
+        takes {found["sweep_seconds"]:.0f} seconds, compilation included
+        ({found["sweep_steps_per_second"]:,.0f} steps/s). As many commands `purejaxppo train` would
+        take {found["runs_would_take"]:,.0f}: {alone:.1f} seconds each, the median of
+        {len(found["runs_seconds"])}, their programs being compiled already. That is
+        {found["times_as_fast"]:.1f} times as long.
+    """)
+
+
+def sweeps() -> str:
+    """What samplers and a population find for one budget."""
+    rows = []
+    for env, found in read("sweeps").items():
+        for method, figures in found["summary"].items():
+            row = [env, {"random": "random", "tpe": "TPE", "pbt": "population"}[method]]
+            for figure in ("agent", "setting"):
+                entry = figures.get(figure)
+                if entry is None:
+                    row += ["", ""]
+                    continue
+                spread = statistics.stdev(entry["values"])
+                row.append(f"{entry['mean']:.1f} ± {spread:.1f}")
+                if "over_random" in entry:
+                    low, high = entry["over_random_95"]
+                    row.append(f"{entry['over_random']:+.1f} ({low:+.1f} to {high:+.1f})")
+                else:
+                    row.append("")
+            rows.append(row)
+    head = ["environment", "search", "best agent again", "over random (95%)",
+            "best setting, 8 fresh seeds", "over random (95%)"]  # fmt: skip
+    return table(head, rows)
+
+
 def memory_plan() -> str:
     """What is estimated beside what is compiled, and what turns cost."""
     found, words = (
@@ -417,7 +455,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     for made in (
         first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
-        gpu,
+        gpu, sweep, sweeps,
     )
 }  # fmt: skip
 

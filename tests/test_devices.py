@@ -256,18 +256,18 @@ VARIANTS = [
         target_kl=10, advantage_normalization="batch", max_grad_norm=None, reset_batch=2,
         layer_norm=True, activation="relu", info_metrics=("discount",),
         env_options=("max_steps=6",), learning_rate_final_scale=0.5, kl_coef=0.5, gamma=0.9,
-        value_clip_eps=0.1,
+        value_clip_eps=0.1, matmul_precision="high",
     ),
     PPOConfig(
         **SIZES, advantage="monte_carlo", objective="adaptive_kl", value_loss="huber",
         advantage_normalization="none", core="gru", core_size=4, sequence_length=4, chunk_size=8,
         activation="silu", entropy_coef=0.01, entropy_coef_final_scale=0.5, huber_delta=0.5,
-        adaptive_kl_target=0.02,
+        adaptive_kl_target=0.02, compute_dtype="bfloat16",
     ),
     PPOConfig(
         **SIZES, advantage="td", objective="unclipped", core="linear", core_size=4, torso="mlp",
         shared_torso=True, activation="gelu", env="Pendulum-v1", squash_actions=True,
-        normalize_rewards=True, learning_rate=1e-3, adam_eps=1e-7,
+        normalize_rewards=True, learning_rate=1e-3, adam_eps=1e-7, matmul_precision="highest",
     ),
     PPOConfig(
         **SIZES, core="lstm", core_size=4, activation="elu", env="Pendulum-v1",
@@ -378,7 +378,10 @@ assert np.isfinite(more.metrics.policy_loss).all()
 
 @pytest.mark.slow
 def test_agents_on_two_devices_learn_as_on_one():
-    """Eight seeds each: final returns of CartPole-v1 have the same mean, and the same spread."""
+    """96 seeds each: final returns of CartPole-v1 have the same mean, and the same spread.
+
+    Both at 0.005: in one of a hundred changes of last digits, equal ones would be taken for others.
+    """
     on_devices(
         2,
         START
@@ -393,10 +396,10 @@ for devices in (1, 2):
     train = lambda key: jax.lax.scan(
         lambda state, _: learner.update(state), learner.init(key), length=config.num_updates
     )
-    keys = jax.random.split(jax.random.key(devices), 8)
+    keys = jax.random.split(jax.random.key(devices), 96)
     returns.append(np.asarray(final_returns(jax.jit(jax.vmap(train))(keys)[1])))
-assert stats.ttest_ind(*returns, equal_var=False).pvalue > 0.05, returns
-assert stats.levene(*returns).pvalue > 0.05, returns
+assert stats.ttest_ind(*returns, equal_var=False).pvalue > 0.005, returns
+assert stats.levene(*returns).pvalue > 0.005, returns
 assert np.mean(returns, axis=1).min() > 80, returns  # from 20
 """,
     )

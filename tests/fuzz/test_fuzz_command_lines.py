@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.fuzzing import examples
 from support.ranges import varied
 
+import purejaxppo.cli.pictures
 import purejaxppo.cli.sweep
 import purejaxppo.cli.train
 import purejaxppo.envs.registry
@@ -98,7 +99,7 @@ def nothing_is_done(tmp_path_factory):
         patch.setattr(purejaxppo.cli.train, "train", end)
         patch.setattr(purejaxppo.cli.sweep, "sweep", end)
         patch.setattr(purejaxppo.runs.agents, "load_components", end)
-        patch.setattr(purejaxppo.report.results, "read_all", read_all)
+        patch.setattr(purejaxppo.cli.pictures, "read_all", read_all)
         patch.setattr(purejaxppo.rendering.render, "film", end)
         patch.setattr(purejaxppo.export.export_policy, "export_policy", end)
         patch.setattr(purejaxppo.envs.registry, "find_env", end)

@@ -1,12 +1,16 @@
 """Commands over loopback that train together."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from support.processes import free_port
+
+GLOO = re.compile(r"\[Gloo\]|\d*$")
+"""A line of what Gloo says of itself; it is written in pieces, of which the last is a number."""
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-c", "from purejaxppo.cli.main import main\nmain()"]
@@ -66,6 +70,6 @@ class Processes:
         found = []
         for process in self.running:
             out, err = process.communicate(timeout=seconds)
-            lines = [line for line in err.splitlines() if not line.startswith("[Gloo]")]
+            lines = [line for line in err.splitlines() if not GLOO.match(line)]
             found.append((process.returncode, out, "\n".join(lines)))
         return found
