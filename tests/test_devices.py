@@ -378,7 +378,7 @@ assert np.isfinite(more.metrics.policy_loss).all()
 
 @pytest.mark.slow
 def test_agents_on_two_devices_learn_as_on_one():
-    """96 seeds each: final returns of CartPole-v1 have the same mean, and the same spread.
+    """64 seeds each: final returns of CartPole-v1 have the same mean, and the same spread.
 
     Both at 0.005: in one of a hundred changes of last digits, equal ones would be taken for others.
     """
@@ -389,14 +389,14 @@ def test_agents_on_two_devices_learn_as_on_one():
 from scipy import stats
 from purejaxppo import final_returns
 
-config = PPOConfig.preset("CartPole-v1", total_timesteps=40_000)
+config = PPOConfig.preset("CartPole-v1", total_timesteps=20_000)
 returns = []
 for devices in (1, 2):
     learner = shard_environments(config, make_mesh(devices=devices))
     train = lambda key: jax.lax.scan(
         lambda state, _: learner.update(state), learner.init(key), length=config.num_updates
     )
-    keys = jax.random.split(jax.random.key(devices), 96)
+    keys = jax.random.split(jax.random.key(devices), 64)
     returns.append(np.asarray(final_returns(jax.jit(jax.vmap(train))(keys)[1])))
 assert stats.ttest_ind(*returns, equal_var=False).pvalue > 0.005, returns
 assert stats.levene(*returns).pvalue > 0.005, returns
