@@ -29,7 +29,7 @@ from purejaxppo.types import Array, EnvParams, Learner, LearnerState, Metrics
 
 UPDATES_PER_CHUNK = 1000
 ROWS_PER_CHUNK = 2**20  # updates of all seeds: so many thousands of them have shorter chunks
-PROGRAMS_KEPT = 16  # of this process: those of the last few runs, evaluation included
+PROGRAMS_KEPT = 64  # of this process: three of a run, and a sweep comes back to many shapes
 
 _kept: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
 _lock = threading.Lock()
