@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from purejaxppo.cli.progress.frame import MOST_SEEDS, Progress, frame, waiting
-from purejaxppo.cli.progress.screen import SECONDS_BETWEEN_FRAMES, Screen, is_screen
+from purejaxppo.cli.progress.screen import SECONDS_BETWEEN_FRAMES, OnScreen
 from purejaxppo.cli.words import number
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -21,7 +21,7 @@ LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl")
 """Columns of rows that are shown as they are."""
 
 
-class Display:
+class Display(OnScreen):
     """Says what is being done, and as a logger where a run is: its returns, speed and time left.
 
     Args:
@@ -32,9 +32,9 @@ class Display:
     """
 
     def __init__(self, total: int, seeds: int, evaluated: bool = False, quiet: bool = False):
-        self._total, self._seeds, self._quiet = total, seeds, quiet
+        super().__init__(quiet)
+        self._total, self._seeds = total, seeds
         self._always = {"return", "evaluated"} if evaluated else {"return"}
-        self._screen = Screen(self._lines) if not quiet and is_screen(sys.stderr) else None
         self._wait = SECONDS_BETWEEN_LINES if self._screen is None else SECONDS_BETWEEN_FRAMES
         self._phase, self._since = "importing jax", time.perf_counter()
         self._first: tuple[int, float] | None = None  # steps and time of the first row
@@ -44,21 +44,6 @@ class Display:
         self._columns: dict[str, list[float]] = {
             name: [math.nan] * seeds for name in ("return", "evaluated", "length", *LOSSES)
         }
-
-    def __enter__(self) -> Display:
-        if self._screen is not None:
-            self._screen.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Shows nothing more, and leaves the terminal as it was."""
-        self._quiet = True
-        if self._screen is not None:
-            screen, self._screen = self._screen, None
-            screen.__exit__()
 
     def announce(self, phase: str) -> None:
         """Takes in what is done from here on.

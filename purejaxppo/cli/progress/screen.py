@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO, cast
+from typing import Any, Self, TextIO, cast
 
 from purejaxppo.cli.signals import HIDE_CURSOR, SHOW_CURSOR, beside
 from purejaxppo.cli.streams import encoded
@@ -169,3 +169,34 @@ class Above:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class OnScreen:
+    """Shows what a command is doing, on a screen where stderr is one, until it is closed.
+
+    Args:
+        quiet: show nothing.
+    """
+
+    def __init__(self, quiet: bool):
+        self._quiet = quiet
+        self._screen = Screen(self._lines) if not quiet and is_screen(sys.stderr) else None
+
+    def _lines(self, columns: int, rows: int) -> list[str]:
+        """Returns the lines that a screen of this size shows."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        if self._screen is not None:
+            self._screen.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Shows nothing more, and leaves the terminal as it was."""
+        self._quiet = True
+        if self._screen is not None:
+            screen, self._screen = self._screen, None
+            screen.__exit__()

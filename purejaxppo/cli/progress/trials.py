@@ -8,12 +8,12 @@ from typing import Any
 
 from purejaxppo.cli.progress.display import SECONDS_BETWEEN_LINES
 from purejaxppo.cli.progress.frame import fitted
-from purejaxppo.cli.progress.screen import Screen, is_screen
+from purejaxppo.cli.progress.screen import OnScreen
 from purejaxppo.cli.words import clock, counted
 from purejaxppo.sweeps.trials import PLAN, Result, Setting
 
 
-class TrialsDisplay:
+class TrialsDisplay(OnScreen):
     """Says what a sweep does, how many of its trials have ended, and which is best so far.
 
     Args:
@@ -21,28 +21,12 @@ class TrialsDisplay:
     """
 
     def __init__(self, quiet: bool = False):
-        self._quiet = quiet
-        self._screen = Screen(self._lines) if not quiet and is_screen(sys.stderr) else None
+        super().__init__(quiet)
         self._phase, self._since = "importing jax", time.perf_counter()
         self._total: int | None = None
         self._begun, self._shown = self._since, 0.0
         self._earlier, self._ended, self._failed = 0, 0, 0
         self._best: tuple[float, Setting] | None = None
-
-    def __enter__(self) -> TrialsDisplay:
-        if self._screen is not None:
-            self._screen.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Shows nothing more, and leaves the terminal as it was."""
-        self._quiet = True
-        if self._screen is not None:
-            screen, self._screen = self._screen, None
-            screen.__exit__()
 
     def begin(self, total: int, earlier: int = 0) -> None:
         """Takes in that trials begin.
