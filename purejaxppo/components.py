@@ -21,10 +21,12 @@ from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError
 from purejaxppo.policies.networks import Network, in_float32, make_policy
 from purejaxppo.ppo.advantages import ADVANTAGES
+from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import ADAM, Optimizer, behind_clipping, linear_schedule
 from purejaxppo.spaces import EnvSpec, is_measured, without_mask
 from purejaxppo.types import (
+    Critic,
     Environment,
     EnvParams,
     Estimator,
@@ -54,6 +56,7 @@ class Components(NamedTuple):
         vectorize: `(num_envs, mesh=None) -> VecEnv`, so many of it as one, or on each device of a
             mesh that the program runs on.
         policy: actor and critic.
+        critic: what the policy's value stands for.
         sequence_length: L, where the policy has a memory; else None.
         objective: of the policy.
         advantage: the estimator.
@@ -69,6 +72,7 @@ class Components(NamedTuple):
     spec: EnvSpec
     vectorize: Callable[..., VecEnv]
     policy: Policy
+    critic: Critic
     sequence_length: int | None
     objective: Objective
     advantage: Estimator
@@ -176,6 +180,7 @@ def make_components(
         spec=spec,
         vectorize=vectorize,
         policy=policy,
+        critic=make_critic(config),
         sequence_length=_sequence_length(config, policy),
         objective=objective,
         advantage=advantage or ADVANTAGES[config.advantage],

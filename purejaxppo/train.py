@@ -42,7 +42,6 @@ from purejaxppo.ppo.normalize import (
 from purejaxppo.ppo.optimizer import begin, pack
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.update import Loss, loss, optimize
-from purejaxppo.ppo.value_losses import VALUE_LOSSES
 from purejaxppo.types import (
     Array,
     Batch,
@@ -56,6 +55,7 @@ from purejaxppo.types import (
     Params,
     PyTree,
     Rollout,
+    RunningStats,
     Schedule,
     TrainOutput,
 )
@@ -169,7 +169,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
 
         # experience: T steps of N environments
         state, rollout = collect(
-            policy, vec_env, config.num_steps, state, env_params, key_rollout,
+            policy, components.critic, vec_env, config.num_steps, state, env_params, key_rollout,
             config.num_minibatches,
         )  # fmt: skip
         done = rollout.terminated | rollout.truncated
@@ -284,13 +284,19 @@ def _estimate(components: Components, rollout: Rollout, hyper: Hyperparams) -> E
     return estimate
 
 
-def loss_of(components: Components, hyper: Hyperparams, objective_state: PyTree) -> Loss:
+def loss_of(
+    components: Components,
+    hyper: Hyperparams,
+    objective_state: PyTree,
+    value_stats: RunningStats | None = None,
+) -> Loss:
     """Makes the loss of a minibatch.
 
     Args:
         components: of the run.
         hyper: scalars in force.
         objective_state: what the objective remembers.
+        value_stats: statistics of the targets, where the critic has some.
 
     Returns:
         `(params, minibatch) -> (loss, parts)`.
@@ -299,9 +305,10 @@ def loss_of(components: Components, hyper: Hyperparams, objective_state: PyTree)
         loss,
         policy=components.policy,
         objective=components.objective,
-        value_loss=VALUE_LOSSES[components.config.value_loss],
+        critic=components.critic,
         hyper=hyper,
         objective_state=objective_state,
+        value_stats=value_stats,
     )
 
 

@@ -165,7 +165,7 @@ class Policy(NamedTuple):
         apply: `(params, carry, obs, episode_start) -> (carry, dist, value)`, for a step, with
             leading axes [N]. With a memory also for sequences [B, L], from the carry [B, ...] that
             each began with to the one after its last step; the carry counts as the initial one
-            wherever `episode_start` is True.
+            wherever `episode_start` is True. The value is what the run's `Critic` reads.
         critic_apart: the value has nothing in common with the distribution, and needs no memory:
             those of a rollout are then computed behind it, many at once.
     """
@@ -174,6 +174,22 @@ class Policy(NamedTuple):
     initial_carry: Callable[[tuple[int, ...]], Carry]
     apply: PolicyApply
     critic_apart: bool = False
+
+
+class Critic(NamedTuple):
+    """What the numbers that a policy gives as its value stand for, and how they are learned.
+
+    Statistics are those of the targets, `Normalizers.value`, or None.
+
+    Attributes:
+        value: `(output, statistics) -> V [...]`, in the units of the rewards that are learned from.
+        loss: `(output, batch, hyperparams, statistics) -> [B]`.
+        outputs: K, numbers for each state, [..., K]; None: one, [...].
+    """
+
+    value: Callable[[Array, RunningStats | None], Array]
+    loss: Callable[[Array, Batch, Hyperparams, RunningStats | None], Array]
+    outputs: int | None = None
 
 
 class VecEnv(NamedTuple):
@@ -339,6 +355,7 @@ class Normalizers(struct.PyTreeNode):
 
     obs: PyTree  # RunningStats (or None) for each part of an observation, or None
     reward: RewardScaler | None
+    value: RunningStats | None = None  # of the critic's targets, over []
 
 
 class LearnerState(struct.PyTreeNode):

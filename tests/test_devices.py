@@ -33,8 +33,8 @@ def in_order(key, size, epochs, parts):
 
 def two_rollouts(parts, state):
     def one_more(state, key):
-        here = parts.policy, parts.vectorize(parts.config.num_envs), parts.config.num_steps
-        return collect(*here, state, parts.env_params, key)
+        envs, steps = parts.vectorize(parts.config.num_envs), parts.config.num_steps
+        return collect(parts.policy, parts.critic, envs, steps, state, parts.env_params, key)
 
     step = jax.jit(one_more)
     state, first = step(state, jax.random.key(1))

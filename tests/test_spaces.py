@@ -710,7 +710,9 @@ def test_images_stay_bytes_and_the_numbers_beside_them_are_measured():
     @jax.jit
     def update(state):
         key, _, _ = jax.random.split(state.key, 3)
-        _, rollout = collect(setup.policy, setup.vec_env, 4, state, setup.env_params, key)
+        _, rollout = collect(
+            setup.policy, setup.critic, setup.vec_env, 4, state, setup.env_params, key
+        )
         return rollout.obs, normalize(state.normalizers.obs, rollout.obs), learner.update(state)
 
     state, xs = jax.jit(learner.init)(jax.random.key(0)), []

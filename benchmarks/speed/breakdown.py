@@ -34,25 +34,24 @@ SECONDS_PER_CALL = 0.1
 def make_parts(config: PPOConfig) -> dict[str, tuple[Callable, Any]]:
     """The parts of one seed's update: (function from its input to the next one, key to input)."""
     parts = make_components(config)
-    env_params, policy = parts.env_params, parts.policy
+    env_params, policy, critic = parts.env_params, parts.policy, parts.critic
     vec_env = parts.vectorize(config.num_envs)
     learner, hyper = learner_of(parts), config.hyperparams()
 
     def roll(loop):
         state, _ = loop
         key, key_roll = jax.random.split(state.key)
-        return collect(
-            policy, vec_env, config.num_steps, state.replace(key=key), env_params, key_roll
-        )
+        state = state.replace(key=key)
+        return collect(policy, critic, vec_env, config.num_steps, state, env_params, key_roll)
 
     def rolled(key):
         state = learner.init(key)
-        return collect(policy, vec_env, config.num_steps, state, env_params, key)
+        return collect(policy, critic, vec_env, config.num_steps, state, env_params, key)
 
     def values(loop):
         state, rollout = loop
-        stats, obs = state.normalizers.obs, rollout.obs + 1e-6 * rollout.value.mean()
-        value = values_of(policy, state.params, stats, rollout.carry, obs)
+        norms, obs = state.normalizers, rollout.obs + 1e-6 * rollout.value.mean()
+        value = values_of(policy, critic, state.params, norms, rollout.carry, obs)
         return state, rollout.replace(value=value)
 
     def advantages(loop):

@@ -25,7 +25,7 @@ SHAPES = {
 }
 
 
-def no_final_values(policy, params, obs_stats, carry, final_obs, parts):
+def no_final_values(policy, critic, params, norms, carry, final_obs, parts):
     """Stands in for `rollout.final_values`: nothing is computed or kept."""
     return jnp.zeros(final_obs.shape[:2])
 

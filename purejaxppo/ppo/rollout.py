@@ -14,12 +14,13 @@ from purejaxppo.tuning import nbytes
 from purejaxppo.types import (
     Array,
     Carry,
+    Critic,
     EnvParams,
     LearnerState,
+    Normalizers,
     Obs,
     Params,
     Policy,
-    PyTree,
     Rollout,
     VecEnv,
 )
@@ -28,6 +29,7 @@ from purejaxppo.types import (
 @jax.named_scope("rollout")
 def collect(
     policy: Policy,
+    critic: Critic,
     vec_env: VecEnv,
     num_steps: int,
     state: LearnerState,
@@ -39,6 +41,7 @@ def collect(
 
     Args:
         policy: actor and critic.
+        critic: what the policy's value stands for.
         vec_env: N environments.
         num_steps: T.
         state: where the run stands.
@@ -51,7 +54,7 @@ def collect(
     """
     # what one step leaves to chance, for all steps at once unless that would be large: a few small
     # draws cost most of a short step
-    obs_stats = state.normalizers.obs
+    norms = state.normalizers
     for_actions, keys = split_each(key, 2, num_steps)
 
     def draw(key):
@@ -64,8 +67,9 @@ def collect(
         key_action, draws = inputs
         draws = draws if in_bulk else draw(draws)
         # act
-        seen = normalize(obs_stats, obs)
-        next_carry, dist, value = policy.apply(state.params, carry, seen, episode_start)
+        seen = normalize(norms.obs, obs)
+        next_carry, dist, output = policy.apply(state.params, carry, seen, episode_start)
+        value = critic.value(output, norms.value)
         action = dist.sample(key_action)
         log_prob = dist.log_prob(action)
         chex.assert_equal_shape([value, log_prob, episode_start])  # else they would broadcast
@@ -105,24 +109,31 @@ def collect(
     remembered = jax.tree.map(
         lambda before, last: jnp.concatenate([before[1:], last[None]]), transitions["carry"], carry
     )
-    critic = policy, state.params, obs_stats
-    transitions["next_value"] = final_values(*critic, remembered, final_obs, parts)
+    valued = policy, critic, state.params, norms
+    transitions["next_value"] = final_values(*valued, remembered, final_obs, parts)
     if policy.critic_apart:
         seen = transitions["carry"], transitions["obs"]
-        transitions["value"] = values_of(*critic, *seen, parts)
+        transitions["value"] = values_of(*valued, *seen, parts)
     state = state.replace(env_state=env_state, obs=obs, episode_start=done[-1], carry=carry)
     return state, Rollout(**transitions)
 
 
 def final_values(
-    policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, final_obs: Obs, parts: int = 1
+    policy: Policy,
+    critic: Critic,
+    params: Params,
+    norms: Normalizers,
+    carry: Carry,
+    final_obs: Obs,
+    parts: int = 1,
 ) -> Array:
     """Computes V of the observations that the actions led to.
 
     Args:
         policy: actor and critic.
+        critic: what the policy's value stands for.
         params: the policy's parameters.
-        obs_stats: observation statistics, or None.
+        norms: running statistics.
         carry: [T, N, ...], memory after each step.
         final_obs: [T, N, *O], before any reset.
         parts: a divisor of T * N, see `values_of`.
@@ -131,19 +142,26 @@ def final_values(
         [T, N]. At a truncation and at the end of the rollout this is what the episode would have
         gone on to; elsewhere it equals the value of the next row.
     """
-    return values_of(policy, params, obs_stats, carry, final_obs, parts)
+    return values_of(policy, critic, params, norms, carry, final_obs, parts)
 
 
 @jax.named_scope("values")
 def values_of(
-    policy: Policy, params: Params, obs_stats: PyTree, carry: Carry, obs: Obs, parts: int = 1
+    policy: Policy,
+    critic: Critic,
+    params: Params,
+    norms: Normalizers,
+    carry: Carry,
+    obs: Obs,
+    parts: int = 1,
 ) -> Array:
     """Computes V of observations within their episodes, many at once, without the actor.
 
     Args:
         policy: actor and critic.
+        critic: what the policy's value stands for.
         params: the policy's parameters.
-        obs_stats: observation statistics, or None.
+        norms: running statistics.
         carry: [T, N, ...], memory before each observation.
         obs: [T, N, *O].
         parts: a divisor of T * N: in so many passes it takes no more memory than a gradient step,
@@ -158,7 +176,8 @@ def values_of(
 
     def values(inputs):
         carry, obs, going_on = inputs
-        return policy.apply(params, carry, normalize(obs_stats, obs), going_on)[2]
+        output = policy.apply(params, carry, normalize(norms.obs, obs), going_on)[2]
+        return critic.value(output, norms.value)
 
     rows = shape[0] * shape[1]
     size = tuning.chunk_size(rows, activation_bytes(policy, params, inputs), parts)

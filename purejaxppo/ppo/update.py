@@ -28,8 +28,7 @@ from purejaxppo.ppo.optimizer import (
     widened,
 )
 from purejaxppo.ppo.shuffle import minibatch_indices
-from purejaxppo.ppo.value_losses import ValueLoss
-from purejaxppo.types import Array, Batch, Metrics, Params, Policy, PyTree
+from purejaxppo.types import Array, Batch, Critic, Metrics, Params, Policy, PyTree, RunningStats
 
 Loss = Callable[[Params, Batch], tuple[Array, dict[str, Any]]]
 """`(params, minibatch) -> (loss (), its parts by the names of Metrics)`."""
@@ -40,9 +39,10 @@ def loss(
     batch: Batch,
     policy: Policy,
     objective: Objective,
-    value_loss: ValueLoss,
+    critic: Critic,
     hyper: Hyperparams,
     objective_state: PyTree,
+    value_stats: RunningStats | None = None,
 ) -> tuple[Array, dict[str, Any]]:
     """Computes $L = L_{policy} + c_V L_{value} - c_H H$, each a mean over the batch.
 
@@ -51,9 +51,10 @@ def loss(
         batch: [B] rows, their advantages normalised.
         policy: actor and critic.
         objective: of the policy.
-        value_loss: of the critic, `(value [B], batch, hyperparams) -> [B]`.
+        critic: what the policy's value stands for, and its loss.
         hyper: scalars in force.
         objective_state: what the objective remembers.
+        value_stats: statistics of the targets, where the critic has some.
 
     Returns:
         The loss (), and its parts by the names of `Metrics`; under `extra` those that the objective
@@ -65,9 +66,10 @@ def loss(
     Reference: arXiv:1707.06347, eq. 9.
     """
     # forward pass under the parameters that are trained
-    _, dist, value = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
+    _, dist, output = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
     log_prob = dist.log_prob(batch.action)
-    chex.assert_equal_shape([log_prob, value, batch.log_prob, batch.advantage, batch.target])
+    value_losses = critic.loss(output, batch, hyper, value_stats)
+    chex.assert_equal_shape([log_prob, value_losses, batch.log_prob, batch.advantage, batch.target])
 
     losses, extra = _outcome(objective, dist, log_prob, batch, hyper, objective_state)
 
@@ -76,7 +78,7 @@ def loss(
     ratio = jnp.exp(log_ratio)
     of_rows = {
         "policy_loss": losses,
-        "value_loss": value_loss(value, batch, hyper),
+        "value_loss": value_losses,
         "entropy": dist.entropy(),
         "approx_kl": (ratio - 1.0) - log_ratio,
         "clip_fraction": (jnp.abs(ratio - 1.0) > hyper.clip_eps).astype(jnp.float32),

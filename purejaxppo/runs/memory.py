@@ -118,8 +118,8 @@ def shapes_of(components: Components, shares: int = 1) -> Shapes:
     vec_env = components.vectorize(config.num_envs // shares)
 
     def roll(state, key):
-        params = components.env_params
-        return collect(components.policy, vec_env, config.num_steps, state, params, key)[1]
+        policy, critic, params = components.policy, components.critic, components.env_params
+        return collect(policy, critic, vec_env, config.num_steps, state, params, key)[1]
 
     def rows(rollout):
         value = rollout.value

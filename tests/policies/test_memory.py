@@ -544,7 +544,9 @@ def walk():
         state, _ = update(state)
     key = jax.random.split(state.key, 3)[0]  # as the learner does
     run = jax.jit(
-        lambda state: collect(setup.policy, setup.vec_env, 8, state, setup.env_params, key)
+        lambda state: collect(
+            setup.policy, setup.critic, setup.vec_env, 8, state, setup.env_params, key
+        )
     )
     after, rollout = run(state)
     return setup, update, state, rollout, after
@@ -736,7 +738,9 @@ def test_boundaries_of_remembered_values_by_hand(terminates):
     assert setup.sequence_length == 5
     state = make_learner(config, env=env, policy=counting()).init(KEYS[0])
     run = jax.jit(
-        lambda state: collect(setup.policy, setup.vec_env, 5, state, setup.env_params, KEYS[1])
+        lambda state: collect(
+            setup.policy, setup.critic, setup.vec_env, 5, state, setup.env_params, KEYS[1]
+        )
     )
     state, rollout = run(state)
     both = lambda *numbers: np.repeat(np.float32(numbers)[:, None], 2, 1)  # noqa: E731

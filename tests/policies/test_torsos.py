@@ -17,9 +17,9 @@ from purejaxppo.policies.heads import distribution
 from purejaxppo.policies.layers import convolve
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.policies.torsos import ImpalaCNN, NatureCNN
+from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.objectives import OBJECTIVES
 from purejaxppo.ppo.update import loss
-from purejaxppo.ppo.value_losses import VALUE_LOSSES
 from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
 from purejaxppo.types import Batch
 
@@ -573,8 +573,7 @@ def test_every_parameter_gets_a_gradient(name):
         batch = jax.lax.stop_gradient(batch)
         return jax.grad(
             lambda p: loss(
-                p, batch, policy, OBJECTIVES["clip"], VALUE_LOSSES[config.value_loss],
-                config.hyperparams(), (),
+                p, batch, policy, OBJECTIVES["clip"], make_critic(config), config.hyperparams(), (),
             )[0]
         )(params)  # fmt: skip
 

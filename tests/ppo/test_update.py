@@ -554,8 +554,14 @@ def test_the_first_ratio_is_one(env):
 
     moved, rollout = jax.jit(
         lambda state: collect(
-            setup.policy, setup.vec_env, 16, state, setup.env_params, jax.random.key(1)
-        )
+            setup.policy,
+            setup.critic,
+            setup.vec_env,
+            16,
+            state,
+            setup.env_params,
+            jax.random.key(1),
+        )  # fmt: skip
     )(state)
     assert moved.normalizers is not None
     stats = state.normalizers.obs

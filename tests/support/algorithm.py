@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from purejaxppo.components import make_components
 from purejaxppo.ppo import minibatches, optimizer, update
+from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.minibatches import Minibatches
 from purejaxppo.ppo.optimizer import ADAM
 from purejaxppo.train import loss_of, minibatches_of
@@ -18,7 +19,8 @@ def build(config, env=None, **custom):
 
 def parts(config, policy=None, objective=None):
     """What of the components the gradient steps read; no environment is made."""
-    return SimpleNamespace(config=config, policy=policy, objective=objective)
+    critic = make_critic(config)
+    return SimpleNamespace(config=config, policy=policy, critic=critic, objective=objective)
 
 
 def loss(params, batch, policy, objective, config, hyper, objective_state):
