@@ -174,6 +174,20 @@ def chunk_size(rows: int, bytes_per_row: int, parts: int = 1) -> int:
     return next(near, rows)
 
 
+def updated_together(seeds: int, working: int) -> int:
+    """Chooses how many seeds of a device are updated together, the others after them.
+
+    Args:
+        seeds: of the device.
+        working: bytes that an update of one takes.
+
+    Returns:
+        On a CPU as many as stay in the cache, each of which goes through many updates there; 1 at
+        least. Elsewhere all of them, for every operation is a launch.
+    """
+    return min(seeds, max(1, IN_CACHE // max(1, working))) if _on_cpu() else seeds
+
+
 def steps_on_one_vector(size: int) -> bool:
     """Says whether gradient steps are faster on all parameters as one vector than leaf by leaf.
 

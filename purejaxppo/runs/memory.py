@@ -87,14 +87,15 @@ class Footprint(NamedTuple):
             memory: bytes of the device; None: they are not known.
 
         Returns:
-            All of them if that leaves enough of the memory, or if turns, which cut seeds out,
-            would not take less; else the most that do, and 1 at least.
+            As many as are fastest, if that leaves enough of the memory, or if turns, which cut
+            seeds out, would not take less; else the most that do, and 1 at least.
         """
-        if memory is None or self.peak(seeds, seeds) <= USABLE * memory:
-            return seeds
+        fast = tuning.updated_together(seeds, self.working)
+        if memory is None or self.peak(seeds, fast) <= USABLE * memory:
+            return fast
         left = USABLE * memory - seeds * self.held
         some = max(1, min(seeds - 1, int(left // (self.held + self.working))))
-        return some if self.peak(seeds, some) < self.peak(seeds, seeds) else seeds
+        return some if self.peak(seeds, some) < self.peak(seeds, fast) else fast
 
     def most_seeds(self, memory: int) -> int:
         """Returns the most seeds that a device can have, updated one at a time, or 0.
