@@ -49,7 +49,7 @@ def updates(config, state, rollouts, devices, **custom):
         def share(*given):
             first = jax.lax.axis_index(ENVS) * envs
             own = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=envs, axis=1)
-            return given[3], jax.tree.map(own, rollout)
+            return given[4], jax.tree.map(own, rollout)
 
         with (
             patch("purejaxppo.train.collect", share),
@@ -267,7 +267,8 @@ VARIANTS = [
         value_clip_eps=0.1, matmul_precision="high",
     ),
     PPOConfig(
-        **SIZES, advantage="monte_carlo", objective="adaptive_kl", value_loss="huber",
+        **SIZES, advantage="vtrace", recompute_advantages=True, vtrace_rho=1.5, vtrace_c=0.9,
+        objective="adaptive_kl", value_loss="huber",
         advantage_normalization="none", core="gru", core_size=4, sequence_length=4, chunk_size=8,
         activation="silu", entropy_coef=0.01, entropy_coef_final_scale=0.5, huber_delta=0.5,
         adaptive_kl_target=0.02, compute_dtype="bfloat16",
@@ -280,8 +281,7 @@ VARIANTS = [
     PPOConfig(
         **SIZES, core="lstm", core_size=4, activation="elu", env="Pendulum-v1",
         state_dependent_std=True, normalize_observations=True, gae_lambda=0.9, value_coef=1,
-        clip_eps=0.1, clip_eps_final_scale=0.5, recompute_advantages=True, advantage="vtrace",
-        vtrace_rho=1.5, vtrace_c=0.9,
+        clip_eps=0.1, clip_eps_final_scale=0.5,
     ),
     PPOConfig(**SIZES, env="Breakout-MinAtar", torso="cnn", advantage="none", num_epochs=1),
     PPOConfig.a2c(num_envs=4, num_steps=5, total_timesteps=20, hidden_sizes=(8,)),
