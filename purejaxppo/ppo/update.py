@@ -163,7 +163,7 @@ def optimize(
     axis_name: str | None = None,
     estimate: Callable[[Params], Estimate] | None = None,
 ) -> tuple[Params, PyTree, dict[str, Any]]:
-    """Takes all gradient steps of one update: E epochs of M minibatches in one scan.
+    """Takes all gradient steps of one update: E epochs of M minibatches, in one scan or in E.
 
     A step whose loss or gradient is not finite is left out and counted. So are all steps together
     if they lead to parameters or an optimizer state that are not finite. Once a minibatch's
