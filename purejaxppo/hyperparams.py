@@ -50,6 +50,8 @@ class Hyperparams(NamedTuple):
     adam_eps: Scalar
     max_grad_norm: Scalar | None
     target_kl: Scalar | None
+    vtrace_rho: Scalar
+    vtrace_c: Scalar
     extra: Any = ()
 
     def replace(self, **changes: Any) -> Hyperparams:
@@ -88,6 +90,8 @@ BOUNDS: dict[str, Bound] = {
     "adam_eps": POSITIVE,
     "max_grad_norm": POSITIVE,
     "target_kl": POSITIVE,
+    "vtrace_rho": POSITIVE,
+    "vtrace_c": POSITIVE,
 }
 """What each of them must be, here and in `PPOConfig`."""
 

@@ -28,7 +28,8 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams, check_hyperparams
 from purejaxppo.policies.heads import empty_masks
-from purejaxppo.ppo.collectives import gather, own_key, standardize
+from purejaxppo.ppo.collectives import gather, own_key
+from purejaxppo.ppo.estimates import estimate_again, estimate_of
 from purejaxppo.ppo.metrics import summed, update_sums
 from purejaxppo.ppo.minibatches import Minibatches, as_batch, rows_per_pass
 from purejaxppo.ppo.normalize import (
@@ -170,23 +171,24 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         # experience: T steps of N environments
         state, rollout = collect(
             policy, components.critic, vec_env, config.num_steps, state, env_params, key_rollout,
-            config.num_minibatches,
+            config.num_minibatches, config.recompute_advantages,
         )  # fmt: skip
         done = rollout.terminated | rollout.truncated
 
         # advantages, of rewards scaled by statistics that have seen this rollout
         scaler, reward = scale_rewards(norms.reward, rollout.reward, done, hyper.gamma, axis_name)
-        advantage, target = _estimate(components, rollout.replace(reward=reward), hyper)
-        if config.advantage_normalization == "batch":
-            advantage = standardize(advantage, axis_name)
+        estimate = partial(estimate_of, components.advantage, config, hyper, axis_name=axis_name)
+        scaled = rollout.replace(reward=reward)
+        advantage, target = estimate(scaled)
 
         # gradient steps, on observations as the rollout saw them: the first ratio is exactly 1
         obs = normalize(norms.obs, rollout.obs)
         batch = as_batch(rollout, obs, advantage, target, components.sequence_length)
+        plan = minibatches_of(components, state.params, batch)
+        again = _again(components, plan, scaled, batch, norms, estimate)
         params, opt_state, learned = optimize(
-            loss_of(components, hyper, state.objective_state), components.optimizer, hyper,
-            minibatches_of(components, state.params, batch), state.params, state.opt_state, batch,
-            key_update, axis_name,
+            loss_of(components, hyper, state.objective_state), components.optimizer, hyper, plan,
+            state.params, state.opt_state, batch, key_update, axis_name, again,
         )  # fmt: skip
 
         # how far the policy has moved, for an objective that adapts to it
@@ -267,21 +269,24 @@ def _in_force(components: Components, hyper: Hyperparams, step: Array, updates: 
     return hyper
 
 
-@jax.named_scope("advantages")
-def _estimate(components: Components, rollout: Rollout, hyper: Hyperparams) -> Estimate:
-    """Computes advantages and targets, and checks that they are [T, N]; else they would broadcast.
-
-    Raises:
-        ConfigError: they are not; the estimator may be a custom one.
-    """
-    estimate = components.advantage(rollout, hyper, components.config)
-    for name, x in zip(Estimate._fields, estimate, strict=True):
-        if jnp.shape(x) != rollout.value.shape:
-            raise ConfigError(
-                f"the estimator's {name} has shape {list(jnp.shape(x))} for a rollout of "
-                f"{list(rollout.value.shape)}: return one for each step and environment"
-            )
-    return estimate
+def _again(
+    components: Components, plan: Minibatches, rollout: Rollout, batch: Batch, norms: Normalizers,
+    estimate: Callable[[Rollout], Estimate],
+) -> Callable[[Params], Estimate] | None:  # fmt: skip
+    """Returns what estimates advantages under other parameters; None where none are recomputed."""
+    if not components.config.recompute_advantages:
+        return None
+    return partial(
+        estimate_again,
+        policy=components.policy,
+        critic=components.critic,
+        norms=norms,
+        rollout=rollout,
+        batch=batch,
+        length=components.sequence_length,
+        size=plan.rows_per_pass,
+        estimate=estimate,
+    )
 
 
 def loss_of(

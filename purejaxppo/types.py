@@ -277,6 +277,10 @@ class Rollout(struct.PyTreeNode):
         episode_return: [T, N], as in EnvStep.
         episode_length: [T, N] int32.
         info: [T, N] by name, as in EnvStep.
+        final_obs: [T, N, *O], the observation that the action led to, before any reset; () unless
+            values are computed again.
+        ratio: [T, N], probability of `action` under the policy that is trained, over that under
+            the policy of the rollout; None: 1, for they are the same.
     """
 
     obs: Obs
@@ -293,6 +297,8 @@ class Rollout(struct.PyTreeNode):
     episode_return: Array
     episode_length: Array
     info: Mapping[str, Array] = struct.field(default_factory=dict)
+    final_obs: Obs = ()
+    ratio: Array | None = None
 
 
 class Estimate(NamedTuple):

@@ -32,13 +32,21 @@ from purejaxppo.hyperparams import Hyperparams
 Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
 ObjectiveName = Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"]
 ValueLoss = Literal["squared", "clipped", "huber"]
+Advantage = Literal["gae", "n_step", "monte_carlo", "td", "none", "vtrace"]
 
 TABLES = ("env_params", "vary")
 """What may stand in a file beside the fields, see `config.file`."""
 
 # when fields have an effect
-GAE = Effect(lambda c: c.advantage == "gae", "advantage='gae'")
+LAMBDA = Effect(lambda c: c.advantage in ("gae", "vtrace"), "advantage='gae'")
 N_STEP = Effect(lambda c: c.advantage == "n_step", "advantage='n_step'")
+VTRACE = Effect(lambda c: c.advantage == "vtrace", "advantage='vtrace'")
+# the ratios of a rollout are 1 under its own policy, where V-trace is generalized advantages
+RATIOS = Effect(
+    lambda c: c.advantage != "vtrace" or c.recompute_advantages, "recompute_advantages=True"
+)
+# an update's first epoch finds the policy and the critic of the rollout
+SEVERAL_EPOCHS = Effect(lambda c: c.num_epochs > 1, "more than one epoch (num_epochs=4)")
 CLIP = Effect(lambda c: c.objective == "clip", "objective='clip'")
 KL_PENALTY = Effect(
     lambda c: c.objective in ("kl_penalty", "adaptive_kl"), "objective='kl_penalty'"
@@ -99,12 +107,18 @@ class PPOConfig:
 
     gamma: float = option(0.99, group="advantages")
     """Discount per step."""
-    advantage: Literal["gae", "n_step", "monte_carlo", "td", "none"] = "gae"
+    advantage: Advantage = option("gae", when=(RATIOS,))
     """Advantage estimator, a name in ADVANTAGES."""
-    gae_lambda: float = option(0.95, when=(GAE,))
-    """Decay of generalized advantage estimation (advantage='gae')."""
+    gae_lambda: float = option(0.95, when=(LAMBDA,))
+    """Decay of generalized advantage estimation (advantage='gae' or 'vtrace')."""
     n_step: int = option(5, *COUNT, when=(N_STEP,))
     """Rewards summed before bootstrapping (advantage='n_step')."""
+    recompute_advantages: bool = option(False, when=(SEVERAL_EPOCHS,))
+    """Compute values and advantages of a rollout again before each epoch but the first."""
+    vtrace_rho: float = option(1.0, when=(VTRACE,))
+    """Ratios that weigh temporal differences are cut off here (advantage='vtrace')."""
+    vtrace_c: float = option(1.0, when=(VTRACE,))
+    """Ratios that weigh the trace of later differences are cut off here (advantage='vtrace')."""
     advantage_normalization: Literal["minibatch", "batch", "none"] = "minibatch"
     """Where advantages are brought to mean 0 and standard deviation 1."""
 

@@ -14,8 +14,21 @@ observation that the action led to, *before* any reset, and `done = terminated o
 | `monte_carlo` | `A_t = G_t - V_t`, `G_t` the discounted reward-to-go | Williams 1992 |
 | `td` | `A_t = delta_t` | Sutton and Barto 2018, eq. 6.5 |
 | `none` | `A_t = G_t`, no baseline | Williams 1992 |
+| `vtrace` | `A_t = rho_t (delta_t + gamma lambda (1 - done_t) E_{t+1})` | arXiv:1802.01561 |
 
 They are normalised per minibatch, per batch or not at all (`advantage_normalization`).
+
+With `recompute_advantages=True` each epoch but the first begins with values, advantages and targets
+under the parameters as they are then (arXiv:2006.05990, section 3.5), with any of these estimators:
+for those who go over a rollout many times. The rollout keeps the observations that its actions led
+to, and each epoch takes two passes of the critic more. Rewards, statistics, what values are clipped
+to and what ratios are of stay those of the rollout; a memory goes on from what was stored at the
+start of each sequence.
+
+`vtrace` weighs by the ratios of the policy that is trained to that of the rollout, which are other
+than 1 only then: `rho_t = min(vtrace_rho, ratio_t)`, `c_t = lambda min(vtrace_c, ratio_t)`, and
+targets `V_t + E_t`, `E_t = rho_t delta_t + gamma c_t (1 - done_t) E_{t+1}`. With ratios of 1 it is
+`gae`. An objective with a ratio weighs by it once more, as in PufferLib.
 
 ## Objectives
 

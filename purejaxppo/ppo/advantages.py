@@ -6,6 +6,10 @@ the observation that the action led to (before any reset), and $d_t$ = terminate
     terminated        the continuation is worth 0
     truncated         the continuation is worth V', and no later reward is counted
     end of rollout    the continuation is worth V'
+
+Where advantages are computed again (`recompute_advantages`), V and V' are those of the critic that
+is trained. The actions remain those of the rollout's policy: `vtrace` alone weighs them by the
+ratios of the policy that is trained to it.
 """
 
 from __future__ import annotations
@@ -75,6 +79,49 @@ def gae(rollout: Rollout, gamma: Scalar, gae_lambda: Scalar) -> Estimate:
     return Estimate(advantage, advantage + rollout.value)
 
 
+def vtrace(
+    rollout: Rollout, gamma: Scalar, gae_lambda: Scalar, rho_bar: Scalar, c_bar: Scalar
+) -> Estimate:
+    r"""Computes V-trace, generalized advantages of a policy other than that of the rollout.
+
+    With $\rho_t = \min(\bar\rho, ratio_t)$, $c_t = \lambda \min(\bar c, ratio_t)$ and the one-step
+    temporal difference $\delta_t$ (`td`):
+
+    $v_t = V_t + \rho_t \delta_t + \gamma c_t (1 - d_t) (v_{t+1} - V_{t+1})$
+
+    $A_t = \rho_t (\delta_t + \gamma \lambda (1 - d_t) (v_{t+1} - V_{t+1}))$
+
+    As in rlax, where $\lambda$ is in the advantage too: with ratios of 1, and neither bound below
+    it, advantages and targets are those of `gae`. With equal bounds $A_t = v_t - V_t$. The ratio
+    of an objective is another factor, as in PufferLib.
+
+    Args:
+        rollout: [T, N], with its ratios.
+        gamma: discount.
+        gae_lambda: decay; 1 gives the targets of the paper's definition.
+        rho_bar: bound of the ratios that weigh differences: what the critic converges to.
+        c_bar: bound of the ratios that weigh later differences: how fast it does.
+
+    Returns:
+        Advantages, and v_t as target.
+
+    Reference: arXiv:1802.01561, eq. 1, remark 2 and section 4.2.
+    """
+    ratio = jnp.float32(1) if rollout.ratio is None else rollout.ratio
+    delta = td(rollout, gamma).advantage
+    cut = [jnp.broadcast_to(jnp.minimum(ratio, bar), delta.shape) for bar in (rho_bar, c_bar)]
+
+    def step(later, inputs):
+        delta, done, rho, c = inputs
+        trace = gamma * gae_lambda * jnp.where(done, 0.0, later)
+        beyond_value = rho * delta + c * trace  # v_t - V_t
+        return beyond_value, (rho * (delta + trace), beyond_value)
+
+    inputs = (delta, _done(rollout), *cut)
+    advantage, beyond_value = _backwards(step, jnp.zeros_like(delta[0]), inputs)
+    return Estimate(advantage, beyond_value + rollout.value)
+
+
 def n_step(rollout: Rollout, gamma: Scalar, n: int) -> Estimate:
     r"""Computes n-step returns minus values, $A_t = r_t + ... + \gamma^n V'_{t+n-1} - V_t$.
 
@@ -117,7 +164,7 @@ def _reward_to_go(rollout: Rollout, gamma: Scalar) -> Array:
     return _backwards(step, rollout.next_value[-1], inputs)
 
 
-def _backwards(step: Callable, last: Array, inputs: PyTree) -> Array:
+def _backwards(step: Callable, last: Array, inputs: PyTree) -> PyTree:
     """Applies a recursion from the end of a rollout to its start: what it gives, [T, N]."""
     unroll = tuning.unroll("returns")
     return jax.lax.scan(step, last, inputs, reverse=True, unroll=unroll)[1]
@@ -163,5 +210,8 @@ ADVANTAGES: dict[str, Estimator] = {
     "monte_carlo": lambda rollout, hyper, config: monte_carlo(rollout, hyper.gamma),
     "td": lambda rollout, hyper, config: td(rollout, hyper.gamma),
     "none": lambda rollout, hyper, config: reward_to_go(rollout, hyper.gamma),
+    "vtrace": lambda rollout, hyper, config: vtrace(
+        rollout, hyper.gamma, hyper.gae_lambda, hyper.vtrace_rho, hyper.vtrace_c
+    ),
 }
 """Estimators by name: `(rollout, hyperparams, config) -> Estimate`."""

@@ -46,13 +46,6 @@ def as_batch(
     Returns:
         Rows [T * N], or [T / L * N, L] with the carry that each began with.
     """
-
-    def rows(x):
-        if length is None:
-            return x.reshape(-1, *x.shape[2:])
-        x = x.reshape(-1, length, *x.shape[1:]).swapaxes(1, 2)  # [T / L, N, L]
-        return x.reshape(-1, *x.shape[2:])
-
     # a sequence needs the memory of its first step alone
     carry = jax.tree.map(lambda x: x[::length].reshape(-1, *x.shape[2:]), rollout.carry)
     batch = Batch(
@@ -66,7 +59,42 @@ def as_batch(
         carry=(),
         episode_start=rollout.episode_start,
     )
-    return jax.tree.map(rows, batch).replace(carry=carry)
+    return as_rows(batch, length).replace(carry=carry)
+
+
+def as_rows(steps: PyTree, length: int | None = None) -> PyTree:
+    """Arranges what there is of each step and environment as rows.
+
+    Args:
+        steps: arrays [T, N, ...].
+        length: L, a divisor of T; None: transitions stand alone.
+
+    Returns:
+        Rows [T * N, ...], or [T / L * N, L, ...].
+    """
+
+    def rows(x: Array) -> Array:
+        if length is None:
+            return x.reshape(-1, *x.shape[2:])
+        x = x.reshape(-1, length, *x.shape[1:]).swapaxes(1, 2)  # [T / L, N, L]
+        return x.reshape(-1, *x.shape[2:])
+
+    return jax.tree.map(rows, steps)
+
+
+def as_steps(rows: Array, num_envs: int) -> Array:
+    """Arranges rows as steps of environments, the other way round than `as_rows`.
+
+    Args:
+        rows: [T * N], or [T / L * N, L].
+        num_envs: N.
+
+    Returns:
+        [T, N].
+    """
+    if rows.ndim == 1:
+        return rows.reshape(-1, num_envs)
+    return rows.reshape(-1, num_envs, rows.shape[1]).swapaxes(1, 2).reshape(-1, num_envs)
 
 
 def deal_advantages(

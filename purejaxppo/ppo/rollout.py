@@ -36,6 +36,7 @@ def collect(
     env_params: EnvParams,
     key: Array,
     parts: int = 1,
+    keep_final_obs: bool = False,
 ) -> tuple[LearnerState, Rollout]:
     """Steps N environments T times under the policy of `state`.
 
@@ -48,6 +49,7 @@ def collect(
         env_params: parameters of the environments.
         key: consumed.
         parts: a divisor of T * N, see `values_of`.
+        keep_final_obs: the rollout has the observations that its actions led to.
 
     Returns:
         The state with its environments moved on, and the rollout [T, N].
@@ -114,6 +116,8 @@ def collect(
     if policy.critic_apart:
         seen = transitions["carry"], transitions["obs"]
         transitions["value"] = values_of(*valued, *seen, parts)
+    if keep_final_obs:
+        transitions["final_obs"] = final_obs
     state = state.replace(env_state=env_state, obs=obs, episode_start=done[-1], carry=carry)
     return state, Rollout(**transitions)
 

@@ -28,7 +28,17 @@ from purejaxppo.ppo.optimizer import (
     widened,
 )
 from purejaxppo.ppo.shuffle import minibatch_indices
-from purejaxppo.types import Array, Batch, Critic, Metrics, Params, Policy, PyTree, RunningStats
+from purejaxppo.types import (
+    Array,
+    Batch,
+    Critic,
+    Estimate,
+    Metrics,
+    Params,
+    Policy,
+    PyTree,
+    RunningStats,
+)
 
 Loss = Callable[[Params, Batch], tuple[Array, dict[str, Any]]]
 """`(params, minibatch) -> (loss (), its parts by the names of Metrics)`."""
@@ -151,8 +161,9 @@ def optimize(
     batch: Batch,
     key: Array,
     axis_name: str | None = None,
+    estimate: Callable[[Params], Estimate] | None = None,
 ) -> tuple[Params, PyTree, dict[str, Any]]:
-    """Takes all gradient steps of one update: E epochs of M minibatches in one scan.
+    """Takes all gradient steps of one update: E epochs of M minibatches, in one scan or in E.
 
     A step whose loss or gradient is not finite is left out and counted. So are all steps together
     if they lead to parameters or an optimizer state that are not finite. Once a minibatch's
@@ -168,6 +179,8 @@ def optimize(
         batch: [B] rows, transitions or sequences.
         key: consumed.
         axis_name: mesh axis over which the batch is spread, or None.
+        estimate: advantages and targets [B] under parameters, which each epoch but the first begins
+            with; None: those of the batch are for all epochs.
 
     Returns:
         Parameters, optimizer state, and means of the loss parts over the steps that counted.
@@ -179,7 +192,7 @@ def optimize(
     def packed_loss(packed, minibatch):
         return loss(unpack(part_small(packed, before[0])), minibatch)
 
-    def gradient_step(progress: Progress, dealt):
+    def gradient_step(batch: Batch, progress: Progress, dealt):
         # gradient of a minibatch, averaged over passes, and with the parts of the loss over devices
         minibatch = take(batch, *dealt)
         gradient = partial(jax.value_and_grad(packed_loss, has_aux=True), progress.params)
@@ -207,13 +220,31 @@ def optimize(
         vector, unravel = ravel_pytree(metrics)
         return Progress(new[0], new[1], stopped), Partial(unravel, vector)
 
+    def gradient_steps(batch: Batch, progress: Progress, rows: Array):
+        advantage = deal_advantages(batch.advantage, rows, plan, axis_name)
+        return jax.lax.scan(partial(gradient_step, batch), progress, (rows, advantage))
+
+    def epoch(estimate, progress: Progress, inputs):
+        # the first one has the rollout's own advantages
+        number, rows = inputs
+        old = Estimate(batch.advantage, batch.target)
+        params = unpack(part_small(progress.params, before[0]))
+        advantage, target = jax.lax.cond(number > 0, estimate, lambda _: old, params)
+        again = batch.replace(advantage=advantage, target=target)
+        return gradient_steps(again, progress, rows)
+
     # every epoch sees every row once, in an order of its own
     size = len(batch.advantage)
     rows = minibatch_indices(key, size, plan.num_epochs, plan.num_minibatches)
-    advantage = deal_advantages(batch.advantage, rows, plan, axis_name)
     stepped, opt_state = join_small(optimizer, packed, before)
     start = Progress(stepped, opt_state, jnp.bool_(False))
-    end, metrics = jax.lax.scan(gradient_step, start, (rows, advantage))
+    if estimate is None:
+        end, metrics = gradient_steps(batch, start, rows)
+    else:
+        rows = rows.reshape(plan.num_epochs, plan.num_minibatches, -1)
+        end, metrics = jax.lax.scan(
+            partial(epoch, estimate), start, (jnp.arange(plan.num_epochs), rows)
+        )
 
     # what the steps have led to is looked at once: after each of them, it would be one more pass
     # over all parameters and averages. The barrier keeps it from being written out at every array
@@ -223,7 +254,7 @@ def optimize(
 
     # means over the steps that counted, which may be none
     (vectors,) = metrics.args
-    sums = metrics.func(vectors.sum(0))
+    sums = metrics.func(vectors.reshape(-1, vectors.shape[-1]).sum(0))
     tallies = {
         name: sums.pop(name).astype(jnp.int32) for name in ("gradient_steps", "skipped_steps")
     }

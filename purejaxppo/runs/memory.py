@@ -120,7 +120,10 @@ def shapes_of(components: Components, shares: int = 1) -> Shapes:
 
     def roll(state, key):
         policy, critic, params = components.policy, components.critic, components.env_params
-        return collect(policy, critic, vec_env, config.num_steps, state, params, key)[1]
+        here, kept = (state, params, key), config.recompute_advantages
+        return collect(
+            policy, critic, vec_env, config.num_steps, *here, keep_final_obs=kept
+        )[1]  # fmt: skip
 
     def rows(rollout):
         value = rollout.value
@@ -158,7 +161,8 @@ def footprint_of(
 
     # a rollout and the observations that its actions led to, and its steps; or, once these are
     # done, the values of those observations, some rows after the other
-    taken = nbytes(rollout) + nbytes(rollout.obs)
+    final_obs = nbytes(rollout.final_obs)  # kept until the last epoch, or not
+    taken = nbytes(rollout) + (0 if final_obs else nbytes(rollout.obs))
     collecting = taken + stepping(components, state, num_envs)
     seen = seen_of(state)
     rows = tuning.chunk_size(
@@ -172,7 +176,7 @@ def footprint_of(
     each = held_by_layers(policy, params, (batch.carry, batch.obs, batch.episode_start))
     rows = minibatches_of(components, params, batch).rows_per_pass
     order = config.num_epochs * (4 * len(batch.advantage) + nbytes(batch.advantage))
-    learning = nbytes(batch) + order + nbytes(batch) // num_minibatches
+    learning = nbytes(batch) + final_obs + order + nbytes(batch) // num_minibatches
     learning += 2 * nbytes(params) + rows * (each.kept + each.widest)
 
     playing = stepping(components, state, episodes)

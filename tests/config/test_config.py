@@ -248,6 +248,8 @@ def test_a_choice_unlike_any_lists_them_all():
 
 # -- options without effect -------------------------------------------------------------------
 
+WITH_RATIOS = dict(advantage="vtrace", recompute_advantages=True)
+
 # field: (a value that is not the default, where it does nothing, where it works)
 NO_EFFECT = [
     ("gae_lambda", 0.5, dict(advantage="n_step"), {}),
@@ -256,6 +258,12 @@ NO_EFFECT = [
     ("gae_lambda", 0.5, dict(advantage="none"), {}),
     ("n_step", 3, {}, dict(advantage="n_step")),
     ("n_step", 3, dict(advantage="td"), dict(advantage="n_step")),
+    ("advantage", "vtrace", {}, dict(recompute_advantages=True)),
+    *(
+        (name, 2.0, dict(recompute_advantages=True), WITH_RATIOS)
+        for name in ("vtrace_rho", "vtrace_c")
+    ),
+    ("recompute_advantages", True, dict(num_epochs=1), dict(num_epochs=2)),
     ("clip_eps", 0.1, dict(objective="kl_penalty"), {}),
     ("clip_eps", 0.1, dict(objective="adaptive_kl"), {}),
     ("clip_eps", 0.1, dict(objective="unclipped"), {}),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 from scipy.special import expit, log_softmax
-from support.algorithm import build, optimize, pack
-from support.probes import Aim, Dials, Match, Probe
+from support.algorithm import build, optimize, pack, seen
+from support.probes import Aim, Dials, Match, Probe, Walk, moved_by
 from test_networks import box, dense, noisy
 from test_train import CLOSE, KEYS, UPDATES, row, same, stack
 
@@ -506,27 +506,6 @@ def test_rows_are_windows_of_one_environment():
     assert batch.obs[1].shape == (4, 3, 1, 1)
 
 
-class Walk(Probe):
-    """x moves by the action, and is to be near 0; beyond -1 .. 1 it is over, at 3 steps cut."""
-
-    def __init__(self):
-        super().__init__(max_steps_in_episode=3)
-
-    def first(self, key):
-        return jax.random.uniform(key, minval=-1.0)
-
-    def pay(self, x, action):
-        return 1.0 - jnp.abs(x)
-
-    def move(self, x, action, time):
-        x = moved_by(x, action)
-        return x, jnp.abs(x) > 1.0
-
-
-def moved_by(x, action):
-    return 1.5 * x + 0.8 * action - 0.4
-
-
 WALK = PPOConfig(
     core="gru", core_size=SIZE, hidden_sizes=(6,), num_envs=3, num_steps=8, sequence_length=4,
     total_timesteps=24 * 4, num_minibatches=3, num_epochs=2, learning_rate=0.05,
@@ -550,13 +529,6 @@ def walk():
     )
     after, rollout = run(state)
     return setup, update, state, rollout, after
-
-
-def seen(state, obs):
-    """Brought to mean 0 and variance 1 by the statistics, in NumPy."""
-    stats = state.normalizers.obs
-    z = (np.asarray(obs) - np.asarray(stats.mean)) / np.sqrt(np.asarray(stats.var) + 1e-8)
-    return np.clip(z, -10, 10).astype(np.float32)
 
 
 @pytest.mark.slow

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.ppo.advantages import ADVANTAGES, gae, monte_carlo, n_step, reward_to_go, td
+from purejaxppo.ppo.advantages import (
+    ADVANTAGES,
+    gae,
+    monte_carlo,
+    n_step,
+    reward_to_go,
+    td,
+    vtrace,
+)
 from purejaxppo.types import Rollout
 
 GAMMA, LAMBDA, N_STEP = 0.9, 0.8, 3
+RHO, C = 1.2, 0.7
 
 
 def make_rollout(reward, value, next_value, terminated, truncated) -> Rollout:
@@ -95,6 +104,42 @@ def naive_gae(rollout: Rollout, gamma: float, lam: float) -> np.ndarray:
     return np.array(result).reshape(-1, rollout.reward.shape[0]).T
 
 
+def with_ratios(rollout: Rollout, seed: int = 0) -> Rollout:
+    """Ratios on both sides of 1, and of what they are cut off at."""
+    ratio = np.random.default_rng(seed).lognormal(0.0, 0.7, size=rollout.reward.shape)
+    return rollout.replace(ratio=jnp.asarray(ratio, jnp.float32))
+
+
+def naive_vtrace(rollout: Rollout, gamma: float, lam: float, rho_bar: float, c_bar: float):
+    """Sums and products of eq. 1 as they stand, with lambda in c (remark 2); (advantage, target).
+
+    v_s = V_s + sum_t gamma^(t - s) (prod_{i < t} c_i) rho_t delta_t, up to the first boundary. The
+    advantage is rho_s (r_s + gamma v'_{s+1} - V_s), with v' = lambda v + (1 - lambda) V as in rlax.
+    """
+    ratios = np.ones(rollout.reward.shape) if rollout.ratio is None else rollout.ratio
+    advantages, targets = [], []
+    for env, (reward, value, next_value, terminated, truncated) in enumerate(columns(rollout)):
+        ratio = np.asarray(ratios, np.float64)[:, env]
+        rho, c = np.minimum(rho_bar, ratio), lam * np.minimum(c_bar, ratio)
+        steps, done = len(reward), terminated | truncated
+        after = np.where(terminated, 0.0, next_value)
+        target = np.zeros(steps)
+        for s in range(steps):
+            target[s] = value[s]
+            for t in range(s, steps):
+                delta = rho[t] * (reward[t] + gamma * after[t] - value[t])
+                target[s] += gamma ** (t - s) * np.prod(c[s:t]) * delta
+                if done[t]:
+                    break
+        # the correction of the next value, where the episode goes on
+        corrected = after.copy()
+        going_on = ~done[:-1]
+        corrected[:-1][going_on] += lam * (target[1:] - value[1:])[going_on]
+        advantages.append(rho * (reward + gamma * corrected - value))
+        targets.append(target)
+    return np.array(advantages).T, np.array(targets).T
+
+
 def _minus_value(returns):
     return lambda rollout: (returns(rollout) - np.asarray(rollout.value), returns(rollout))
 
@@ -110,13 +155,20 @@ NAIVE = {
     "monte_carlo": _minus_value(lambda rollout: naive_return(rollout, GAMMA)),
     "td": _minus_value(lambda rollout: naive_return(rollout, GAMMA, 1)),
     "none": lambda rollout: (naive_return(rollout, GAMMA), naive_return(rollout, GAMMA)),
+    "vtrace": lambda rollout: naive_vtrace(rollout, GAMMA, LAMBDA, RHO, C),
 }
 """(advantage, target) by the definition; a new estimator needs its definition here."""
 
 
 def estimator(name: str):
     """The registered function of (rollout, hyperparams), with its static options chosen."""
-    options = {"gae": {"gae_lambda": LAMBDA}, "n_step": {"n_step": N_STEP}}.get(name, {})
+    options = {
+        "gae": {"gae_lambda": LAMBDA},
+        "n_step": {"n_step": N_STEP},
+        "vtrace": dict(
+            gae_lambda=LAMBDA, vtrace_rho=RHO, vtrace_c=C, recompute_advantages=True
+        ),
+    }.get(name, {})  # fmt: skip
     config = PPOConfig(advantage=name, gamma=GAMMA, **options)
     hyper = config.hyperparams()
     return (lambda rollout, hyper: ADVANTAGES[name](rollout, hyper, config)), hyper
@@ -174,7 +226,7 @@ def test_two_step_return_worked_by_hand():
 def test_agrees_with_the_naive_definition(name, variant):
     function, hyper = estimator(name)
     for seed in range(3):
-        rollout = random_rollout(seed)
+        rollout = with_ratios(random_rollout(seed), seed)
         got = variant(function)(rollout, hyper)
         advantage, target = NAIVE[name](rollout)
         np.testing.assert_allclose(got.advantage, advantage, rtol=1e-5, atol=2e-6)
@@ -355,3 +407,88 @@ def test_gamma_and_lambda_are_traced(name):
         alone = function(rollout, hyper.replace(gamma=g, gae_lambda=lam)).advantage
         np.testing.assert_allclose(swept[row], alone, rtol=1e-5, atol=1e-6)
     assert np.abs(np.asarray(swept[0] - swept[1])).max() > 0.1
+
+
+# -- V-trace ----------------------------------------------------------------------------------
+
+
+def test_vtrace_worked_by_hand():
+    """gamma = lambda = 1/2, and HAND's differences: 1, -18, -7, -32, -15, -46."""
+    ratio = jnp.array([[2.0], [1], [0.5], [4], [3], [0.25]])
+    advantage, target = vtrace(HAND.replace(ratio=ratio), 0.5, 0.5, 2.0, 1.0)
+    # rho: 2 1 .5 2 2 .25; c: .5 .5 .25 .5 .5 .125. From each end, v - V:
+    # -11.5; 2 (-15) - 11.5 / 4 = -32.875 | -64; -3.5 - 64 / 8 = -11.5 | -18; 2 - 18 / 4 = -2.5
+    beyond = np.array([[-2.5], [-18], [-11.5], [-64], [-32.875], [-11.5]])
+    np.testing.assert_array_equal(target, beyond + HAND.value)
+    # 2 (1 - 18 / 4), -18, (-7 - 64 / 4) / 2, 2 (-32), 2 (-15 - 11.5 / 4), -46 / 4
+    np.testing.assert_array_equal(advantage[:, 0], [-7, -18, -11.5, -64, -35.75, -11.5])
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("bounds", [(1.0, 1.0), (3.0, 1.5)])
+@pytest.mark.parametrize("ones", [True, False])
+def test_with_ratios_of_one_vtrace_is_gae(lam, bounds, ones):
+    """Advantages and targets: remark 1 has n-step returns of the rollout's policy for lambda 1."""
+    rollout = random_rollout(3)
+    ratio = jnp.ones(rollout.reward.shape) if ones else None
+    got = vtrace(rollout.replace(ratio=ratio), GAMMA, lam, *bounds)
+    assert_same(got, gae(rollout, GAMMA, lam))
+
+
+def test_without_bounds_vtrace_weighs_returns_by_their_importance():
+    """lambda 1: v_s is sum_t gamma^(t-s) (prod_{i=s..t} ratio_i) delta_t + V_s, by hand.
+
+    For one episode of three steps that terminates, with V = 0 that is the return of which each
+    reward is weighed by the ratios of all actions up to its own.
+    """
+    zero = [[0.0]] * 3
+    rollout = make_rollout([[3.0], [5.0], [7.0]], zero, zero, [[0], [0], [1]], [[0]] * 3)
+    ratio = [2.0, 0.5, 4.0]
+    rollout = rollout.replace(ratio=jnp.array(ratio)[:, None])
+    got = vtrace(rollout, 0.5, 1.0, jnp.inf, jnp.inf)
+    expected = [
+        2 * 3 + 0.5 * (2 * 0.5) * 5 + 0.25 * (2 * 0.5 * 4) * 7,
+        0.5 * 5 + 0.5 * (0.5 * 4) * 7,
+        4 * 7,
+    ]
+    np.testing.assert_allclose(got.target[:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(got.advantage[:, 0], expected, rtol=1e-6)
+
+
+def test_with_equal_bounds_the_advantage_is_what_the_target_adds_to_the_value():
+    rollout = with_ratios(random_rollout(5))
+    got = vtrace(rollout, GAMMA, LAMBDA, 1.0, 1.0)
+    beyond = np.asarray(got.target) - np.asarray(rollout.value)
+    np.testing.assert_allclose(got.advantage, beyond, rtol=1e-5, atol=3e-6)
+
+
+def test_vtrace_is_rlaxs():
+    """Of one long episode: rlax knows no boundary within a rollout but a discount of 0."""
+    rlax = pytest.importorskip("rlax")
+    rollout = with_ratios(random_rollout(6, coherent=True))
+    rollout = rollout.replace(truncated=jnp.zeros_like(rollout.truncated))
+    rollout = rollout.replace(
+        next_value=rollout.next_value.at[:-1].set(rollout.value[1:])
+    )  # fmt: skip
+    got = vtrace(rollout, GAMMA, LAMBDA, 1.5, 1.0)
+    for env in range(rollout.reward.shape[1]):
+        one = jax.tree.map(lambda x, env=env: x[:, env], rollout)
+        discount = GAMMA * (1.0 - one.terminated)
+        theirs = rlax.vtrace_td_error_and_advantage(
+            one.value, one.next_value, one.reward, discount, one.ratio, LAMBDA, 1.5, 1.5
+        )
+        close = dict(rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(got.advantage[:, env], theirs.pg_advantage, **close)
+        np.testing.assert_allclose(got.target[:, env] - one.value, theirs.errors, **close)
+
+
+def test_bounds_of_vtrace_are_traced():
+    function, hyper = estimator("vtrace")
+    rollout, bounds = with_ratios(random_rollout(8)), jnp.array([0.5, 1.0, 3.0])
+    swept = jax.vmap(
+        lambda rho, c: function(rollout, hyper.replace(vtrace_rho=rho, vtrace_c=c))
+    )(bounds, bounds[::-1])  # fmt: skip
+    for row, (rho, c) in enumerate(zip([0.5, 1, 3], [3, 1, 0.5], strict=True)):
+        advantage, target = naive_vtrace(rollout, GAMMA, LAMBDA, rho, c)
+        np.testing.assert_allclose(swept.advantage[row], advantage, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(swept.target[row], target, rtol=1e-4, atol=1e-5)

@@ -69,6 +69,7 @@ ONE_IMPORTER = {
     "policies.distributions": "what custom policies return",
     "policies.nnx_network": "modules of another library, imported when they are met",
     "ppo.critics": "what a value head means; `make_components` makes it",
+    "ppo.estimates": "what gradient steps weigh by; estimators themselves are equations",
     "ppo.metrics": "equations of what is reported, not of what is learned",
     "ppo.shuffle": "an algorithm with a paper of its own",
     "ppo.update": "the gradient steps",

@@ -78,8 +78,12 @@ def slow(*args):
             ), 1,
         ),
         slow(PPOConfig(core="gru", **WIDE), 1),
+        slow(PPOConfig(env="Breakout-MinAtar", recompute_advantages=True, **WIDE), 1),
+        slow(PPOConfig(core="gru", sequence_length=25, recompute_advantages=True, **WIDE), 1),
     ],
-    ids=["wide", "seeds", "pictures", "large network", "memory"],
+    ids=[
+        "wide", "seeds", "pictures", "large network", "memory", "pictures again", "memory again",
+    ],
 )  # fmt: skip
 def test_the_estimate_is_within_a_quarter_of_what_is_compiled(config, seeds):
     components = make_components(config)

@@ -28,7 +28,8 @@ from purejaxppo.runs.identity import describe_custom
 CONFIG = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 40,
     hidden_sizes=(8,), normalize_observations=True, normalize_rewards=True,
-    objective="adaptive_kl", learning_rate_final_scale=0.0,
+    objective="adaptive_kl", learning_rate_final_scale=0.0, advantage="vtrace",
+    recompute_advantages=True,
 )  # fmt: skip
 OPTIONS = {"seeds": 2, "checkpoint_every": 32 * 3, "eval_every": 32 * 10, "eval_episodes": 2}
 

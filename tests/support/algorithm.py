@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+
 from purejaxppo.components import make_components
 from purejaxppo.ppo import minibatches, optimizer, update
 from purejaxppo.ppo.critics import make_critic
@@ -45,11 +47,20 @@ def pack(params):
 
 
 def optimize(
-    policy, objective, config, hyper, params, opt_state, objective_state, batch, key, axis=None
-):
+    policy, objective, config, hyper, params, opt_state, objective_state, batch, key, axis=None,
+    estimate=None,
+):  # fmt: skip
     """All gradient steps of an update, with Adam."""
     of = parts(config, policy, objective)
     f, plan = loss_of(of, hyper, objective_state), minibatches_of(of, params, batch)
-    *after, learned = update.optimize(f, ADAM, hyper, plan, params, opt_state, batch, key, axis)
+    given = params, opt_state, batch, key, axis, estimate
+    *after, learned = update.optimize(f, ADAM, hyper, plan, *given)
     assert learned.pop("extra") == {}
     return *after, learned
+
+
+def seen(state, obs):
+    """Brought to mean 0 and variance 1 by the statistics, in NumPy."""
+    stats = state.normalizers.obs
+    z = (np.asarray(obs) - np.asarray(stats.mean)) / np.sqrt(np.asarray(stats.var) + 1e-8)
+    return np.clip(z, -10, 10).astype(np.float32)

@@ -172,6 +172,27 @@ class Marked(Probe):
         return jnp.float32(1), jnp.bool_(False)
 
 
+class Walk(Probe):
+    """x moves by the action, and is to be near 0; beyond -1 .. 1 it is over, at 3 steps cut."""
+
+    def __init__(self):
+        super().__init__(max_steps_in_episode=3)
+
+    def first(self, key):
+        return jax.random.uniform(key, minval=-1.0)
+
+    def pay(self, x, action):
+        return 1.0 - jnp.abs(x)
+
+    def move(self, x, action, time):
+        x = moved_by(x, action)
+        return x, jnp.abs(x) > 1.0
+
+
+def moved_by(x, action):
+    return 1.5 * x + 0.8 * action - 0.4
+
+
 class View(NamedTuple):
     """What is seen of the dials, as jumanji's environments show things: a record with a mask."""
 
