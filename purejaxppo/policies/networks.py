@@ -17,7 +17,7 @@ from purejaxppo import tuning
 from purejaxppo.assertions import chex
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
-from purejaxppo.policies.cores import CORES, initial_carry
+from purejaxppo.policies.cores import core_of
 from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
 from purejaxppo.policies.layers import init_together, orthogonal, outputs_of
 from purejaxppo.policies.torsos import Torso, check_torso
@@ -163,15 +163,15 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
     # what cannot work is said now, in the words of the configuration, and not by a trace
     check_mask(spec)
     _check_distribution(config, spec)
-    module: Any = _build(config, spec) if network is None else _as_module(network)
+    core = core_of(config)
+    module: Any = _build(config, spec, core) if network is None else _as_module(network)
     if network is not None:
         _check_network(module, spec)
 
     def carry_of(batch_shape: tuple[int, ...]) -> Carry:
-        if config.core == "none":
+        if core is None:
             return ()
-        zero = initial_carry(config.core, config.core_size, tuple(batch_shape))
-        return dict.fromkeys(branches(config.shared_torso), zero)
+        return dict.fromkeys(branches(config.shared_torso), core().initial_carry(batch_shape))
 
     def init(key: Array) -> Params:
         obs = zeros(spec.observation, (2,))  # only shapes matter
@@ -193,7 +193,7 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
         dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
         return _lead(carry, (1,), batch), _lead(dist, (1,), lead), value.reshape(lead)
 
-    apart = network is None and config.core == "none" and not config.shared_torso
+    apart = network is None and core is None and not config.shared_torso
     # a custom network may call an initialiser in a vmap, once for many kernels
     together = partial(init_together, init) if network is None else init
     return in_float32(Policy(together, carry_of, apply, apart))
@@ -220,8 +220,8 @@ def in_float32(policy: Policy) -> Policy:
     return policy._replace(apply=apply)
 
 
-def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
-    """Makes the network that a configuration describes."""
+def _build(config: PPOConfig, spec: EnvSpec, core: Callable[..., Any] | None) -> ActorCritic:
+    """Makes the network that a configuration describes, with its core."""
     check_torso(config.torso, spec.observation)
     observed = tuple(jax.tree.leaves(without_mask(spec.observation)))
     actions, structure = jax.tree.flatten(spec.action)
@@ -229,7 +229,6 @@ def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
     torso = partial(
         Torso, observed, config.torso, config.hidden_sizes, activation, config.layer_norm, dtype
     )
-    core = None if config.core == "none" else partial(CORES[config.core], config.core_size, dtype)
     return ActorCritic(
         torso, core, tuple(actions), structure, config.shared_torso, config.state_dependent_std
     )
