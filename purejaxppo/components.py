@@ -190,7 +190,10 @@ def make_components(
     )
 
 
-_NETWORK = ("core", "core_size", "compute_dtype", "state_dependent_std")
+_NETWORK = (
+    "core", "core_size", "core_layers", "core_heads", "core_window", "compute_dtype",
+    "state_dependent_std",
+)  # fmt: skip
 _FINAL_SCALES = (
     "learning_rate_final_scale", "clip_eps_final_scale", "entropy_coef_final_scale",
 )  # fmt: skip

@@ -171,7 +171,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         # experience: T steps of N environments
         state, rollout = collect(
             policy, components.critic, vec_env, config.num_steps, state, env_params, key_rollout,
-            config.num_minibatches, config.recompute_advantages,
+            config.num_minibatches, config.recompute_advantages, components.sequence_length,
         )  # fmt: skip
         done = rollout.terminated | rollout.truncated
 

@@ -168,12 +168,15 @@ class Policy(NamedTuple):
             wherever `episode_start` is True. The value is what the run's `Critic` reads.
         critic_apart: the value has nothing in common with the distribution, and needs no memory:
             those of a rollout are then computed behind it, many at once.
+        large_carry: the memory is too large to be kept of every step: a rollout keeps that before
+            each sequence, and computes all values on the way.
     """
 
     init: Callable[[Array], Params]
     initial_carry: Callable[[tuple[int, ...]], Carry]
     apply: PolicyApply
     critic_apart: bool = False
+    large_carry: bool = False
 
 
 class Critic(NamedTuple):
@@ -273,7 +276,8 @@ class Rollout(struct.PyTreeNode):
         terminated: [T, N] bool.
         truncated: [T, N] bool.
         episode_start: [T, N] bool, obs is the first of an episode.
-        carry: [T, N, ...], memory before each step; () without memory.
+        carry: [T, N, ...], memory before each step, or [T / L, N, ...] before each sequence where
+            it is large (`Policy.large_carry`); () without memory.
         episode_return: [T, N], as in EnvStep.
         episode_length: [T, N] int32.
         info: [T, N] by name, as in EnvStep.

@@ -57,6 +57,8 @@ CLIPPED_VALUE = Effect(lambda c: c.value_loss == "clipped", "value_loss='clipped
 HUBER = Effect(lambda c: c.value_loss == "huber", "value_loss='huber'")
 ENTROPY = Effect(lambda c: c.entropy_coef > 0, "entropy_coef=0.01")
 CORE = Effect(lambda c: c.core != "none", "core='gru'")
+LAYERED = Effect(lambda c: c.core in ("gtrxl", "mingru"), "core='mingru'")
+GTRXL = Effect(lambda c: c.core == "gtrxl", "core='gtrxl'")
 # at an update's first gradient step the ratio is 1, the divergence and its gradient are 0
 SEVERAL_STEPS = Effect(
     lambda c: c.num_epochs * c.num_minibatches > 1,
@@ -150,10 +152,16 @@ class PPOConfig:
 
     torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = option("auto", group="network")
     """Body of the network; auto: nature for images, cnn for smaller grids, mlp for all else."""
-    core: Literal["none", "gru", "lstm", "linear"] = "none"
+    core: Literal["none", "gru", "lstm", "linear", "gtrxl", "mingru"] = "none"
     """Memory of the policy, behind the torso; none: feed-forward."""
     core_size: int = option(64, *COUNT, when=(CORE,))
     """Width of the memory."""
+    core_layers: int = option(2, *COUNT, when=(LAYERED,))
+    """Layers of the memory (core='gtrxl', 'mingru')."""
+    core_heads: int = option(4, *COUNT, when=(GTRXL,))
+    """Heads of attention, a divisor of core_size (core='gtrxl')."""
+    core_window: int = option(64, *COUNT, when=(GTRXL,))
+    """Past steps of its episode that each step sees (core='gtrxl')."""
     sequence_length: int | None = option(None, *COUNT)
     """Steps that gradients flow back through a memory, a divisor of num_steps; None: num_steps."""
     hidden_sizes: tuple[int, ...] = option((64, 64), *WIDTHS)

@@ -16,6 +16,10 @@ def check_sizes(config: Any) -> None:
     _check_indices(config)
     if config.core != "none":
         check_sequences(config)
+    if config.core == "gtrxl" and config.core_size % config.core_heads:
+        size, heads = config.core_size, config.core_heads
+        best = min(_divisors(size), key=lambda n: abs(n - heads))
+        raise ConfigError(f"core_heads={heads} must divide core_size={size}: use {best}")
     _check_batch(config)
     _check_counts(config)
 

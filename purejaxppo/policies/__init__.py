@@ -1,6 +1,6 @@
 """Policies: networks for actor and critic, with a memory or without, and action distributions."""
 
-from purejaxppo.policies.cores import CORES, GRU, LSTM, LinearRecurrence
+from purejaxppo.policies.cores import CORES, GRU, LSTM, GTrXL, LinearRecurrence, MinGRU
 from purejaxppo.policies.distributions import (
     Bernoulli,
     Categorical,
@@ -30,10 +30,12 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "DiagGaussian",
+    "GTrXL",
     "GridCNN",
     "ImpalaCNN",
     "Joint",
     "LinearRecurrence",
+    "MinGRU",
     "MultiCategorical",
     "NatureCNN",
     "SquashedGaussian",

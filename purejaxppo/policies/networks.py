@@ -196,7 +196,8 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
     apart = network is None and core is None and not config.shared_torso
     # a custom network may call an initialiser in a vmap, once for many kernels
     together = partial(init_together, init) if network is None else init
-    return in_float32(Policy(together, carry_of, apply, apart))
+    large = core is not None and getattr(core.func, "large_carry", False)
+    return in_float32(Policy(together, carry_of, apply, apart, large))
 
 
 def in_float32(policy: Policy) -> Policy:

@@ -46,8 +46,12 @@ def as_batch(
     Returns:
         Rows [T * N], or [T / L * N, L] with the carry that each began with.
     """
-    # a sequence needs the memory of its first step alone
-    carry = jax.tree.map(lambda x: x[::length].reshape(-1, *x.shape[2:]), rollout.carry)
+    # a sequence needs the memory of its first step alone, which may be all that was kept
+    def first(x):
+        every = None if length is None else length * len(x) // len(rollout.value)
+        return x[::every].reshape(-1, *x.shape[2:])
+
+    carry = jax.tree.map(first, rollout.carry)
     batch = Batch(
         obs=obs,
         action=rollout.action,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -37,6 +39,7 @@ def collect(
     key: Array,
     parts: int = 1,
     keep_final_obs: bool = False,
+    length: int | None = None,
 ) -> tuple[LearnerState, Rollout]:
     """Steps N environments T times under the policy of `state`.
 
@@ -50,6 +53,7 @@ def collect(
         key: consumed.
         parts: a divisor of T * N, see `values_of`.
         keep_final_obs: the rollout has the observations that its actions led to.
+        length: L, a divisor of T: a large memory is kept of every L-th step; None: of the first.
 
     Returns:
         The state with its environments moved on, and the rollout [T, N].
@@ -57,6 +61,7 @@ def collect(
     # what one step leaves to chance, for all steps at once unless that would be large: a few small
     # draws cost most of a short step
     norms = state.normalizers
+    valued = policy, critic, state.params, norms
     for_actions, keys = split_each(key, 2, num_steps)
 
     def draw(key):
@@ -87,20 +92,30 @@ def collect(
             reward=after.reward,
             terminated=after.terminated,
             truncated=after.truncated,
-            carry=carry,
+            carry=() if policy.large_carry else carry,
             episode_return=after.episode_return,
             episode_length=after.episode_length,
             info=after.info,
         )
+        # what the action led to is kept too, unless its value can only be told here
+        led_to = after.final_obs
+        if policy.large_carry:
+            here = jax.tree.map(_one_step, (next_carry, led_to))
+            transition["next_value"] = final_values(*valued, *here)[0]
+            led_to = led_to if keep_final_obs else ()
         done = after.terminated | after.truncated
-        return (env_state, after.obs, done, next_carry), (transition, after.final_obs)
+        return (env_state, after.obs, done, next_carry), (transition, led_to)
 
     # T steps; where an episode ended, the memory is forgotten at the next one (episode_start)
+    def steps(loop, inputs):
+        return jax.lax.scan(step, loop, inputs, unroll=tuning.unroll("rollout"))
+
     start = (state.env_state, state.obs, state.episode_start, state.carry)
     inputs = (for_actions, draw(keys) if in_bulk else keys)
-    end, (transitions, final_obs) = jax.lax.scan(
-        step, start, inputs, unroll=tuning.unroll("rollout")
-    )
+    if policy.large_carry:
+        end, (transitions, final_obs) = _by_sequence(steps, start, inputs, length or num_steps)
+    else:
+        end, (transitions, final_obs) = steps(start, inputs)
     env_state, obs, _, carry = end
     env_state = vec_env.agree(env_state)
     done = transitions["terminated"] | transitions["truncated"]
@@ -108,11 +123,13 @@ def collect(
 
     # values, many at once: of what each action led to, with the memory after it; and of what was
     # seen, unless the actor's layers have given them on the way
-    remembered = jax.tree.map(
-        lambda before, last: jnp.concatenate([before[1:], last[None]]), transitions["carry"], carry
-    )
-    valued = policy, critic, state.params, norms
-    transitions["next_value"] = final_values(*valued, remembered, final_obs, parts)
+    if not policy.large_carry:
+        remembered = jax.tree.map(
+            lambda before, last: jnp.concatenate([before[1:], last[None]]),
+            transitions["carry"],
+            carry,
+        )
+        transitions["next_value"] = final_values(*valued, remembered, final_obs, parts)
     if policy.critic_apart:
         seen = transitions["carry"], transitions["obs"]
         transitions["value"] = values_of(*valued, *seen, parts)
@@ -120,6 +137,40 @@ def collect(
         transitions["final_obs"] = final_obs
     state = state.replace(env_state=env_state, obs=obs, episode_start=done[-1], carry=carry)
     return state, Rollout(**transitions)
+
+
+def _by_sequence(
+    steps: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+    start: PyTree,
+    inputs: PyTree,
+    length: int,
+) -> tuple[PyTree, PyTree]:
+    """Takes T steps in sequences of L, and keeps the memory before each of these.
+
+    Args:
+        steps: `(loop, inputs [L, ...]) -> (loop, kept [L, ...])`; the memory is the last of a loop,
+            and what is kept are transitions and what their actions led to.
+        start: the loop before the first step.
+        inputs: [T, ...].
+        length: L.
+
+    Returns:
+        The loop after the last step, and what is kept [T, ...], the memory [T / L, ...].
+    """
+
+    def sequence(loop, inputs):
+        end, kept = steps(loop, inputs)
+        return end, (kept, loop[-1])
+
+    inputs = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), inputs)
+    end, (kept, carry) = jax.lax.scan(sequence, start, inputs)
+    transitions, final_obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), kept)
+    return end, (transitions | {"carry": carry}, final_obs)
+
+
+def _one_step(x: Array) -> Array:
+    """Returns what is of one step [N, ...] as of a rollout of one, [1, N, ...]."""
+    return x[None]
 
 
 def final_values(

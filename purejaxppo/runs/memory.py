@@ -122,7 +122,8 @@ def shapes_of(components: Components, shares: int = 1) -> Shapes:
         policy, critic, params = components.policy, components.critic, components.env_params
         here, kept = (state, params, key), config.recompute_advantages
         return collect(
-            policy, critic, vec_env, config.num_steps, *here, keep_final_obs=kept
+            policy, critic, vec_env, config.num_steps, *here, keep_final_obs=kept,
+            length=components.sequence_length,
         )[1]  # fmt: skip
 
     def rows(rollout):
@@ -169,7 +170,7 @@ def footprint_of(
         num_envs * config.num_steps, activation_bytes(policy, params, seen), num_minibatches
     )
     values = held_by_layers(critic_alone(policy), params, seen).passing
-    valuing = taken + nbytes(rollout.carry) + rows * values
+    valuing = 0 if policy.large_carry else taken + nbytes(rollout.carry) + rows * values
 
     # the batch, the order and the advantages of all epochs, a minibatch, its gradient and the sum
     # of gradients; and a pass through the network, whose gradient goes back layer by layer

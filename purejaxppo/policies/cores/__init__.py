@@ -13,22 +13,25 @@ keep all or forget in a few steps.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.policies.cores.gtrxl import GTrXL
 from purejaxppo.policies.cores.linear import LinearRecurrence
+from purejaxppo.policies.cores.mingru import MinGRU
 from purejaxppo.policies.cores.recurrent import GRU, LSTM
 
-__all__ = ["CORES", "GRU", "LSTM", "LinearRecurrence", "core_of"]
+__all__ = ["CORES", "GRU", "LSTM", "GTrXL", "LinearRecurrence", "MinGRU", "core_of"]
 
 CORES: dict[str, type[Any]] = {
     "gru": GRU,
     "lstm": LSTM,
     "linear": LinearRecurrence,
+    "gtrxl": GTrXL,
+    "mingru": MinGRU,
 }
 """Cores by the name in `PPOConfig.core`, made with their size and dtype.
 
@@ -37,7 +40,7 @@ Each is a linen module `(carry, x [B, L, F], episode_start [B, L]) -> (carry, [B
 """
 
 
-def core_of(config: PPOConfig) -> Callable[..., Any] | None:
+def core_of(config: PPOConfig) -> partial[Any] | None:
     """Returns what makes the core that a configuration describes, given its name; None: no memory.
 
     Args:

@@ -6,7 +6,6 @@ gradients but that of the carry.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -17,7 +16,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from purejaxppo import tuning
-from purejaxppo.policies.cores.sequences import From, check_shapes, swap
+from purejaxppo.policies.cores.sequences import From, check_shapes, log_times, swap
 from purejaxppo.policies.layers import orthogonal
 from purejaxppo.types import Carry
 
@@ -66,7 +65,7 @@ class GRU(nn.Module):
         x, episode_start = swap(x), swap(episode_start)
         driven = From(3 * self.size, dtype=self.dtype, name="input")(x)
         recurrent = self.param("recurrent", orthogonal(1.0, 3), (self.size, 3 * self.size))
-        keep = self.param("keep", _log_times, (self.size,))
+        keep = self.param("keep", log_times, (self.size,))
         # the bias of z, which is a part of the input's
         none = jnp.zeros_like(keep)
         driven += jnp.concatenate([none, keep, none])[None, None]
@@ -121,7 +120,7 @@ class LSTM(nn.Module):
         x, episode_start = swap(x), swap(episode_start)
         driven = From(4 * self.size, dtype=self.dtype, name="input")(x)
         recurrent = self.param("recurrent", orthogonal(1.0, 4), (self.size, 4 * self.size))
-        keep = self.param("keep", _log_times, (self.size,))
+        keep = self.param("keep", log_times, (self.size,))
         # one bias in both gates, i and f: what is kept for long is written slowly
         none = jnp.zeros_like(keep)
         driven += jnp.concatenate([-keep, keep, none, none])[None, None]
@@ -231,13 +230,3 @@ def _add(carry: Carry, x: Array) -> Carry:
     """Returns a carry with `x` added to what comes out."""
     *others, shown = jax.tree.leaves(carry)
     return jax.tree.unflatten(jax.tree.structure(carry), [*others, shown + x])
-
-
-def _log_times(key: Array, shape: tuple[int, ...]) -> Array:
-    """Draws gate biases with which memory lasts for 1 to 100 steps, uniform in the logarithm.
-
-    sigmoid(log T) = 1 - 1 / (T + 1): what is kept of h or c in a step.
-
-    Reference: Tallec and Ollivier, arXiv:1804.11188, section 2.
-    """
-    return jax.random.uniform(key, shape, jnp.float32, maxval=math.log(100.0))

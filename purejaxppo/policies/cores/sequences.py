@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 from purejaxppo.assertions import chex
@@ -39,3 +42,20 @@ def swap(x: Array) -> Array:
         x: [B, L, ...] or [L, B, ...].
     """
     return x.swapaxes(0, 1)
+
+
+def log_times(key: Array, shape: tuple[int, ...]) -> Array:
+    """Draws gate biases with which memory lasts for 1 to 100 steps, uniform in the logarithm.
+
+    sigmoid(log T) = 1 - 1 / (T + 1): what is kept of h or c in a step.
+
+    Args:
+        key: consumed.
+        shape: of the biases.
+
+    Returns:
+        log T, float32.
+
+    Reference: Tallec and Ollivier, arXiv:1804.11188, section 2.
+    """
+    return jax.random.uniform(key, shape, jnp.float32, maxval=math.log(100.0))
