@@ -284,6 +284,11 @@ VARIANTS = [
         clip_eps=0.1, clip_eps_final_scale=0.5,
     ),
     PPOConfig(**SIZES, env="Breakout-MinAtar", torso="cnn", advantage="none", num_epochs=1),
+    PPOConfig(
+        **SIZES, core="gtrxl", core_size=4, core_heads=2, core_window=3, core_layers=1,
+        sequence_length=4, shared_torso=True,
+    ),
+    PPOConfig(**SIZES, core="mingru", core_size=4, shared_torso=True),
     PPOConfig.a2c(num_envs=4, num_steps=5, total_timesteps=20, hidden_sizes=(8,)),
     PPOConfig.reinforce(num_envs=4, num_steps=8, total_timesteps=32, hidden_sizes=(8,)),
 ]

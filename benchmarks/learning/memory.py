@@ -2,22 +2,81 @@
 
 MemoryChain-bsuite shows a bit in its first step and asks for it 32 steps later: a return of 1 is
 perfect, of 0 chance, which no policy without a memory can exceed. CartPole-v1 without its two
-velocities has to tell them from how positions change; 500 is perfect. The final return of a seed is
-the mean return of the episodes that ended in the last tenth of its updates, actions sampled.
+velocities has to tell them from how positions change; 500 is perfect. Repeat shows one of 4 symbols
+in each of 32 steps and asks for that of 4 steps before; 28 is perfect, 7 chance. The final return
+of a seed is the mean return of the episodes that ended in the last tenth of its updates, actions
+sampled.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig, fit, make_env, use_cores
 from purejaxppo.envs.wrappers import HideIndices
 from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.spaces import Discrete
 
-CORES = ("none", "gru", "lstm", "linear")
+CORES = ("none", "gru", "lstm", "linear", "mingru", "gtrxl")
+OPTIONS = {"gtrxl": {"core_window": 32}}
+SYMBOLS, BEFORE, STEPS = 4, 4, 32
+
+
+class Shown(NamedTuple):
+    """The state of `Repeat`: [BEFORE + 1] int32, the symbols shown, the latest first; and time."""
+
+    symbols: jax.Array
+    time: jax.Array
+
+
+class Repeat:
+    """Shows a symbol drawn anew in each step; to name that of some steps before pays 1."""
+
+    default_params = ()
+
+    def reset_env(self, key, params):
+        """Begins an episode."""
+        symbols = jnp.zeros(BEFORE + 1, jnp.int32).at[0].set(_symbol(key))
+        return symbols[0], Shown(symbols, jnp.int32(0))
+
+    def step_env(self, key, state, action, params):
+        """Pays for the action, and shows another symbol."""
+        asked = state.time >= BEFORE
+        reward = (asked & (action == state.symbols[BEFORE])).astype(jnp.float32)
+        symbols = jnp.concatenate([_symbol(key)[None], state.symbols[:-1]])
+        state = Shown(symbols, state.time + 1)
+        return symbols[0], state, reward, state.time == STEPS, {}
+
+    def is_truncated(self, state, params):
+        """Never: the task ends."""
+        return jnp.bool_(False)
+
+    def observation_space(self, params):
+        """Describes a symbol."""
+        return Discrete(SYMBOLS)
+
+    def action_space(self, params):
+        """Describes a symbol."""
+        return Discrete(SYMBOLS)
+
+
+def _symbol(key: jax.Array) -> jax.Array:
+    return jax.random.randint(key, (), 0, SYMBOLS)
+
+
+def repeat() -> tuple[Any, Any, PPOConfig]:
+    """Environment, its parameters and the configuration without a memory."""
+    config = PPOConfig(
+        env="Repeat", num_envs=32, num_steps=32, total_timesteps=1024 * 150, learning_rate=2e-3,
+        hidden_sizes=(32,), entropy_coef=0.01, gamma=0.9,
+    )  # fmt: skip
+    return Repeat(), (), config
 
 
 def memory_chain() -> tuple[Any, Any, PPOConfig]:
@@ -44,6 +103,7 @@ def hidden_velocities() -> tuple[Any, Any, PPOConfig]:
 TASKS = {
     "MemoryChain-bsuite, 32 steps": memory_chain,
     "CartPole-v1, velocities hidden": hidden_velocities,
+    "Repeat, 4 steps": repeat,
 }
 
 
@@ -51,7 +111,8 @@ def measure(task: str, core: str, seeds: int, total_timesteps: int | None) -> di
     """Trains one core on one task; returns what there is to report."""
     env, env_params, config = TASKS[task]()
     if core != "none":
-        config = config.replace(core=core, core_size=config.hidden_sizes[0])
+        options = OPTIONS.get(core, {})
+        config = config.replace(core=core, core_size=config.hidden_sizes[0], **options)
     if total_timesteps:
         config = config.replace(total_timesteps=max(total_timesteps, config.batch_size))
     result = fit(config, seeds=seeds, env=env, env_params=env_params)

@@ -142,6 +142,13 @@ CASES = {
     "several": Case(dict(activation="relu", layer_norm=True), Spaces(BODY, LIMBS)),
     "lstm": Case(dict(env="Pendulum-v1", core="lstm", shared_torso=True) | MEMORY, steps=(50, 20)),
     "linear": Case(dict(env="CartPole-v1", core="linear") | MEMORY, steps=(50, 20)),
+    "mingru": Case(
+        dict(env="CartPole-v1", core="mingru", shared_torso=True) | MEMORY, steps=(50, 20)
+    ),
+    "gtrxl": Case(
+        dict(env="CartPole-v1", core="gtrxl", core_window=6, shared_torso=True) | MEMORY,
+        steps=(50, 20),
+    ),
     "unusual": Case({}, Spaces(box(4), Discrete(3)), Unusual()),
     "nature": Case(dict(activation="relu"), Spaces(image(84, 84, 4), ARM), steps=(1, 50)),
     "impala": Case(dict(torso="impala"), Spaces(image(21, 20, 3), ARM), steps=(1, 50)),

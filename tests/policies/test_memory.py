@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, softmax
 from support.algorithm import build, optimize, pack, seen
 from support.probes import Aim, Dials, Match, Probe, Walk, moved_by
 from test_networks import box, dense, noisy
@@ -36,9 +36,19 @@ from purejaxppo.ppo.rollout import collect
 from purejaxppo.spaces import Discrete, EnvSpec, MultiBinary
 from purejaxppo.types import Rollout
 
-SIZE, FEATURES = 5, 3
+SIZE, FEATURES, WINDOW = 6, 3, 4
+OPTIONS = {"gtrxl": dict(layers=2, heads=2, window=WINDOW), "mingru": dict(layers=2)}
 every_core = pytest.mark.parametrize("core", CORES)
+deep_ones_later = pytest.mark.parametrize(
+    "core", [pytest.param(c, marks=[pytest.mark.slow] if c in OPTIONS else []) for c in CORES]
+)
 NEAR = dict(rtol=1e-4, atol=1e-5)
+
+
+def fields(core):
+    """The fields of a configuration for a core of these tests."""
+    options = {f"core_{name}": value for name, value in OPTIONS.get(core, {}).items()}
+    return dict(core=core, core_size=SIZE, **options)
 
 
 def normal(seed, *shape):
@@ -80,9 +90,78 @@ def linear(p, h, x, start):
     return h, np.tanh(dense(p["out"], np.concatenate([h, x], -1)))
 
 
+def mingru(p, carry, x, start):
+    """arXiv:2410.01201, section 3.1, with g of appendix B and a highway around every layer."""
+    x, after = dense(p["input"], x), []
+    for i in range(2):
+        value, write, through = np.split(dense(p[f"layer_{i}"], x), 3, -1)
+        z = expit(write - p[f"keep_{i}"])
+        h = np.where(start, 0.0, carry[:, i])
+        h = (1 - z) * h + z * np.where(value >= 0, value + 0.5, expit(value))
+        after.append(h)
+        x = expit(through) * h + (1 - expit(through)) * x
+    return np.stack(after, 1), x
+
+
+def gtrxl(p, carry, x, start):
+    """arXiv:1910.06764, row by row, step by step, head by head."""
+    after = {k: np.zeros(np.shape(v)) for k, v in carry.items()}
+    outputs = []
+    for b, e in enumerate(dense(p["input"], x)):
+        count = 0 if start[b] else round(float(carry["count"][b]))
+        for i in range(2):
+            past = [carry["window"][b, i, WINDOW - 1 - n] for n in range(count)]  # latest first
+            known = [e, *past][:WINDOW]
+            after["window"][b, i, WINDOW - len(known) :] = known[::-1]
+            e = block(p[f"layer_{i}"], e, past)
+        after["count"][b] = len(known)
+        outputs.append(e)
+    return after, np.stack(outputs)
+
+
+def block(p, x, past):
+    steps = [layer_norm(p["norm"], y) for y in (x, *past)]  # by distance: 0, 1, ...
+    relu = functools.partial(np.maximum, 0)
+    y = gate(p["gate"], x, relu(attention(p["attention"], steps)))
+    z = layer_norm(p["dense_norm"], y)
+    return gate(p["dense_gate"], y, relu(dense(p["narrow"], relu(dense(p["wide"], z)))))
+
+
+def attention(p, steps):
+    """arXiv:1901.02860, section 3.3."""
+    heads, depth = p["content_bias"].shape
+    out = []
+    for h in range(heads):
+        part = slice(h * depth, (h + 1) * depth)
+        q, k, v, r = (p[name][:, part] for name in ("query", "key", "value", "place"))
+        scores = []
+        for distance, step in enumerate(steps):
+            angles = distance / 10_000.0 ** (np.arange(0, SIZE, 2) / SIZE)
+            place = np.concatenate([np.sin(angles), np.cos(angles)]) @ r
+            content = (steps[0] @ q + p["content_bias"][h]) @ (step @ k)
+            scores.append((content + (steps[0] @ q + p["place_bias"][h]) @ place) / depth**0.5)
+        out.append(softmax(scores) @ np.stack(steps) @ v)
+    return np.concatenate(out) @ p["out"]["kernel"]
+
+
+def gate(p, x, y):
+    """The gate of a GRU, of which x is the state and y the input."""
+    r_y, z_y, h_y = np.split(y @ p["made"]["kernel"], 3, -1)
+    r_x, z_x = np.split(x @ p["given"]["kernel"], 2, -1)
+    z = expit(z_y + z_x - p["bias"])
+    return (1 - z) * x + z * np.tanh(h_y + (expit(r_y + r_x) * x) @ p["reset"]["kernel"])
+
+
+def layer_norm(p, x):
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-6) * p["scale"] + p["bias"]
+
+
+CELLS = {"gru": gru, "lstm": lstm, "linear": linear, "mingru": mingru, "gtrxl": gtrxl}
+
+
 def in_numpy(core, params, carry, x, starts):
     """(carry after the last step, [B, L, H]) in float64."""
-    cell = {"gru": gru, "lstm": lstm, "linear": linear}[core]
+    cell = CELLS[core]
     in_float64 = functools.partial(jax.tree.map, lambda x: np.asarray(x, np.float64))
     p, carry, outputs = in_float64(params["params"]), in_float64(carry), []
     for t in range(x.shape[1]):
@@ -94,8 +173,8 @@ def in_numpy(core, params, carry, x, starts):
 @functools.cache
 def core_of(name):
     """(core, parameters, compiled)."""
-    core = CORES[name](SIZE)
-    carry = memory_like(name, 2)
+    core = CORES[name](SIZE, **OPTIONS.get(name, {}))
+    carry = core.initial_carry((2,))
     params = jax.jit(core.init)(
         jax.random.key(0), carry, jnp.zeros((2, 1, FEATURES)), jnp.zeros((2, 1), bool)
     )
@@ -103,8 +182,29 @@ def core_of(name):
 
 
 def memory_like(name, batch, seed=1):
-    parts = normal(seed, 2, batch, SIZE)
-    return tuple(parts) if name == "lstm" else parts[0]
+    return something(core_of(name)[0].initial_carry((batch,)), seed)
+
+
+def something(carry, seed=1):
+    """A memory of this form, of something; a window is full in the first row."""
+    return jax.tree.map(
+        lambda h: (
+            np.resize(np.int32([WINDOW, 1, 2, 3, 0]), h.shape)
+            if h.dtype == jnp.int32
+            else normal(seed, *h.shape)
+        ),
+        carry,
+    )
+
+
+def floats(tree):
+    """The leaves that are no counts, nor gradients by one."""
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def other(carry):
+    """Another memory of the same form; a layer norm would not see what is added to all of it."""
+    return jax.tree.map(lambda h: h if h.dtype == jnp.int32 else h[..., ::-1] + 1.0, carry)
 
 
 # one row each: none, the first, amid, the last, every second, all
@@ -124,29 +224,32 @@ def test_core_against_numpy(core):
         np.testing.assert_allclose(a, b, **NEAR)
 
 
-@pytest.mark.parametrize("length", [1, 2, 7, 64])
-def test_the_scan_of_the_linear_recurrence_is_its_steps(length):
-    _, params, apply = core_of("linear")
+@pytest.mark.parametrize(
+    ("core", "length"),
+    [*(("linear", n) for n in (1, 2, 7, 64)), ("mingru", 64), ("gtrxl", 2), ("gtrxl", 20)],
+)
+def test_a_sequence_of_any_length_is_its_steps(core, length):
+    """Shorter than a window and longer, with episodes that start amid it."""
+    _, params, apply = core_of(core)
     rng = np.random.default_rng(length)
-    carry, x = memory_like("linear", 3), normal(3, 3, length, FEATURES)
+    carry, x = memory_like(core, 3), normal(3, 3, length, FEATURES)
     starts = rng.uniform(size=(3, length)) < 0.1
-    expected = in_numpy("linear", params, carry, x, starts)
+    expected = in_numpy(core, params, carry, x, starts)
     whole = apply(params, carry, x, starts)
     outputs = []
     for t in range(length):
         carry, y = apply(params, carry, x[:, t : t + 1], starts[:, t : t + 1])
         outputs.append(y)
     steps = carry, np.concatenate(outputs, 1)
-    for a, b, c in zip(whole, steps, expected, strict=True):
+    same(whole, steps, **NEAR)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, **NEAR)
-        np.testing.assert_allclose(a, c, **NEAR)
 
 
 def new_core(name, size):
     """Its first parameters."""
-    core, zeros = CORES[name](size), jnp.zeros((1, size))
-    carry = (zeros, zeros) if name == "lstm" else zeros
-    init = jax.jit(core.init)
+    core, init = CORES[name](size), jax.jit(CORES[name](size).init)
+    carry = core.initial_carry((1,))
     return init(jax.random.key(0), carry, jnp.zeros((1, 1, 2)), jnp.zeros((1, 1), bool))["params"]
 
 
@@ -171,7 +274,7 @@ def test_gates_begin_with_memories_of_1_to_100_steps(core, blocks):
     np.testing.assert_array_equal(params["input"]["bias"], 0.0)
 
 
-@every_core
+@deep_ones_later
 def test_gradients_through_time_against_finite_differences(core):
     """Central differences of the NumPy loops in float64, in some directions of everything."""
     module, params, _ = core_of(core)
@@ -185,7 +288,8 @@ def test_gradients_through_time_against_finite_differences(core):
         return sum(weigh.sum(w * y) for w, y in pairs)
 
     at = (params, carry, x)
-    gradient = jax.jit(jax.grad(lambda at: total(module.apply(*at, STARTS))))(at)
+    form = jax.jit(jax.grad(lambda at: total(module.apply(*at, STARTS)), allow_int=True))
+    gradient = form(at)
     leaves, tree = jax.tree.flatten(jax.tree.map(lambda x: np.asarray(x, np.float64), at))
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -199,14 +303,29 @@ def test_gradients_through_time_against_finite_differences(core):
         got = sum(
             (np.asarray(g, np.float64) * d).sum()
             for g, d in zip(jax.tree.leaves(gradient), direction, strict=True)
+            if g.dtype != jax.dtypes.float0
         )
         np.testing.assert_allclose(got, slope, rtol=1e-3, atol=1e-3)
 
 
 def step_of(core, p, carry, x, start):
     """One step in plain operations of JAX, for its own derivative through a scan."""
-    carry = jax.tree.map(lambda h: jnp.where(start[:, None], 0.0, h), carry)
+    carry = jax.tree.map(
+        lambda h: jnp.where(jnp.expand_dims(start, range(1, h.ndim)), jnp.zeros_like(h), h), carry
+    )
     sigmoid = jax.nn.sigmoid
+    if core == "gtrxl":
+        return gtrxl_step(p, carry, x)
+    if core == "mingru":
+        x, after = x @ p["input"]["kernel"] + p["input"]["bias"], []
+        for i in range(2):
+            driven = x @ p[f"layer_{i}"]["kernel"] + p[f"layer_{i}"]["bias"]
+            value, write, through = jnp.split(driven, 3, -1)
+            z = sigmoid(write - p[f"keep_{i}"])
+            value = jnp.where(value >= 0, value + 0.5, sigmoid(value))
+            after.append((1 - z) * carry[:, i] + z * value)
+            x = x + sigmoid(through) * (after[-1] - x)
+        return jnp.stack(after, 1), x
     if core == "linear":
         forget, write, value = (x @ p[k]["kernel"] + p[k]["bias"] for k in LINEAR)
         log_a = 8 * sigmoid(forget) * jax.nn.log_sigmoid(p["decay"])
@@ -233,6 +352,45 @@ def step_of(core, p, carry, x, start):
 LINEAR = ("forget", "write", "value")
 
 
+def gtrxl_step(p, carry, x):
+    """One step, whose window is before it: no row of distances has to be moved."""
+    count, window = carry["count"], []
+    seen = jnp.arange(WINDOW + 1)[None] >= WINDOW - count[:, None]
+    x = x @ p["input"]["kernel"] + p["input"]["bias"]
+    angles = jnp.arange(WINDOW, -1, -1)[:, None] / 10_000.0 ** (jnp.arange(0, SIZE, 2) / SIZE)
+    places = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+    for i in range(2):
+        q = p[f"layer_{i}"]
+        steps = jnp.concatenate([carry["window"][:, i], x[:, None]], 1)
+        window.append(jnp.where(seen[..., None], steps, 0.0)[:, 1:])
+        normed = jax_norm(q["norm"], steps)
+        a = q["attention"]
+        heads = lambda name, x, a=a: (x @ a[name]).reshape(*x.shape[:-1], 2, SIZE // 2)  # noqa: E731
+        query = heads("query", normed[:, -1])
+        scores = jnp.einsum("bhd,bshd->bhs", query + a["content_bias"], heads("key", normed))
+        scores += jnp.einsum("bhd,shd->bhs", query + a["place_bias"], heads("place", places))
+        weights = jax.nn.softmax(scores / (SIZE // 2) ** 0.5, where=seen[:, None])
+        y = jnp.einsum("bhs,bshd->bhd", weights, heads("value", normed)).reshape(len(x), SIZE)
+        x = jax_gate(q["gate"], x, jax.nn.relu(y @ a["out"]["kernel"]))
+        y = jax.nn.relu(jax_norm(q["dense_norm"], x) @ q["wide"]["kernel"] + q["wide"]["bias"])
+        y = jax.nn.relu(y @ q["narrow"]["kernel"] + q["narrow"]["bias"])
+        x = jax_gate(q["dense_gate"], x, y)
+    return {"count": jnp.minimum(count + 1, WINDOW), "window": jnp.stack(window, 1)}, x
+
+
+def jax_norm(p, x):
+    x = x - x.mean(-1, keepdims=True)
+    return x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+
+def jax_gate(p, x, y):
+    r_y, z_y, h_y = jnp.split(y @ p["made"]["kernel"], 3, -1)
+    r_x, z_x = jnp.split(x @ p["given"]["kernel"], 2, -1)
+    z = jax.nn.sigmoid(z_y + z_x - p["bias"])
+    h = jnp.tanh(h_y + (jax.nn.sigmoid(r_y + r_x) * x) @ p["reset"]["kernel"])
+    return (1 - z) * x + z * h
+
+
 @pytest.fixture(params=["cpu", "accelerator"])
 def device(request, monkeypatch):
     """Choices of `tuning` as they are here, and as they are where operations are launches."""
@@ -242,13 +400,19 @@ def device(request, monkeypatch):
         monkeypatch.setattr(tuning, "all_steps_at_once", lambda: True)
 
 
-@every_core
+@deep_ones_later
 def test_gradients_are_those_of_a_plain_scan(core, device):
-    """To 1e-6 of the largest, of two sets of parameters at once, and of all that goes in."""
+    """To 1e-6 of the largest, of two sets of parameters at once, and of all that goes in.
+
+    To 1e-5 through the many layers of a transformer.
+    """
     module, params, _ = core_of(core)
     carry, x = memory_like(core, len(STARTS)), normal(2, *STARTS.shape, FEATURES)
     weights = normal(3, *STARTS.shape, SIZE)
-    twins = jax.tree.map(lambda x: jnp.stack([x, x + 0.1]), (params["params"], carry, x))
+    twins = jax.tree.map(
+        lambda x: jnp.stack([x, x if x.dtype == jnp.int32 else x + 0.1]),
+        (params["params"], carry, x),
+    )
 
     def plain(p, carry, x):
         def step(carry, inputs):
@@ -263,23 +427,33 @@ def test_gradients_are_those_of_a_plain_scan(core, device):
     def gradients(form):
         def total(*at):
             after, y = form(*at)
-            ends = sum(jnp.sum(jnp.sin(h)) for h in jax.tree.leaves(after))
+            ends = sum(jnp.sum(jnp.sin(h)) for h in floats(after))
             return jnp.sum(weights.swapaxes(0, 1) * y) + ends
 
-        return jax.jit(jax.vmap(jax.value_and_grad(total, (0, 1, 2))))(*twins)
+        gradient = jax.value_and_grad(total, (0, 1, 2), allow_int=True)
+        return jax.jit(jax.vmap(gradient))(*twins)
 
     with jax.numpy_rank_promotion("allow"):
         expected = gradients(plain)
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(gradients(ours)), jax.tree.leaves(expected), strict=True
     ):
-        np.testing.assert_allclose(a, b, 0, 1e-6 * np.abs(b).max(), err_msg=str(path))
-    # the carry of a row that begins anew has no part in it
-    for d_carry in jax.tree.leaves(expected[1][1]):
-        assert (d_carry[:, STARTS[:, 0]] == 0).all() and (d_carry[:, ~STARTS[:, 0]] != 0).all()
+        if a.dtype != jax.dtypes.float0:
+            near = (1e-5 if core == "gtrxl" else 1e-6) * np.abs(b).max()
+            np.testing.assert_allclose(a, b, 0, near, err_msg=str(path))
+    # the carry of a row that begins anew has no part in it, nor what is no step of an episode
+    for d_carry in floats(expected[1][1]):
+        there = np.broadcast_to(~STARTS[:, :1], STARTS[:, :1].shape)
+        if core == "gtrxl":
+            there = there & (np.arange(WINDOW)[None] >= WINDOW - carry["count"][:, None])
+            d_carry = np.abs(d_carry).sum((2, 4))
+        else:
+            d_carry = np.abs(d_carry).reshape(2, len(STARTS), -1)
+            there = np.broadcast_to(there, d_carry.shape[1:])
+        assert (d_carry[:, there] != 0).all() and (d_carry[:, ~there] == 0).all()
 
 
-@every_core
+@deep_ones_later
 def test_the_backward_loop_has_one_product(core):
     """All that does not wait for the step before is outside of the loops."""
     module, params, _ = core_of(core)
@@ -293,7 +467,7 @@ def test_the_backward_loop_has_one_product(core):
         for scan in jax.make_jaxpr(jax.grad(total))(params).eqns
         if scan.primitive.name == "scan"
     ]
-    assert products == ([0, 0] if core == "linear" else [1, 1])
+    assert products == {"linear": [0, 0], "mingru": [0] * 4, "gtrxl": []}.get(core, [1, 1])
 
 
 @pytest.mark.parametrize("name", ["forget", "decay"])
@@ -317,6 +491,31 @@ def test_a_gate_that_is_shut_has_a_finite_gradient(name):
         assert np.isfinite(leaf).all(), path
 
 
+def test_a_transformer_begins_near_the_identity():
+    """The gates' biases are 2, and where they are large, the input's layer is what comes out."""
+    core = CORES["gtrxl"](8, layers=1, heads=4, window=5)
+    x, starts = normal(1, 2, 3, FEATURES), jnp.zeros((2, 3), bool)
+    carry = core.initial_carry((2,))
+    params = jax.jit(core.init)(jax.random.key(0), carry, x, starts)["params"]
+    assert set(params) == {"input", "layer_0"}
+    layer, square = params["layer_0"], (8, 8)
+    shapes = jax.tree.map(np.shape, layer)
+    assert shapes["attention"] == {
+        "query": square, "key": square, "value": square, "place": square,
+        "content_bias": (4, 2), "place_bias": (4, 2), "out": {"kernel": square},
+    }  # fmt: skip
+    gate = {"bias": (8,), "made": {"kernel": (8, 24)}, "given": {"kernel": (8, 16)},
+            "reset": {"kernel": square}}  # fmt: skip
+    assert shapes["gate"] == shapes["dense_gate"] == gate
+    assert shapes["wide"] == {"kernel": (8, 32), "bias": (32,)}
+    shut = dict(layer)
+    for name in ("gate", "dense_gate"):
+        np.testing.assert_array_equal(layer[name]["bias"], 2.0)
+        shut[name] = layer[name] | {"bias": jnp.full(8, 100.0)}
+    y = jax.jit(core.apply)({"params": params | {"layer_0": shut}}, carry, x, starts)[1]
+    np.testing.assert_allclose(y, dense(params["input"], x), **NEAR)
+
+
 @every_core
 def test_shapes_that_would_broadcast_are_refused_while_tracing(core):
     module, params, _ = core_of(core)
@@ -335,7 +534,7 @@ def test_shapes_that_would_broadcast_are_refused_while_tracing(core):
 @functools.cache
 def remembering(core, shared=False):
     """(policy, parameters, compiled)."""
-    config = PPOConfig(core=core, core_size=SIZE, hidden_sizes=(6,), shared_torso=shared)
+    config = PPOConfig(**fields(core), hidden_sizes=(6,), shared_torso=shared)
     policy = make_policy(config, EnvSpec(box(FEATURES), Discrete(4)))
     params = noisy(jax.jit(policy.init)(jax.random.key(0)))
     return policy, params, jax.jit(policy.apply)
@@ -343,7 +542,7 @@ def remembering(core, shared=False):
 
 def some_carry(policy, batch):
     """A memory of something."""
-    return jax.tree.map(lambda h: normal(5, *h.shape), policy.initial_carry((batch,)))
+    return something(policy.initial_carry((batch,)), 5)
 
 
 def stepped(apply, params, carry, obs, starts):
@@ -363,7 +562,7 @@ def at_once(apply, params, carry, obs, starts):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@every_core
+@deep_ones_later
 def test_a_sequence_is_its_steps(core, shared):
     policy, params, apply = remembering(core, shared)
     obs, carry = normal(6, *STARTS.shape, FEATURES), some_carry(policy, len(STARTS))
@@ -388,10 +587,10 @@ def test_actor_and_critic_side_by_side_are_the_two(core, monkeypatch):
             after, logits, value = at_once(policy.apply, params, carry, obs, starts)
             return jnp.sum(weights * logits) + jnp.sum(weights[..., 0] * value), after
 
-        gradient = jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+        gradient = jax.value_and_grad(total, (0, 1, 2), has_aux=True, allow_int=True)
         lowered = jax.jit(gradient).lower(params, carry, obs)
         init = jax.eval_shape(policy.init, jax.random.key(0))
-        outputs = lowered.compile()(params, carry, obs)
+        outputs = floats(lowered.compile()(params, carry, obs))
         return init, outputs, lowered.as_text().count("dot_general")
 
     init, apart, products = outcome()
@@ -410,7 +609,7 @@ def test_a_single_observation_is_a_step_of_one():
     same(policy.initial_carry(()), row(policy.initial_carry((3,)), 0))
 
 
-@every_core
+@deep_ones_later
 def test_a_reset_makes_the_past_irrelevant(core):
     policy, params, apply = remembering(core)
     obs, carry = normal(6, *STARTS.shape, FEATURES), some_carry(policy, len(STARTS))
@@ -419,10 +618,9 @@ def test_a_reset_makes_the_past_irrelevant(core):
         if not starts.any():
             continue
         last = np.flatnonzero(starts)[-1]
-        other = obs.copy()
-        other[i, :last] += 1.0
-        past = jax.tree.map(lambda h: h + 1.0, carry)
-        after, other_logits, other_value = at_once(apply, params, past, other, STARTS)
+        changed = obs.copy()
+        changed[i, :last] += 1.0
+        after, other_logits, other_value = at_once(apply, params, other(carry), changed, STARTS)
         np.testing.assert_allclose(other_logits[i, last:], logits[i, last:], **NEAR)
         np.testing.assert_allclose(other_value[i, last:], value[i, last:], **NEAR)
         fresh = stepped(
@@ -432,16 +630,15 @@ def test_a_reset_makes_the_past_irrelevant(core):
         np.testing.assert_allclose(logits[i, last:], fresh[1][0], **NEAR)
 
 
-@every_core
+@deep_ones_later
 def test_without_a_reset_the_past_matters(core):
     """Up to the last step: the first observation, and the memory before it."""
     policy, params, apply = remembering(core)
     obs, carry = normal(6, *STARTS.shape, FEATURES), some_carry(policy, len(STARTS))
     _, logits, value = at_once(apply, params, carry, obs, STARTS)
-    other = obs.copy()
-    other[:, 0] += 1.0
-    past = jax.tree.map(lambda h: h + 1.0, carry)
-    for changed in ((carry, other), (past, obs)):
+    another = obs.copy()
+    another[:, 0] += 1.0
+    for changed in ((carry, another), (other(carry), obs)):
         _, other_logits, other_value = at_once(apply, params, *changed, STARTS)
         assert np.abs(np.asarray(other_logits - logits))[0, -1].max() > 1e-4
         assert np.abs(np.asarray(other_value - value))[0, -1] > 1e-4
@@ -458,13 +655,13 @@ def test_a_bad_observation_is_forgotten_with_its_episode(core):
     _, expected, _ = at_once(apply, params, carry, obs, STARTS)
     np.testing.assert_allclose(logits[2, 3:], expected[2, 3:], **NEAR)  # the row reset at step 3
     assert np.isnan(logits[2, 2]).all()
-    spoilt = jax.tree.map(lambda h: jnp.full_like(h, jnp.nan), carry)
+    spoilt = jax.tree.map(lambda h: h if h.dtype == jnp.int32 else jnp.full_like(h, jnp.nan), carry)
     _, logits, _ = at_once(apply, params, spoilt, obs, STARTS)
     np.testing.assert_allclose(logits[1], expected[1], **NEAR)  # the row reset at step 0
     assert all(np.isfinite(h).all() for h in jax.tree.leaves(row(after, 5)))
 
 
-@every_core
+@deep_ones_later
 def test_gradients_of_a_sequence_are_those_of_its_steps(core):
     policy, params, _ = remembering(core, shared=True)
     starts = STARTS[1:, :4]
@@ -474,10 +671,10 @@ def test_gradients_of_a_sequence_are_those_of_its_steps(core):
     def gradient(form):
         def total(params, carry, obs):
             after, logits, value = form(policy.apply, params, carry, obs, starts)
-            ends = sum(jnp.sum(jnp.sin(h)) for h in jax.tree.leaves(after))
+            ends = sum(jnp.sum(jnp.sin(h)) for h in floats(after))
             return jnp.sum(weights * logits) + jnp.sum(weights[..., 0] * value) + ends
 
-        return jax.jit(jax.grad(total, (0, 1, 2)))(params, carry, obs)
+        return floats(jax.jit(jax.grad(total, (0, 1, 2), allow_int=True))(params, carry, obs))
 
     same(gradient(at_once), gradient(stepped), rtol=1e-3, atol=1e-4)
 
@@ -575,6 +772,35 @@ def test_a_sequence_goes_on_from_the_memory_that_the_rollout_had(walk):
     )
     np.testing.assert_allclose(dist.log_prob(batch.action), batch.log_prob, **NEAR)
     np.testing.assert_allclose(value, batch.value, **NEAR)
+
+
+@pytest.mark.slow
+def test_a_large_memory_is_kept_of_each_sequence_alone():
+    """All else is that of a rollout that keeps it of every step, values of last steps included."""
+    changes = dict(fields("gtrxl"), core_layers=1, objective="clip", target_kl=None)
+    config = WALK.replace(**changes)
+    setup = build(config, Walk())
+    assert setup.policy.large_carry
+    state = jax.jit(make_learner(config, env=Walk()).init)(KEYS[0])
+
+    def rollouts(policy):
+        def run(state, key):
+            return collect(policy, setup.vec_env, 8, state, setup.env_params, key, length=4)
+
+        state_and_rollout = jax.jit(run)
+        return state_and_rollout(state_and_rollout(state, KEYS[1])[0], KEYS[2])
+
+    (state, kept), (end, whole) = (
+        rollouts(setup.policy._replace(large_carry=large)) for large in (True, False)
+    )
+    assert whole.truncated.any() and whole.terminated.any()
+    same(state, end, **NEAR)
+    same(kept.replace(carry=()), whole.replace(carry=()), **NEAR)
+    same(kept.carry, jax.tree.map(lambda x: x[::4], whole.carry), **NEAR)
+    assert kept.carry["actor"]["count"].max() > 0
+    zeros = jnp.zeros((8, 3))
+    batches = [as_batch(rollout, rollout.obs, zeros, zeros, 4) for rollout in (kept, whole)]
+    same(*batches, **NEAR)
 
 
 def test_adaptive_kl_measures_the_divergence_of_sequences(walk):
@@ -780,6 +1006,10 @@ KINDS = {
     "linear, numbers": (Walk(), dict(core="linear", layer_norm=True)),
     "gru, squashed": (
         Reach(), dict(core="gru", squash_actions=True, normalize_observations=True)),
+    "gtrxl, masked settings": (
+        Dials(), dict(core="gtrxl", core_heads=2, core_window=3, normalize_observations=True)),
+    "mingru, shared, everything": (
+        Juggle(), dict(core="mingru", shared_torso=True, normalize_rewards=True)),
     "lstm, squashed by state": (
         Reach(), dict(core="lstm", squash_actions=True, state_dependent_std=True)),
 }  # fmt: skip
@@ -829,10 +1059,10 @@ def test_updates_one_by_one_are_the_whole_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("core", ["lstm", "linear"])
+@pytest.mark.parametrize("core", ["lstm", "linear", "gtrxl"])
 def test_an_update_gives_the_types_that_it_takes(core):
     """To the weak type, so that a loop on the host compiles it once."""
-    learner = make_learner(SMALL.replace(core=core), env=Walk())
+    learner = make_learner(SMALL.replace(**fields(core)), env=Walk())
     state = jax.eval_shape(learner.init, KEYS[0])
     after, _ = jax.eval_shape(learner.update, state)
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -850,6 +1080,12 @@ WRONG = [  # changes of the configuration, parts, what is said
     (dict(core="lstm", chunk_size=4), {}, "must be a multiple of sequence_length=6 .*: use 6"),
     (dict(core="gru"), dict(policy=counting()), "core would have no effect on a policy of your"),
     (dict(squash_actions=True), dict(policy=counting()), "squash_actions would have no effect"),
+    (dict(core="gtrxl", core_size=30), {}, "core_heads=4 must divide core_size=30: use 3"),
+    (dict(core="gtrxl", core_size=8, core_heads=16), {}, "must divide core_size=8: use 8"),
+    (dict(core="mingru", core_heads=2), {}, "core_heads=2 has no effect here: use it with .*gtrxl"),
+    (dict(core="gru", core_layers=3), {}, "core_layers=3 has no effect here: use it with .*mingru"),
+    (dict(core="lstm", core_window=9), {}, "core_window=9 has no effect here: use it with .*gtrxl"),
+    (dict(core="gtrxl", core_window=0), {}, "core_window=0 must be at least 1: use 64"),
     (dict(core_size=32), {}, "core_size=32 has no effect here: use it with core='gru'"),
     (dict(sequence_length=4), dict(policy=counting()), "must divide num_steps=6: use 3"),
     (dict(num_minibatches=3), dict(policy=counting()), "= 4 sequences of a rollout: use 2"),

@@ -165,16 +165,27 @@ def linear_step(p, h, x, r):
     return h, r(np.tanh(r(dense(p["out"], np.concatenate([h, x], -1), r))))
 
 
-STEPS = {"gru": gru_step, "lstm": lstm_step, "linear": linear_step}
+def mingru_step(p, carry, x, r):
+    x, after = dense(p["input"], x, r), []
+    for i in range(2):
+        value, write, through = np.split(dense(p[f"layer_{i}"], x, r), 3, -1)
+        z = expit(write - exactly(p[f"keep_{i}"]))
+        value = np.where(value >= 0, value + 0.5, expit(value))
+        after.append((1 - z) * carry[:, i] + z * value)
+        x = x + expit(through) * (after[-1] - x)
+    return np.stack(after, 1), x
 
 
-@pytest.mark.parametrize("core", CORES)
+STEPS = {"gru": gru_step, "lstm": lstm_step, "linear": linear_step, "mingru": mingru_step}
+
+
+@pytest.mark.parametrize("core", STEPS)
 def test_cores_round_where_they_say(core):
     """Products alone: memory and gates are float32, which lets it last."""
     params = core_of(core)[1]["params"]
     carry, x = memory_like(core, 64), normal(2, 64, 7, FEATURES)
     starts = np.zeros(x.shape[:2], bool)
-    module = CORES[core](SIZE, BF16)
+    module = CORES[core](SIZE, dtype=BF16)
     after, out = strictly(module.apply)({"params": params}, carry, x, starts)
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype(np.float32)}
     assert out.dtype == (BF16 if core == "linear" else np.float32)
@@ -197,7 +208,7 @@ def test_a_gate_that_is_all_but_open_is_not_taken_for_open(core):
     ones = jnp.ones((1, SIZE))
     carry, length = (ones, ones) if core == "lstm" else ones, 1024
     x, starts = jnp.zeros((1, length, FEATURES)), jnp.zeros((1, length), bool)
-    after, _ = jax.jit(CORES[core](SIZE, BF16).apply)({"params": params}, carry, x, starts)
+    after, _ = jax.jit(CORES[core](SIZE, dtype=BF16).apply)({"params": params}, carry, x, starts)
     # log 1024 = 6.93, and bfloat16 has 6.9375 next to it: 1023 steps become 1030
     expected = expit(rounded(np.log(1024.0))) ** length
     np.testing.assert_allclose(jax.tree.leaves(after)[0], expected, rtol=1e-3)
@@ -211,6 +222,7 @@ NETWORKS = {
     "impala": (dict(torso="impala", shared_torso=True), (6, 5, 2)),
     "gru": (dict(core="gru"), (5,)),
     "linear": (dict(core="linear"), (5,)),
+    "gtrxl": (dict(core="gtrxl", core_size=8, core_layers=1), (5,)),
 }
 
 
@@ -222,7 +234,7 @@ def equations(jaxpr):
 
 
 @pytest.mark.parametrize(
-    "name", [slow(name) if name in ("impala", "linear") else name for name in NETWORKS]
+    "name", [slow(name) if name in ("impala", "linear", "gtrxl") else name for name in NETWORKS]
 )
 def test_gradients_are_float32_and_so_are_their_sums(name):
     changes, shape = NETWORKS[name]
