@@ -231,23 +231,25 @@ def time_limits() -> str:
 
 
 def memory() -> str:
-    """What a memory is worth."""
-    chain, hidden = read("memory").values()
+    """What a memory is worth, in as many steps as said if they are not those of the column."""
+    tasks = read("memory")
+    names = ("MemoryChain-bsuite", "CartPole-v1, hidden velocities", "Repeat")
+    columns = list(zip(names, tasks.values(), (2, 1, 1), strict=True))
     rows = []
-    for core in chain:
-        least, most = (
-            f"{run['final_return_mean']:z.{digits}f} ± {run['final_return_std']:.{digits}f}"
-            for run, digits in ((chain[core], 2), (hidden[core], 1))
-        )
-        rows.append((f"`{core}`", least, most, f"{hidden[core]['steps_per_second']:,.0f}"))
-    heads = [
-        f"{name}, {steps_of(runs['none']) / 1000:.0f}k steps"
-        for name, runs in (
-            ("MemoryChain-bsuite", chain),
-            ("CartPole-v1, hidden velocities", hidden),
-        )
-    ]
-    return table(["`core=`", *heads, "steps/s"], rows)
+    for core in columns[0][1]:
+        cells = []
+        for _, runs, digits in columns:
+            run = runs[core]
+            mean, std = run["final_return_mean"], run["final_return_std"]
+            fewer = "" if steps_of(run) == steps_of(runs["gru"]) else f" ({_thousands(run)})"
+            cells.append(f"{mean:z.{digits}f} ± {std:.{digits}f}{fewer}")
+        rows.append((f"`{core}`", *cells))
+    heads = [f"{name}, {_thousands(runs['gru'])} steps" for name, runs, _ in columns]
+    return table(["`core=`", *heads], rows)
+
+
+def _thousands(run: dict) -> str:
+    return f"{steps_of(run) / 1000:.0f}k"
 
 
 def precision() -> str:

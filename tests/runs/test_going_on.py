@@ -11,7 +11,17 @@ import numpy as np
 import optax
 import pytest
 
-from purejaxppo import ConfigError, PPOConfig, cli, fit, load_agents, make_act, make_env
+from purejaxppo import (
+    ConfigError,
+    PPOConfig,
+    cli,
+    fit,
+    load_agents,
+    load_policy,
+    make_act,
+    make_actor,
+    make_env,
+)
 from purejaxppo.components import make_components
 from purejaxppo.errors import RunWarning
 from purejaxppo.run_folder.lock import FolderLock
@@ -519,3 +529,31 @@ def test_states_and_metrics_are_printed_in_a_line(whole):
     one = jax.eval_shape(lambda x: jax.tree.map(lambda x: x[0], x), state)
     assert repr(one) == "LearnerState(107 parameters)"
     assert repr(metrics).startswith("Metrics([2, 10] of episodes, return_sum, ")
+
+
+# -- a memory ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["gtrxl", "mingru"])
+def test_a_run_with_a_deep_memory_goes_on_to_the_bit_and_acts(tmp_path, core):
+    """Two seeds, stopped in the middle; what is loaded plays as the actor does."""
+    window = {"core_window": 3, "core_layers": 1} if core == "gtrxl" else {}
+    config = CONFIG.replace(core=core, core_size=4, sequence_length=4, shared_torso=True, **window)
+    whole = fit(config, **OPTIONS, run_dir=tmp_path / "whole")
+    run = dict(OPTIONS, run_dir=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, **run, callbacks=stop_at(STEPS * 6))
+    result = fit(config, **run, resume=True)
+    assert 3 <= result.resumed_at < 10
+    assert_same(result.state, whole.state)
+    assert_same(result.metrics, whole.metrics)
+
+    policy, (_, agents) = load_policy(tmp_path / "run", agent=1), load_agents(tmp_path / "run")
+    actor = make_actor(config, jax.tree.map(lambda x: x[1], agents), deterministic=True)
+    rng = np.random.default_rng(0)
+    obs, starts = rng.normal(0, 1, (6, 3, 4)), rng.random((6, 3)) < 0.3
+    carry, starts[0] = actor.initial_carry((3,)), True
+    for x, start in zip(obs, starts, strict=True):
+        carry, action = actor.act(jax.random.key(0), carry, x, start)
+        np.testing.assert_array_equal(policy.predict(x, episode_start=start), action)

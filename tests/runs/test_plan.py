@@ -80,9 +80,11 @@ def slow(*args):
         slow(PPOConfig(core="gru", **WIDE), 1),
         slow(PPOConfig(env="Breakout-MinAtar", recompute_advantages=True, **WIDE), 1),
         slow(PPOConfig(core="gru", sequence_length=25, recompute_advantages=True, **WIDE), 1),
+        slow(PPOConfig(core="gtrxl", core_layers=1, core_window=16, **WIDE), 1),
     ],
     ids=[
         "wide", "seeds", "pictures", "large network", "memory", "pictures again", "memory again",
+        "large memory",
     ],
 )  # fmt: skip
 def test_the_estimate_is_within_a_quarter_of_what_is_compiled(config, seeds):

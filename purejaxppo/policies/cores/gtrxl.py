@@ -39,7 +39,8 @@ class GTrXL(nn.Module):
         layers: of attention.
         heads: of each.
         window: W, past steps that a step sees.
-        dtype: of matrix products; what they sum up to, softmax, gates and carry are float32.
+        dtype: of matrix products, and what comes out of them; norms, softmax, gates and carry are
+            float32.
     """
 
     large_carry: ClassVar[bool] = True  # see `Policy`
@@ -175,12 +176,13 @@ class Attention(nn.Module):
         else:
             y = self._product("bhls,bshd->blhd", weights, self._product("bsf,fhd->bshd", x, value))
         y = y.reshape(*y.shape[:2], self.size)
-        return From(self.size, dtype=self.dtype, use_bias=False, name="out")(y)
+        out = From(self.size, dtype=self.dtype, use_bias=False, name="out")
+        return out(y).astype(jnp.float32)
 
     def _product(self, letters: str, x: Array, y: Array) -> Array:
-        """Returns a sum of products, multiplied in the dtype and summed in float32."""
+        """Returns sums of products as float32, multiplied and rounded in the dtype."""
         x, y = x.astype(self.dtype), y.astype(self.dtype)
-        return jnp.einsum(letters, x, y, preferred_element_type=jnp.float32)
+        return jnp.einsum(letters, x, y).astype(jnp.float32)
 
 
 class Gate(nn.Module):
@@ -208,7 +210,7 @@ class Gate(nn.Module):
                 blocks * self.size, kernel_init=orthogonal(1.0, blocks), dtype=self.dtype,
                 use_bias=False, name=name,
             )  # fmt: skip
-            return layer(x)
+            return layer(x).astype(jnp.float32)
 
         bias = self.param("bias", nn.initializers.constant(2.0), (self.size,))[None, None]
         r_y, z_y, h_y = jnp.split(of("made", 3, y), 3, -1)
