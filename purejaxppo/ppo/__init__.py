@@ -52,16 +52,16 @@ With `rho = pi(a) / pi_old(a)`, both given the state:
 
 ## Memories
 
-A core stands between torso and heads. Of its input `x_t`, with sigmoids `z_t`, `r_t`, `i_t`, `f_t`,
-`o_t`, `s_t` of what is given to them:
+A core stands between torso and heads. Of its input `x_t`, with gates `z_t`, `r_t`, `i_t`, `f_t` and
+`o_t`, sigmoids of what they read:
 
 | `core=` | equation | source |
 |---|---|---|
 | `gru` | `h_t = z_t h_{t-1} + (1 - z_t) tanh(W x_t + r_t U h_{t-1})` | arXiv:1406.1078 |
 | `lstm` | `c_t = f_t c_{t-1} + i_t g_t`, `h_t = o_t tanh(c_t)` | Hochreiter and Schmidhuber 1997 |
 | `linear` | `h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t W x_t`, `a_t = a^(8 r_t)` | arXiv:2402.19427 |
-| `mingru` | `h_t = (1 - z_t) h_{t-1} + z_t g(W x_t)`, `y_t = s_t h_t + (1 - s_t) x_t` | arXiv:2410.01201 |
-| `gtrxl` | attention to the last `core_window` steps, GRU gates around each layer | arXiv:1910.06764 |
+| `mingru` | `h_t = (1 - z_t) h_{t-1} + z_t g(W x_t)`, beside a highway | arXiv:2410.01201 |
+| `gtrxl` | attention to `core_window` steps, gates around each layer | arXiv:1910.06764 |
 
 Gates of `linear` and `mingru` read `x_t` alone. A minibatch is of sequences of `sequence_length`
 steps, each from the memory that it began with; gradients flow between its steps. All forget at an
