@@ -66,6 +66,7 @@ ONE_IMPORTER = {
     "export.flatten_jaxpr": "programs without calls inside: of use to any export",
     "export.numpy_program": "jaxprs as NumPy calls, a table of primitives",
     "policies.cores": "a registry that users extend",
+    "policies.cores.linear": "a core, whose scan another one is made of",
     "policies.distributions": "what custom policies return",
     "policies.nnx_network": "modules of another library, imported when they are met",
     "ppo.critics": "what a value head means; `make_components` makes it",
