@@ -23,6 +23,7 @@ from purejaxppo.types import (
     Obs,
     Params,
     Policy,
+    PyTree,
     Rollout,
     VecEnv,
 )

@@ -785,7 +785,9 @@ def test_a_large_memory_is_kept_of_each_sequence_alone():
 
     def rollouts(policy):
         def run(state, key):
-            return collect(policy, setup.vec_env, 8, state, setup.env_params, key, length=4)
+            return collect(
+                policy, setup.critic, setup.vec_env, 8, state, setup.env_params, key, length=4
+            )
 
         state_and_rollout = jax.jit(run)
         return state_and_rollout(state_and_rollout(state, KEYS[1])[0], KEYS[2])
