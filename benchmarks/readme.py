@@ -236,9 +236,12 @@ def memory() -> str:
     names = ("MemoryChain-bsuite", "CartPole-v1, hidden velocities", "Repeat")
     columns = list(zip(names, tasks.values(), (2, 1, 1), strict=True))
     rows = []
-    for core in columns[0][1]:
+    for core in dict.fromkeys(core for _, runs, _ in columns for core in runs):
         cells = []
         for _, runs, digits in columns:
+            if core not in runs:
+                cells.append("")
+                continue
             run = runs[core]
             mean, std = run["final_return_mean"], run["final_return_std"]
             fewer = "" if steps_of(run) == steps_of(runs["gru"]) else f" ({_thousands(run)})"
