@@ -41,6 +41,7 @@ from purejaxppo.ppo.normalize import (
 )
 from purejaxppo.ppo.optimizer import begin, pack
 from purejaxppo.ppo.rollout import collect
+from purejaxppo.ppo.schedules import adapt_rate
 from purejaxppo.ppo.update import Loss, loss, optimize
 from purejaxppo.types import (
     Array,
@@ -121,6 +122,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         `init`, `update` and `close`, see `make_learner`.
     """
     config, policy, objective = components.config, components.policy, components.objective
+    schedule = components.schedule
     num_envs = config.num_envs // devices
     vec_env = components.vectorize(num_envs)
 
@@ -156,13 +158,14 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             objective_state=objective.init(hyper),
             step=jnp.int32(0),
             key=key,
+            schedule_state=schedule.init(hyper),
         )
 
     def update(state: LearnerState, hyperparams=None, env_params=None, num_updates=None):
         # the hyperparameters in force, and keys for what is left to chance
         hyper, env_params = defaults(hyperparams, env_params)
         updates = config.num_updates if num_updates is None else num_updates
-        hyper = _in_force(components, hyper, state.step, updates)
+        hyper = _in_force(components, hyper, state, updates)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
         key_rollout, key_update = (own_key(k, axis_name) for k in (key_rollout, key_update))
         norms = state.normalizers
@@ -186,12 +189,12 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         params, opt_state, learned = optimize(
             loss_of(components, hyper, state.objective_state), components.optimizer, hyper,
             minibatches_of(components, state.params, batch), state.params, state.opt_state, batch,
-            key_update, axis_name,
+            key_update, axis_name, adapt_rate if schedule.adapts == "minibatch" else None,
         )  # fmt: skip
 
-        # how far the policy has moved, for an objective that adapts to it
+        # how far the policy has moved, for an objective or a learning rate that adapts to it
         kl = ()
-        if objective.adapt is not None:
+        if objective.adapt is not None or schedule.adapts == "update":
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
             kl = batch.dist.kl(dist).mean()
 
@@ -204,12 +207,15 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         metrics = Metrics(
             **summed(sums),
             **learned,
-            learning_rate=jnp.asarray(hyper.learning_rate, jnp.float32),
             kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
         objective_state = ()
         if objective.adapt is not None:
             objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
+        schedule_state = () if schedule.adapts is None else metrics.learning_rate
+        if schedule.adapts == "update":
+            adapted = adapt_rate(metrics.learning_rate, kl.mean(), hyper)
+            schedule_state = jnp.where(metrics.gradient_steps > 0, adapted, schedule_state)
         obs_stats = update_obs_stats(norms.obs, seen)
         return state.replace(
             params=params,
@@ -218,6 +224,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             objective_state=objective_state,
             step=state.step + 1,
             key=key,
+            schedule_state=schedule_state,
         ), metrics
 
     return Learner(components.in_precision(init), components.in_precision(update), vec_env.close)
@@ -248,17 +255,19 @@ def _opaque(tree: PyTree) -> PyTree:
     return jax.lax.optimization_barrier(tree)
 
 
-def _in_force(components: Components, hyper: Hyperparams, step: Array, updates: Any) -> Hyperparams:
-    """Returns the hyperparameters that the schedule gives after so many updates of all.
+def _in_force(
+    components: Components, hyper: Hyperparams, state: LearnerState, updates: Any
+) -> Hyperparams:
+    """Returns the hyperparameters that the schedule gives to the next of so many updates.
 
     Raises:
         ConfigError: it gives something else.
     """
     # times the inverse: the compiler may divide otherwise by what it knows
     known = not isinstance(updates, jax.Array)
-    share = 1 / (np.float32(updates) if known else updates.astype(jnp.float32))
-    done = step.astype(jnp.float32) * _opaque(share)
-    hyper = components.schedule(hyper, jnp.minimum(done, 1.0))
+    share = _opaque(1 / (np.float32(updates) if known else updates.astype(jnp.float32)))
+    done = state.step.astype(jnp.float32) * share
+    hyper = components.schedule.at(hyper, jnp.minimum(done, 1.0), share, state.schedule_state)
     if not isinstance(hyper, Hyperparams):
         raise ConfigError(
             f"the schedule returns {shown(hyper)}: return hyperparameters, such as "
@@ -309,6 +318,7 @@ def loss_of(
         hyper=hyper,
         objective_state=objective_state,
         value_stats=value_stats,
+        with_kl=components.schedule.adapts == "minibatch",
     )
 
 
