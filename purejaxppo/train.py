@@ -88,9 +88,9 @@ def make_learner(
         advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
             `config` names.
         optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
-            Adam; gradients are clipped to max_grad_norm before it.
+            the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
-            the linear one.
+            those that `config` names.
 
     Returns:
         `init(key, hyperparams=None, env_params=None) -> LearnerState` and `update(state,
@@ -365,9 +365,9 @@ def make_train(
         advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
             `config` names.
         optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
-            Adam; gradients are clipped to max_grad_norm before it.
+            the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
-            the linear one.
+            those that `config` names.
 
     Returns:
         `train(key, hyperparams=None, env_params=None) -> TrainOutput`, to be jitted, and vmapped
