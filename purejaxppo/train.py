@@ -41,7 +41,6 @@ from purejaxppo.ppo.normalize import (
 )
 from purejaxppo.ppo.optimizer import begin, pack
 from purejaxppo.ppo.rollout import collect
-from purejaxppo.ppo.schedules import adapt_rate
 from purejaxppo.ppo.update import Loss, loss, optimize
 from purejaxppo.types import (
     Array,
@@ -189,7 +188,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         params, opt_state, learned = optimize(
             loss_of(components, hyper, state.objective_state), components.optimizer, hyper,
             minibatches_of(components, state.params, batch), state.params, state.opt_state, batch,
-            key_update, axis_name, adapt_rate if schedule.adapts == "minibatch" else None,
+            key_update, axis_name, schedule.adapt_step,
         )  # fmt: skip
 
         # how far the policy has moved, for an objective or a learning rate that adapts to it
@@ -212,10 +211,6 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         objective_state = ()
         if objective.adapt is not None:
             objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
-        schedule_state = () if schedule.adapts is None else metrics.learning_rate
-        if schedule.adapts == "update":
-            adapted = adapt_rate(metrics.learning_rate, kl.mean(), hyper)
-            schedule_state = jnp.where(metrics.gradient_steps > 0, adapted, schedule_state)
         obs_stats = update_obs_stats(norms.obs, seen)
         return state.replace(
             params=params,
@@ -224,7 +219,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             objective_state=objective_state,
             step=state.step + 1,
             key=key,
-            schedule_state=schedule_state,
+            schedule_state=schedule.after(metrics, kl, hyper),
         ), metrics
 
     return Learner(components.in_precision(init), components.in_precision(update), vec_env.close)
@@ -318,7 +313,7 @@ def loss_of(
         hyper=hyper,
         objective_state=objective_state,
         value_stats=value_stats,
-        with_kl=components.schedule.adapts == "minibatch",
+        with_kl=components.schedule.adapt_step is not None,
     )
 
 

@@ -219,7 +219,7 @@ LIBRARIES: dict[str, dict[str, str]] = {
     },
     "PufferLib": {
         "env_name": "{env}",
-        "anneal_lr": "{learning_rate_schedule}='cosine' with {learning_rate_final_scale}=0.0, for True",
+        "anneal_lr": "{learning_rate_schedule}='cosine', {learning_rate_final_scale}=0.0 for True",
         "min_lr_ratio": "{learning_rate_final_scale}",
         "update_epochs": "{num_epochs}",
         "bptt_horizon": "{num_steps}, or with a {core} {sequence_length}",
@@ -251,7 +251,7 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "num_mini_batches": "{num_minibatches}",
         "clip_param": "{clip_eps}",
         "lam": "{gae_lambda}",
-        "value_loss_coef": "{value_coef} = 2 * value_loss_coef, whose squared errors are not halved",
+        "value_loss_coef": "{value_coef} = 2 * value_loss_coef: squared errors are not halved",
         "use_clipped_value_loss": "{value_loss}='clipped', and {value_clip_eps} of clip_param",
         "schedule": "{learning_rate_schedule}='kl_adaptive' for 'adaptive', 'constant' for 'fixed'",
         "normalize_advantage_per_mini_batch": "{advantage_normalization}='batch' for False",

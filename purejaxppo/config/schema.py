@@ -34,6 +34,7 @@ Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
 ObjectiveName = Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"]
 ValueLoss = Literal["squared", "clipped", "huber"]
 Annealing = Literal["constant", "linear", "cosine"]
+RateSchedule = Literal["constant", "linear", "cosine", "kl_adaptive"]
 
 TABLES = ("env_params", "vary")
 """What may stand in a file beside the fields, see `config.file`."""
@@ -122,9 +123,7 @@ class PPOConfig:
     # floats are hyperparameters: what they must be is in `hyperparams.BOUNDS`
     learning_rate: float = option(2.5e-4, group="optimisation")
     """Step size of the optimizer; where it begins under learning_rate_schedule='kl_adaptive'."""
-    learning_rate_schedule: Literal["constant", "linear", "cosine", "kl_adaptive"] = option(
-        "linear", when=(LEARNING_RATE_FORM, MOVED)
-    )
+    learning_rate_schedule: RateSchedule = option("linear", when=(LEARNING_RATE_FORM, MOVED))
     """How it falls to that fraction; constant: not at all; kl_adaptive: as desired_kl says."""
     learning_rate_final_scale: float = option(1.0, when=(LEARNING_RATE_FALLS,))
     """The learning rate falls to this fraction of itself (1: constant, 0: annealed)."""

@@ -128,9 +128,10 @@ print(jax.jit(train)(jax.random.key(0)).metrics.approx_kl)
 So are an optimizer, a schedule, and hyperparameters beyond those of `Hyperparams`:
 
 - `optimizer=`: `(hyper) -> optax.GradientTransformation`, the learning rate included. Gradients are
-  still clipped to `max_grad_norm` before it; `optimizer="muon"`, `adam_eps` and other options of the
-  named ones have no effect beside it and are refused. One that works element by element may say so, `Optimizer(make, elementwise=True)`: where there are few
-  parameters, they are then stepped as one vector, which is faster.
+  still clipped to `max_grad_norm` before it; `optimizer="muon"`, `adam_eps` and other options of
+  the named ones have no effect beside it and are refused. One that works element by element may say
+  so, `Optimizer(make, elementwise=True)`: where there are few parameters, they are then stepped as
+  one vector, which is faster.
 - `schedule=`: `(hyper, progress) -> hyper`, with progress from 0 to 1. It replaces those by name:
   options such as `*_final_scale` are refused beside it.
 - `hyper.extra`: any pytree, traced, and vmapped with all other hyperparameters.

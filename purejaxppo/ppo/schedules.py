@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from purejaxppo.hyperparams import Hyperparams, Scalar
-from purejaxppo.types import Array, PyTree, Schedule
+from purejaxppo.types import Array, Metrics, PyTree, Schedule
 
 SCHEDULED = ("learning_rate", "clip_eps", "entropy_coef")
 """Hyperparameters with a schedule of their own."""
@@ -130,6 +130,25 @@ class Scheduling(NamedTuple):
     at: Callable[[Hyperparams, Array, Array, PyTree], Hyperparams]
     init: Callable[[Hyperparams], PyTree] = lambda hyper: ()
     adapts: str | None = None
+
+    @property
+    def adapt_step(self) -> Callable[[Array, Array, Hyperparams], Array] | None:
+        """Returns what adapts the rate before each gradient step; None: nothing does."""
+        return adapt_rate if self.adapts == "minibatch" else None
+
+    def after(self, metrics: Metrics, kl: PyTree, hyper: Hyperparams) -> PyTree:
+        """Returns what is remembered after an update.
+
+        Args:
+            metrics: of the update; where none of its steps was taken, the rate stays.
+            kl: [devices], mean exact divergences of the whole rollout, if it is an "update" after
+                which the rate is adapted.
+            hyper: those in force.
+        """
+        rate = metrics.learning_rate
+        if self.adapts != "update":
+            return rate if self.adapts else ()
+        return jnp.where(metrics.gradient_steps > 0, adapt_rate(rate, kl.mean(), hyper), rate)
 
 
 def custom_schedule(schedule: Schedule) -> Scheduling:

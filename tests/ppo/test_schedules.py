@@ -149,9 +149,9 @@ def test_the_rate_moves_as_the_rule_says(kl, rate, new):
 
 def test_seeds_have_rates_of_their_own():
     """An unreachable target raises it after each step but an update's first, a tiny one lowers."""
-    hyper = BY_KL.hyperparams()
+    hyper = BY_KL.hyperparams().replace(learning_rate_min=1e-3, learning_rate_max=0.05)
     targets = jnp.array([1e6, 1e-12, 1e6])
-    rates = jnp.array([1e-3, 1e-3, 2e-4])
+    rates = jnp.array([0.01, 0.01, 0.002])
 
     def run(target, rate):
         given = hyper.replace(desired_kl=target, learning_rate=rate)
@@ -160,9 +160,9 @@ def test_seeds_have_rates_of_their_own():
     out = jax.jit(jax.vmap(run))(targets, rates)
     steps = 3 * np.arange(1, 5)  # of four in each update, the first has nothing to go by
     wanted = [
-        np.minimum(1e-3 * 1.5**steps, 5e-3),
-        np.maximum(1e-3 / 1.5**steps, 1e-4),
-        np.minimum(2e-4 * 1.5**steps, 5e-3),
+        np.minimum(0.01 * 1.5**steps, 0.05),
+        np.maximum(0.01 / 1.5**steps, 1e-3),
+        np.minimum(0.002 * 1.5**steps, 0.05),
     ]
     np.testing.assert_allclose(out.metrics.learning_rate, wanted, rtol=1e-5)
     np.testing.assert_array_equal(out.state.schedule_state, out.metrics.learning_rate[:, -1])

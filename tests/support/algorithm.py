@@ -7,7 +7,7 @@ from purejaxppo.ppo import minibatches, optimizer, update
 from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.minibatches import Minibatches
 from purejaxppo.ppo.optimizer import OPTIMIZERS
-from purejaxppo.ppo.schedules import SCHEDULED, adapt_rate, named_schedules
+from purejaxppo.ppo.schedules import SCHEDULED, named_schedules
 from purejaxppo.train import loss_of, minibatches_of
 
 
@@ -58,7 +58,7 @@ def optimize(
     of = parts(config, policy, objective)
     f, plan = loss_of(of, hyper, objective_state), minibatches_of(of, params, batch)
     named = OPTIMIZERS[config.optimizer]
-    adapt = adapt_rate if of.schedule.adapts == "minibatch" else None
+    adapt = of.schedule.adapt_step
     *after, learned = update.optimize(
         f, named, hyper, plan, params, opt_state, batch, key, axis, adapt
     )

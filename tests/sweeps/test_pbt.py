@@ -1,5 +1,6 @@
 """Population-based training: one program, a plain loop, and a study that goes on."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -15,6 +16,7 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.schedulers.evolution import carried, drawn, evolution_of, exploit, perturbed
 from purejaxppo.sweeps.schedulers.pbt import make_population
 from purejaxppo.sweeps.space import read_space
+from purejaxppo.types import LearnerState
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, num_minibatches=2, num_epochs=2, hidden_sizes=(4,),
@@ -269,8 +271,8 @@ def test_a_rate_by_divergence_goes_on_with_whoever_is_copied():
     evolution = evolution_of(
         make_components(config, env=Peak()), read_space(space, config), options
     )
-    state = jax.vmap(make_learner(config, env=Peak()).init)(jax.random.split(jax.random.key(0), 3))
-    state = state.replace(schedule_state=jnp.array([1e-3, 2e-3, 3e-3]))
+    nothing = dict.fromkeys([field.name for field in dataclasses.fields(LearnerState)], ())
+    state = LearnerState(**{**nothing, "schedule_state": jnp.array([1e-3, 2e-3, 3e-3])})
     values, scores = {"desired_kl": jnp.full(3, 1e-2)}, jnp.array([0.0, 1.0, 9.0])
     after, _, parents = evolution.evolve(jax.random.key(0), state, values, scores)
     assert parents.tolist() == [2, 1, 2]

@@ -10,7 +10,8 @@ generation each has a score, the mean return of the episodes that ended in it. T
   range.
 
 A copy is the whole agent: parameters, the optimizer's moments, running statistics, what the
-objective and the schedules remember, and the environments in the middle of their episodes with the memory of them.
+objective and the schedules remember, and the environments in the middle of their episodes with the
+memory of them.
 An episode that was begun by the one is so finished by the same policy in both, and its return is
 theirs. The random key alone stays the agent's own, so that the two part ways at the next step.
 
