@@ -172,8 +172,8 @@ def make_components(
     if optimizer is None:
         optimizer = OPTIMIZERS[config.optimizer]
     else:
-        made = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer)
-        optimizer = behind_clipping(made)
+        custom_one = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer)
+        optimizer = behind_clipping(custom_one)
     if schedule is None:
         names = {name: getattr(config, f"{name}_schedule") for name in SCHEDULED}
         scheduling = named_schedules(names, config.adapt_learning_rate)

@@ -389,10 +389,11 @@ def test_what_is_passed_and_would_not_count_is_refused(own, changes, words):
 VARIED = {
     "clip": PLAIN.replace(
         clip_eps=0.02, target_kl=100.0, entropy_coef=0.1, adam_b1=0.9, adam_b2=0.999,
-        learning_rate_warmup=0.5, clip_eps_warmup=0.5, entropy_coef_warmup=0.5,
+        learning_rate_warmup=0.3, clip_eps_warmup=0.3, entropy_coef_warmup=0.3,
     ),
     "adaptive": PLAIN.replace(
-        objective="adaptive_kl", value_loss="clipped", optimizer="rmsprop", momentum=0.5
+        objective="adaptive_kl", value_loss="clipped", optimizer="rmsprop", momentum=0.5,
+        learning_rate_schedule="kl_adaptive", learning_rate_final_scale=1.0, desired_kl=1e-6,
     ),
     "penalty": PLAIN.replace(
         objective="kl_penalty", value_loss="huber", optimizer="adamw",
@@ -422,8 +423,8 @@ ACTIVE = [
     ("adaptive", "rms_decay", 0.5),
     ("adaptive", "rms_eps", 0.1),
     ("penalty", "weight_decay", 1.0),
-    ("penalty", "desired_kl", 1.0),
-    ("penalty", "learning_rate_min", 9e-3),
+    ("adaptive", "desired_kl", 1.0),
+    ("adaptive", "learning_rate_min", 9e-3),
     ("penalty", "learning_rate_max", 1e-4),
     ("adaptive", "kl_coef", 50.0),
     ("adaptive", "adaptive_kl_target", 1e-8),
@@ -436,7 +437,6 @@ IDLE = [
     ("clip", "adaptive_kl_target", 1e-8),
     ("clip", "value_clip_eps", 1e-3),
     ("clip", "huber_delta", 0.01),
-    ("clip", "momentum", 0.5),
     ("clip", "weight_decay", 1.0),
     ("clip", "desired_kl", 1e-8),
     ("adaptive", "adam_eps", 0.1),

@@ -70,7 +70,7 @@ ONE_IMPORTER = {
     "policies.nnx_network": "modules of another library, imported when they are met",
     "ppo.critics": "what a value head means; `make_components` makes it",
     "ppo.metrics": "equations of what is reported, not of what is learned",
-    "ppo.schedules": "how hyperparameters change over a run; what steps parameters is another matter",
+    "ppo.schedules": "what changes over a run; how parameters are stepped is another matter",
     "ppo.shuffle": "an algorithm with a paper of its own",
     "ppo.update": "the gradient steps",
     "ppo.value_losses": "equations, of which a critic is made",
