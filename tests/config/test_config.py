@@ -222,6 +222,11 @@ TYPOS = {
     "activation": ("Tanh", "tanh"),
     "compute_dtype": ("bfloat", "bfloat16"),
     "matmul_precision": ("hihgest", "highest"),
+    "optimizer": ("adem", "adam"),
+    "learning_rate_schedule": ("linaer", "linear"),
+    "adapt_learning_rate": ("minibatches", "minibatch"),
+    "clip_eps_schedule": ("linaer", "linear"),
+    "entropy_coef_schedule": ("linaer", "linear"),
 }
 
 

@@ -16,11 +16,14 @@ from support.values import EDGES, hidden, one_of, values
 
 from purejaxppo import ConfigError, Hyperparams, PPOConfig
 from purejaxppo.config.purejaxrl import UPPER_CASE
+from purejaxppo.hyperparams import OPTIONAL
 
 FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]
 SCALARS = [name for name in Hyperparams._fields if name != "extra"]
-FRACTIONS = {"gamma", "gae_lambda", *(name for name in SCALARS if name.endswith("final_scale"))}
-MAY_BE_ZERO = {*FRACTIONS, "kl_coef", "value_coef", "entropy_coef"}
+BELOW_ONE = {"adam_b1", "adam_b2", "momentum", "rms_decay"}
+FRACTIONS = {"gamma", "gae_lambda", *BELOW_ONE}
+FRACTIONS |= {name for name in SCALARS if name.endswith(("final_scale", "warmup"))}
+MAY_BE_ZERO = {*FRACTIONS, "kl_coef", "value_coef", "entropy_coef", "weight_decay"}
 
 # values that a field can take, of which some do not go with others
 FITTING = {
@@ -36,8 +39,8 @@ FITTING = {
     "n_step": [1, 5, 9],
     **dict.fromkeys(("num_envs", "num_steps", "num_epochs", "num_minibatches"), (1, 2, 4, 8)),
     **dict.fromkeys(SCALARS, (0.0, 0.01, 0.5, 1.0, np.float32(0.5))),
-    "max_grad_norm": [None, 0.5, "none"],
-    "target_kl": [None, 0.5],
+    **dict.fromkeys(OPTIONAL, (None, 0.0, 0.5, "none")),
+    **dict.fromkeys(("learning_rate", "learning_rate_min", "learning_rate_max"), (1e-3, 1e-2, 0.5)),
 }
 for name, declared in typing.get_type_hints(PPOConfig).items():
     if typing.get_origin(declared) is typing.Literal:
@@ -101,12 +104,14 @@ def whole(config):
     assert all(type(size) is int and 1 <= size < 2**31 for size in config.hidden_sizes)
     for name in SCALARS:
         in_range(name, getattr(config, name))
+    if config.learning_rate_schedule == "kl_adaptive":
+        assert config.learning_rate_min <= config.learning_rate <= config.learning_rate_max
 
 
 def in_range(name, value):
     """Asserts that a number of a hyperparameter has a meaning, where float32 is computed with."""
     if value is None:
-        assert name in ("max_grad_norm", "target_kl")
+        assert name in OPTIONAL
         return
     with np.errstate(over="ignore", under="ignore"):
         single = float(np.float32(value))
@@ -114,6 +119,7 @@ def in_range(name, value):
     assert single > 0 or (single == value == 0 and name in MAY_BE_ZERO)
     assert single == 0 or single >= float(np.finfo(np.float32).tiny)
     assert single <= 1 or name not in FRACTIONS
+    assert single < 1 or name not in BELOW_ONE
 
 
 def survives(config, folder):

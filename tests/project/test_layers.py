@@ -71,6 +71,7 @@ ONE_IMPORTER = {
     "ppo.critics": "what a value head means; `make_components` makes it",
     "ppo.estimates": "what gradient steps weigh by; estimators themselves are equations",
     "ppo.metrics": "equations of what is reported, not of what is learned",
+    "ppo.schedules": "what changes over a run; how parameters are stepped is another matter",
     "ppo.shuffle": "an algorithm with a paper of its own",
     "ppo.update": "the gradient steps",
     "ppo.value_losses": "equations, of which a critic is made",
