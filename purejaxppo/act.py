@@ -12,7 +12,7 @@ from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_comp
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.normalize import normalize
-from purejaxppo.spaces import from_start, from_zero, to_bounds
+from purejaxppo.spaces import EnvSpec, Space, from_start, from_zero, only, part_at, to_bounds
 from purejaxppo.types import Action, Array, Carry, EnvParams, Normalizers, Obs, Params
 
 
@@ -34,10 +34,11 @@ class Actor(NamedTuple):
     """A trained policy, its statistics frozen, with its memory passed in and out.
 
     Attributes:
-        initial_carry: `(batch_shape) -> carry`, memory before an episode; `()` without memory.
+        initial_carry: `(batch_shape) -> carry`, memory before an episode, the actor's alone under
+            `actor_observation`; `()` without memory.
         act: `(key, carry, obs [*B, *O], episode_start [*B]) -> (carry, action [*B, *A])`, within
             the action bounds; B is a batch shape of no axes or one. The key is consumed (and not
-            used when deterministic).
+            used when deterministic). Under `actor_observation`, obs may be those entries alone.
     """
 
     initial_carry: Callable[[tuple[int, ...]], Carry]
@@ -85,16 +86,77 @@ def actor_of(components: Components, state: Trained, deterministic: bool) -> Act
     Returns:
         The functions that start and step it; integers are counted from 0.
     """
-    spec = components.spec
+    spec, policy = components.spec, components.policy
+    alone = bool(components.config.actor_observation)
+
+    def initial_carry(batch_shape: tuple[int, ...]) -> Carry:
+        carry = policy.initial_carry(batch_shape)
+        return _of_the_actor(carry) if alone else carry
 
     def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
+        if alone:
+            carry, obs = _completed(components, carry, obs, episode_start.shape)
         # observations are normalised as they were in training
         obs = normalize(state.normalizers.obs, obs)
-        carry, dist, _ = components.policy.apply(state.params, carry, obs, episode_start)
+        carry, dist, _ = policy.apply(state.params, carry, obs, episode_start)
         action = dist.mode() if deterministic else dist.sample(key)
-        return carry, to_bounds(spec.action, action)
+        return _of_the_actor(carry) if alone else carry, to_bounds(spec.action, action)
 
-    return Actor(components.policy.initial_carry, components.in_precision(act))
+    return Actor(initial_carry, components.in_precision(act))
+
+
+def _of_the_actor(carry: Carry) -> Carry:
+    """Returns the actor's part of a memory that each torso has of its own."""
+    return {"actor": carry["actor"]} if "actor" in carry else carry
+
+
+def _completed(
+    components: Components, carry: Carry, obs: Obs, lead: tuple[int, ...]
+) -> tuple[Carry, Obs]:
+    """Returns memory and observations with zeros for what is not there.
+
+    That is what the critic alone remembers and reads, on which no action depends: a compiler, or
+    an export, leaves out whatever is computed of it.
+    """
+
+    def there(path: Any, space: Space) -> Array:
+        x = part_at(obs, path)
+        return jnp.zeros((*lead, *space.shape), space.dtype) if x is None else x
+
+    memory = components.policy.initial_carry(lead)
+    carry = {**memory, **carry} if memory else memory
+    return carry, jax.tree_util.tree_map_with_path(there, components.spec.observation)
+
+
+def spec_of_actor(components: Components) -> EnvSpec:
+    """Returns what the actor sees and does: None in place of what the critic alone reads.
+
+    Args:
+        components: of a run.
+    """
+    spec, names = components.spec, components.config.actor_observation
+    return spec._replace(observation=only(spec.observation, names))
+
+
+def _as_arrays(components: Components, obs: Obs) -> Obs:
+    """Returns the entries that the actor reads, as arrays; whatever else was given is passed over.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    spaces, names = spec_of_actor(components).observation, components.config.actor_observation
+
+    def given(path: Any, space: Space) -> Any:
+        x = part_at(obs, path)
+        if x is None:
+            raise ConfigError(
+                f"observation{jax.tree_util.keystr(path)} is missing: the actor reads {space} "
+                "there (actor_observation)"
+            )
+        return x
+
+    obs = jax.tree_util.tree_map_with_path(given, spaces) if names else obs
+    return jax.tree.map(lambda space, x: jnp.asarray(x), spaces, obs)
 
 
 def as_declared(components: Components, actor: Actor) -> Actor:
@@ -107,10 +169,10 @@ def as_declared(components: Components, actor: Actor) -> Actor:
     Returns:
         The same, of observations as the environment gives them and actions as it takes them.
     """
-    spec = components.spec
+    spec = spec_of_actor(components)
 
     def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
-        obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
+        obs = _as_arrays(components, obs)
         carry, action = actor.act(key, carry, from_zero(spec.observation, obs), episode_start)
         return carry, from_start(spec.action, action)
 
@@ -174,11 +236,11 @@ def act_of(components: Components, state: Trained, deterministic: bool) -> Calla
     if has_memory(components):
         raise ConfigError("this policy has a memory: use make_actor, which passes it in and out")
     actor = as_declared(components, actor_of(components, state, deterministic))
-    spec = components.spec
+    spec = spec_of_actor(components)
 
     def act(key: Array, obs: Obs) -> Action:
         # any leading axes: those that the first part has beyond its space
-        obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
+        obs = _as_arrays(components, obs)
         first, space = jax.tree.leaves(obs)[0], jax.tree.leaves(spec.observation)[0]
         lead = first.shape[: first.ndim - len(space.shape)]
         return actor.act(key, actor.initial_carry(lead), obs, jnp.ones(lead, bool))[1]

@@ -21,7 +21,7 @@ from purejaxppo.policies.cores import CORES, initial_carry
 from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
 from purejaxppo.policies.layers import init_together, orthogonal, outputs_of
 from purejaxppo.policies.torsos import Torso, check_torso
-from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
+from purejaxppo.spaces import Box, EnvSpec, Space, entries, is_within, mask_of, zeros
 from purejaxppo.types import Carry, Distribution, Obs, Params, Policy, PyTree
 
 Network: TypeAlias = Any
@@ -223,12 +223,19 @@ def in_float32(policy: Policy) -> Policy:
 def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
     """Makes the network that a configuration describes."""
     check_torso(config.torso, spec.observation)
-    observed = tuple(jax.tree.leaves(without_mask(spec.observation)))
     actions, structure = jax.tree.flatten(spec.action)
     activation, dtype = getattr(nn, config.activation), jnp.dtype(config.compute_dtype)
-    torso = partial(
-        Torso, observed, config.torso, config.hidden_sizes, activation, config.layer_norm, dtype
-    )
+
+    # each torso reads the entries of its own
+    names = dict.fromkeys(("actor", "both"), config.actor_observation)
+    names["critic"] = config.critic_observation
+    found = entries(spec.observation)
+
+    def torso(name: str) -> Torso:
+        spaces = tuple(space for entry, space in found if is_within(entry, names[name]))
+        sizes, norm = config.hidden_sizes, config.layer_norm
+        return Torso(names[name], spaces, config.torso, sizes, activation, norm, dtype, name=name)
+
     core = None if config.core == "none" else partial(CORES[config.core], config.core_size, dtype)
     return ActorCritic(
         torso, core, tuple(actions), structure, config.shared_torso, config.state_dependent_std
