@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.normalize import normalize
-from purejaxppo.spaces import EnvSpec, Space, from_start, from_zero, only, part_at, to_bounds
-from purejaxppo.types import Action, Array, Carry, EnvParams, Normalizers, Obs, Params
+from purejaxppo.spaces import EnvSpec, from_start, from_zero, only, part_at, to_bounds
+from purejaxppo.types import Action, Array, Carry, EnvParams, Normalizers, Obs, Params, PyTree
 
 
 class Trained(Protocol):
@@ -86,46 +87,20 @@ def actor_of(components: Components, state: Trained, deterministic: bool) -> Act
     Returns:
         The functions that start and step it; integers are counted from 0.
     """
-    spec, policy = components.spec, components.policy
+    spec, policy, stats = components.spec, components.policy, state.normalizers.obs
     alone = bool(components.config.actor_observation)
-
-    def initial_carry(batch_shape: tuple[int, ...]) -> Carry:
-        carry = policy.initial_carry(batch_shape)
-        return _of_the_actor(carry) if alone else carry
+    if alone:  # without the critic, and statistics of what it alone reads
+        spec = spec_of_actor(components)
+        policy, stats = make_policy(components.config, spec, critic=False), _at(spec, stats)
 
     def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
-        if alone:
-            carry, obs = _completed(components, carry, obs, episode_start.shape)
         # observations are normalised as they were in training
-        obs = normalize(state.normalizers.obs, obs)
+        obs = normalize(stats, _at(spec, obs) if alone else obs)
         carry, dist, _ = policy.apply(state.params, carry, obs, episode_start)
         action = dist.mode() if deterministic else dist.sample(key)
-        return _of_the_actor(carry) if alone else carry, to_bounds(spec.action, action)
+        return carry, to_bounds(spec.action, action)
 
-    return Actor(initial_carry, components.in_precision(act))
-
-
-def _of_the_actor(carry: Carry) -> Carry:
-    """Returns the actor's part of a memory that each torso has of its own."""
-    return {"actor": carry["actor"]} if "actor" in carry else carry
-
-
-def _completed(
-    components: Components, carry: Carry, obs: Obs, lead: tuple[int, ...]
-) -> tuple[Carry, Obs]:
-    """Returns memory and observations with zeros for what is not there.
-
-    That is what the critic alone remembers and reads, on which no action depends: a compiler, or
-    an export, leaves out whatever is computed of it.
-    """
-
-    def there(path: Any, space: Space) -> Array:
-        x = part_at(obs, path)
-        return jnp.zeros((*lead, *space.shape), space.dtype) if x is None else x
-
-    memory = components.policy.initial_carry(lead)
-    carry = {**memory, **carry} if memory else memory
-    return carry, jax.tree_util.tree_map_with_path(there, components.spec.observation)
+    return Actor(policy.initial_carry, components.in_precision(act))
 
 
 def spec_of_actor(components: Components) -> EnvSpec:
@@ -138,25 +113,27 @@ def spec_of_actor(components: Components) -> EnvSpec:
     return spec._replace(observation=only(spec.observation, names))
 
 
+def _at(spec: EnvSpec, tree: PyTree) -> PyTree:
+    """Returns what a tree has in the places of an observation, whatever it has elsewhere."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: part_at(tree, path), spec.observation)
+
+
 def _as_arrays(components: Components, obs: Obs) -> Obs:
     """Returns the entries that the actor reads, as arrays; whatever else was given is passed over.
 
     Raises:
         ConfigError: one of them is missing.
     """
-    spaces, names = spec_of_actor(components).observation, components.config.actor_observation
-
-    def given(path: Any, space: Space) -> Any:
-        x = part_at(obs, path)
-        if x is None:
-            raise ConfigError(
-                f"observation{jax.tree_util.keystr(path)} is missing: the actor reads {space} "
-                "there (actor_observation)"
-            )
-        return x
-
-    obs = jax.tree_util.tree_map_with_path(given, spaces) if names else obs
-    return jax.tree.map(lambda space, x: jnp.asarray(x), spaces, obs)
+    spec = spec_of_actor(components)
+    if components.config.actor_observation:
+        for path, space in jax.tree_util.tree_leaves_with_path(spec.observation):
+            if part_at(obs, path) is None:
+                raise ConfigError(
+                    f"observation{jax.tree_util.keystr(path)} is missing: the actor reads {space} "
+                    "there"
+                )
+        obs = _at(spec, obs)
+    return jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
 
 
 def as_declared(components: Components, actor: Actor) -> Actor:
