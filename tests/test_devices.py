@@ -284,6 +284,10 @@ VARIANTS = [
         clip_eps=0.1, clip_eps_final_scale=0.5,
     ),
     PPOConfig(**SIZES, env="Breakout-MinAtar", torso="cnn", advantage="none", num_epochs=1),
+    PPOConfig(
+        **SIZES, env="support.probes:Dials", actor_observation=("target", "time"),
+        critic_observation=("target", "board"), torso="mlp", normalize_observations=True,
+    ),
     PPOConfig.a2c(num_envs=4, num_steps=5, total_timesteps=20, hidden_sizes=(8,)),
     PPOConfig.reinforce(num_envs=4, num_steps=8, total_timesteps=32, hidden_sizes=(8,)),
 ]

@@ -200,6 +200,8 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "learning_rate_schedule": "{learning_rate_final_scale}, or fit(config, schedule=...)",
         "bootstrap_on_timeout": NOT_HERE + "what follows a time limit always has its value",
         "network_factory": "{hidden_sizes} and their like, or fit(config, policy=...)",
+        "policy_obs_key": "{actor_observation}",
+        "value_obs_key": "{critic_observation}",
         "policy_hidden_layer_sizes": "{hidden_sizes}",
         "value_hidden_layer_sizes": "{hidden_sizes}, the same for actor and critic",
         "distribution_type": "{squash_actions} for 'tanh_normal'",
