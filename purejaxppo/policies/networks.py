@@ -236,15 +236,14 @@ def _build(config: PPOConfig, spec: EnvSpec, critic: bool) -> ActorCritic:
     actions, structure = jax.tree.flatten(spec.action)
     activation, dtype = getattr(nn, config.activation), jnp.dtype(config.compute_dtype)
 
-    # each torso reads the entries of its own
-    names = dict.fromkeys(("actor", "both"), config.actor_observation)
-    names["critic"] = config.critic_observation
     found = entries(spec.observation)
 
+    # each torso reads the entries of its own
     def torso(name: str) -> Torso:
-        spaces = tuple(space for entry, space in found if is_within(entry, names[name]))
+        names = config.critic_observation if name == "critic" else config.actor_observation
+        spaces = tuple(space for entry, space in found if is_within(entry, names))
         sizes, norm = config.hidden_sizes, config.layer_norm
-        return Torso(names[name], spaces, config.torso, sizes, activation, norm, dtype, name=name)
+        return Torso(names, spaces, config.torso, sizes, activation, norm, dtype, name=name)
 
     core = None if config.core == "none" else partial(CORES[config.core], config.core_size, dtype)
     shared, dependent = config.shared_torso, config.state_dependent_std
