@@ -496,6 +496,7 @@ def hosted():
     )
 
 
+@pytest.mark.slow
 def test_environments_on_the_host_hand_over_what_is_read():
     config = TINY.replace(actor_observation=("look",), critic_observation=("secret",))
     out = jax.jit(make_train(config, env=hosted()))(KEY)
