@@ -20,12 +20,13 @@ from purejaxppo.envs.inspection import inspect_env
 from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError
 from purejaxppo.policies.networks import Network, in_float32, make_policy
+from purejaxppo.policies.torsos import check_entries
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer, behind_clipping
 from purejaxppo.ppo.schedules import SCHEDULED, Scheduling, custom_schedule, named_schedules
-from purejaxppo.spaces import EnvSpec, is_measured, without_mask
+from purejaxppo.spaces import EnvSpec, SpaceTree, is_measured, only, without_mask
 from purejaxppo.types import (
     Critic,
     Environment,
@@ -53,7 +54,7 @@ class Components(NamedTuple):
         env: one environment, as it was named or passed.
         env_params: its parameters.
         default_params: those that it has by itself.
-        spec: what it sees and does.
+        spec: what the policy sees of it and does: None in place of entries that nobody reads.
         vectorize: `(num_envs, mesh=None) -> VecEnv`, so many of it as one, or on each device of a
             mesh that the program runs on.
         policy: actor and critic.
@@ -197,7 +198,10 @@ def make_components(
     )
 
 
-_NETWORK = ("core", "core_size", "compute_dtype", "state_dependent_std")
+_NETWORK = (
+    "core", "core_size", "compute_dtype", "state_dependent_std", "actor_observation",
+    "critic_observation",
+)  # fmt: skip
 _OPTIMIZER = (
     "optimizer", "adam_b1", "adam_b2", "adam_eps", "weight_decay", "momentum", "rms_decay",
     "rms_eps",
@@ -260,6 +264,7 @@ def _vectorizer(
     if not isinstance(env, HostEnvironment):
         inspected = inspect_env(env, env_params)
         check_info_metrics(names, inspected.info)
+        inspected = inspected.showing(_entries_read(config, inspected.spec.observation))
         return inspected.spec, lambda n, mesh=None: vectorize(
             inspected, n, config.reset_batch, names
         )
@@ -274,7 +279,21 @@ def _vectorizer(
         )
     if names:
         check_info_metrics(names, kinds_told(env, names))
-    return env.spec, lambda n, mesh=None: make_host_vec_env(env, n, names, mesh)
+    entries = _entries_read(config, env.spec.observation)
+    spec = env.spec._replace(observation=only(env.spec.observation, entries))
+    return spec, lambda n, mesh=None: make_host_vec_env(env, n, names, mesh, entries)
+
+
+def _entries_read(config: PPOConfig, observation: SpaceTree) -> tuple[str, ...]:
+    """Returns the entries of an observation that actor or critic reads; none where all are.
+
+    Raises:
+        ConfigError: there are no such entries.
+    """
+    for field in ("actor_observation", "critic_observation"):
+        check_entries(field, getattr(config, field), observation)
+    actor, critic = config.actor_observation, config.critic_observation
+    return (*actor, *critic) if actor and critic else ()
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

@@ -293,6 +293,10 @@ VARIANTS = [
         optimizer="rmsprop", rms_decay=0.9, rms_eps=1e-3, entropy_coef=0.1,
         entropy_coef_schedule="constant", clip_eps_schedule="constant",
     ),
+    PPOConfig(
+        **SIZES, env="support.probes:Dials", actor_observation=("target", "time"),
+        critic_observation=("target", "board"), torso="mlp", normalize_observations=True,
+    ),
     PPOConfig.a2c(num_envs=4, num_steps=5, total_timesteps=20, hidden_sizes=(8,)),
     PPOConfig.reinforce(num_envs=4, num_steps=8, total_timesteps=32, hidden_sizes=(8,)),
 ]

@@ -202,6 +202,8 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "learning_rate_schedule_max_lr": "{learning_rate_max}",
         "bootstrap_on_timeout": NOT_HERE + "what follows a time limit always has its value",
         "network_factory": "{hidden_sizes} and their like, or fit(config, policy=...)",
+        "policy_obs_key": "{actor_observation}",
+        "value_obs_key": "{critic_observation}",
         "policy_hidden_layer_sizes": "{hidden_sizes}",
         "value_hidden_layer_sizes": "{hidden_sizes}, the same for actor and critic",
         "distribution_type": "{squash_actions} for 'tanh_normal'",

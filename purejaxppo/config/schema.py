@@ -235,6 +235,10 @@ class PPOConfig:
     """Of float32 products on GPUs and TPUs, the environments' too; default: as JAX is set."""
     shared_torso: bool = False
     """One torso (and memory) for actor and critic instead of one each."""
+    actor_observation: tuple[str, ...] = option((), NAMES)
+    """Entries of the observation that the actor reads, inner ones as part/name; (): all of it."""
+    critic_observation: tuple[str, ...] = option((), NAMES, when=(CRITIC,))
+    """Entries that the critic reads, which acting can do without (a privileged critic); (): all."""
     squash_actions: bool = False
     """Continuous actions: a normal distribution squashed into the bounds by tanh, not clipped."""
     state_dependent_std: bool = False

@@ -50,6 +50,9 @@ With `rho = pi(a) / pi_old(a)`, both given the state:
 | `clipped` | `max(e^2, (V_old + clip(V - V_old, -eps, eps) - target)^2) / 2`, its own `eps` |
 | `huber` | `e^2 / 2` up to `delta`, `delta (abs(e) - delta / 2)` beyond |
 
+The critic may see more than the actor: `critic_observation` and `actor_observation` name what each
+reads, and acting needs the actor's alone (Pinto et al., arXiv:1710.06542).
+
 ## Optimizers
 
 Of the gradient `g`, scaled down to the global norm `max_grad_norm`, and the learning rate `alpha`:

@@ -30,6 +30,8 @@ FITTING = {
     "env": ["CartPole-v1", 'odd "name"\n\\', "é"],
     "env_options": [(), {}, ("max_steps=5",), {"max_steps": 5, "backend": "spring", "x": [1, {}]}],
     "info_metrics": [(), ["a"], ("a/b", "é"), ("a", "a"), np.array(["a"])],
+    "actor_observation": [(), ["a"], ("a/b", "é"), ("a", "a")],
+    "critic_observation": [(), ["a"], ("a", "b/c"), np.array(["a"])],
     "total_timesteps": [8000, 1.6e4, 8100, 10**12],
     "reset_batch": [None, 1, 2, 9],
     "core_size": [1, 8],
