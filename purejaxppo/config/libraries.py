@@ -201,7 +201,7 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "bootstrap_on_timeout": NOT_HERE + "what follows a time limit always has its value",
         "network_factory": "{hidden_sizes} and their like, or fit(config, policy=...)",
         "policy_hidden_layer_sizes": "{hidden_sizes}",
-        "value_hidden_layer_sizes": "{hidden_sizes}, the same for actor and critic",
+        "value_hidden_layer_sizes": "{critic_hidden_sizes}",
         "distribution_type": "{squash_actions} for 'tanh_normal'",
         "num_evals": "{eval_every} = {total_timesteps} / num_evals",
         "num_eval_envs": "{eval_episodes}",

@@ -226,9 +226,12 @@ def _build(config: PPOConfig, spec: EnvSpec) -> ActorCritic:
     observed = tuple(jax.tree.leaves(without_mask(spec.observation)))
     actions, structure = jax.tree.flatten(spec.action)
     activation, dtype = getattr(nn, config.activation), jnp.dtype(config.compute_dtype)
-    torso = partial(
-        Torso, observed, config.torso, config.hidden_sizes, activation, config.layer_norm, dtype
-    )
+
+    def torso(name: str) -> Torso:
+        own = config.critic_hidden_sizes if name == "critic" else ()
+        sizes = own or config.hidden_sizes
+        return Torso(observed, config.torso, sizes, activation, config.layer_norm, dtype, name=name)
+
     core = None if config.core == "none" else partial(CORES[config.core], config.core_size, dtype)
     return ActorCritic(
         torso, core, tuple(actions), structure, config.shared_torso, config.state_dependent_std
