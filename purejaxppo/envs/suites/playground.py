@@ -43,26 +43,35 @@ class Playground(Adapter):
 
     Args:
         env: MuJoCo Playground's.
+        buffers: what Warp computes in, of which a state needs nothing: its contacts are those of
+            all environments together, and have no axis to reset them by; None under JAX.
     """
 
-    def __init__(self, env: RawEnv):
+    def __init__(self, env: RawEnv, buffers: Any = None):
         first = jax.eval_shape(env.reset, jax.random.key(0))
         spaces = jax.tree.map(anything, first.obs)
         super().__init__(env, spaces, box(-1.0, 1.0, (env.action_size,)))
+        self._buffers = buffers
 
     def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
         """Begins an episode: (obs, state)."""
         state = self.env.reset(key)
-        return state.obs, state
+        return state.obs, self._with_buffers(state, None)
 
     def step_env(
         self, key: Array, state: EnvState, action: Action, params: EnvParams
     ) -> StepReturn:
         """Steps once: (obs, state, reward, terminated, info)."""
         # tasks write into the dictionaries of the state that they are given: theirs is a copy
-        state = self.env.step(jax.tree.map(lambda x: x, state), action)
+        state = self._with_buffers(jax.tree.map(lambda x: x, state), self._buffers)
+        state = self._with_buffers(self.env.step(state, action), None)
         info = {**state.info, **state.metrics}
         return state.obs, state, state.reward, state.done > 0.5, info
+
+    def _with_buffers(self, state: EnvState, buffers: Any) -> EnvState:
+        if self._buffers is None:
+            return state
+        return state.replace(data=state.data.replace(_impl=buffers))
 
     def frames(self, states: Sequence[EnvState], params: EnvParams) -> Sequence[np.ndarray]:
         """Returns pictures of states, [H, W, 3] uint8, drawn by MuJoCo.
@@ -122,12 +131,11 @@ def make_env(
         with downloading(f"playground/{name}", True), _quietly():
             ensure_menagerie_exists()
     raw = registry.load(name, config=config, config_overrides=changes)
-    if settings.get("impl") == "warp":
-        _hush_warp()
+    buffers = _buffers(raw, settings) if settings.get("impl") == "warp" else None
 
     # it leaves the limit, repetitions and scale to those who train
     limit = settings["episode_length"] if max_steps is None else max_steps * repeat
-    env, params = limited(Playground(raw), int(limit))
+    env, params = limited(Playground(raw, buffers), int(limit))
     env = ActionRepeat(env, repeat) if repeat > 1 else env
     env = ScaleReward(EpisodeStatistics(env), scale) if scale != 1.0 else env
     return env, params
@@ -186,8 +194,11 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _hush_warp() -> None:
-    """Keeps Warp from printing a line for each kernel that it compiles."""
+def _buffers(env: RawEnv, settings: Mapping[str, Any]) -> Any:
+    """Returns what Warp computes in, and keeps it from printing a line for each of its kernels."""
     import warp
+    from mujoco import mjx
 
-    warp.config.quiet = True
+    warp.config.quiet, warp.config.log_level = True, 30  # before and since 1.12: warnings alone
+    sizes = {name: settings[name] for name in ("naconmax", "naccdmax", "njmax") if name in settings}
+    return mjx.make_data(env.mj_model, impl="warp", **sizes)._impl
