@@ -26,8 +26,9 @@ from purejaxppo.envs.suites.adapter import (
     downloading,
     limited,
 )
-from purejaxppo.envs.wrappers import ActionRepeat, EpisodeStatistics, ScaleReward
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn, check_count
+from purejaxppo.envs.wrappers.episodes import EpisodeStatistics
+from purejaxppo.envs.wrappers.steps import ActionRepeat, ScaleReward
 from purejaxppo.errors import ConfigError
 from purejaxppo.types import Action, Environment, EnvParams, EnvState
 
