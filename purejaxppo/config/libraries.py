@@ -205,7 +205,7 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "policy_obs_key": "{actor_observation}",
         "value_obs_key": "{critic_observation}",
         "policy_hidden_layer_sizes": "{hidden_sizes}",
-        "value_hidden_layer_sizes": "{hidden_sizes}, the same for actor and critic",
+        "value_hidden_layer_sizes": "{critic_hidden_sizes}",
         "distribution_type": "{squash_actions} for 'tanh_normal'",
         "num_evals": "{eval_every} = {total_timesteps} / num_evals",
         "num_eval_envs": "{eval_episodes}",

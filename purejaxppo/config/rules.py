@@ -40,6 +40,10 @@ WIDTHS = (
     Bound(lambda v: bool(v) and min(v) >= 1, "one or more positive widths"),
     Bound(lambda v: max(v) < 2**31, "widths below 2**31 (indices are int32)"),
 )
+OTHER_WIDTHS = (
+    Bound(lambda v: min(v, default=1) >= 1, "positive widths, or none"),
+    Bound(lambda v: max(v, default=1) < 2**31, "widths below 2**31 (indices are int32)"),
+)
 TEXT = Bound(is_text, "text that can be written to a file")
 
 NAMES = Bound(

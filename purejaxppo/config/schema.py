@@ -16,6 +16,7 @@ from purejaxppo.config.purejaxrl import by_field, check_derived, known_fields
 from purejaxppo.config.rules import (
     COUNT,
     NAMES,
+    OTHER_WIDTHS,
     STEPS,
     TEXT,
     WIDTHS,
@@ -60,6 +61,7 @@ CLIPPED_VALUE = Effect(lambda c: c.value_loss == "clipped", "value_loss='clipped
 HUBER = Effect(lambda c: c.value_loss == "huber", "value_loss='huber'")
 ENTROPY = Effect(lambda c: c.entropy_coef > 0, "entropy_coef=0.01")
 CORE = Effect(lambda c: c.core != "none", "core='gru'")
+APART = Effect(lambda c: not c.shared_torso, "shared_torso=False")
 # at an update's first gradient step the ratio is 1, the divergence and its gradient are 0
 SEVERAL_STEPS = Effect(
     lambda c: c.num_epochs * c.num_minibatches > 1,
@@ -225,6 +227,8 @@ class PPOConfig:
     """Steps that gradients flow back through a memory, a divisor of num_steps; None: num_steps."""
     hidden_sizes: tuple[int, ...] = option((64, 64), *WIDTHS)
     """Width of each hidden layer."""
+    critic_hidden_sizes: tuple[int, ...] = option((), *OTHER_WIDTHS, when=(APART,))
+    """Width of each hidden layer of the critic; none: as hidden_sizes."""
     activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     layer_norm: bool = False

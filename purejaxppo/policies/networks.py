@@ -238,11 +238,12 @@ def _build(config: PPOConfig, spec: EnvSpec, critic: bool) -> ActorCritic:
 
     found = entries(spec.observation)
 
-    # each torso reads the entries of its own
+    # each torso reads the entries of its own, and the critic's may have layers of its own
     def torso(name: str) -> Torso:
         names = config.critic_observation if name == "critic" else config.actor_observation
         spaces = tuple(space for entry, space in found if is_within(entry, names))
-        sizes, norm = config.hidden_sizes, config.layer_norm
+        sizes = (config.critic_hidden_sizes if name == "critic" else ()) or config.hidden_sizes
+        norm = config.layer_norm
         return Torso(names, spaces, config.torso, sizes, activation, norm, dtype, name=name)
 
     core = None if config.core == "none" else partial(CORES[config.core], config.core_size, dtype)

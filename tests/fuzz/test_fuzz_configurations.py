@@ -28,7 +28,13 @@ MAY_BE_ZERO = {*FRACTIONS, "kl_coef", "value_coef", "entropy_coef", "weight_deca
 # values that a field can take, of which some do not go with others
 FITTING = {
     "env": ["CartPole-v1", 'odd "name"\n\\', "é"],
-    "env_options": [(), {}, ("max_steps=5",), {"max_steps": 5, "backend": "spring", "x": [1, {}]}],
+    "env_options": [
+        (),
+        {},
+        ("max_steps=5",),
+        ("a.b=1",),
+        {"max_steps": 5, "backend": "spring", "x": [1, {}]},
+    ],
     "info_metrics": [(), ["a"], ("a/b", "é"), ("a", "a"), np.array(["a"])],
     "actor_observation": [(), ["a"], ("a/b", "é"), ("a", "a")],
     "critic_observation": [(), ["a"], ("a", "b/c"), np.array(["a"])],
@@ -37,6 +43,7 @@ FITTING = {
     "core_size": [1, 8],
     "sequence_length": [None, 1, 5],
     "hidden_sizes": [(8,), [4, 4], (4, 0), np.array([8, 8])],
+    "critic_hidden_sizes": [(), (8,), [4, 4], (4, 0)],
     "chunk_size": [None, 1, 2, 3],
     "n_step": [1, 5, 9],
     **dict.fromkeys(("num_envs", "num_steps", "num_epochs", "num_minibatches"), (1, 2, 4, 8)),
@@ -103,7 +110,8 @@ def whole(config):
             kinds = (str,) if literal else [typing.get_origin(kind) or kind for kind in kinds]
             assert type(getattr(config, name)) in kinds, name
     assert config.hidden_sizes
-    assert all(type(size) is int and 1 <= size < 2**31 for size in config.hidden_sizes)
+    widths = (*config.hidden_sizes, *config.critic_hidden_sizes)
+    assert all(type(size) is int and 1 <= size < 2**31 for size in widths)
     for name in SCALARS:
         in_range(name, getattr(config, name))
     if config.learning_rate_schedule == "kl_adaptive":

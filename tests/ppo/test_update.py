@@ -599,7 +599,7 @@ def test_the_first_ratio_is_one(env):
             state,
             setup.env_params,
             jax.random.key(1),
-        )  # fmt: skip
+        )
     )(state)
     assert moved.normalizers is not None
     stats = state.normalizers.obs

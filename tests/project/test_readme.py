@@ -44,7 +44,8 @@ PAGES = {
 README = PAGES["README.md"]
 METHOD = inspect.getdoc(purejaxppo.ppo) or ""
 TEXTS = PAGES | {"purejaxppo/ppo/__init__.py": METHOD}
-HEAVY = ("brax/", "gymnasium/")  # minutes to compile or to run; test_suites.py trains on them
+HEAVY = ("brax/", "gymnasium/", "playground/")
+"""Suites that take minutes to compile or to run; test_suites.py trains on them."""
 
 
 class Block(NamedTuple):
