@@ -267,6 +267,20 @@ def precision() -> str:
     return table(["task", "steps", "`float32`", "`bfloat16`"], rows)
 
 
+def privileged() -> str:
+    """What a critic that sees more than the actor is worth."""
+    rows = []
+    for task, found in read("privileged").items():
+        row = [task, f"{steps_of(found['alike']):,}"]
+        for name in ("alike", "privileged"):
+            mean, explained = found[name]["mean_return"], found[name]["explained_variance"]
+            row.append(f"{mean['mean']:.1f} ± {mean['half_width']:.1f} ({explained['mean']:.2f})")
+        low, high = found["gain"]["interval"]
+        rows.append((*row, f"{found['gain']['mean']:+.1f} ({low:+.1f} .. {high:+.1f})"))
+    heads = ["sees as much", "sees what is hidden", "gain (95%)"]
+    return table(["task", "steps", *heads], rows)
+
+
 def sweep() -> str:
     """A sweep beside as many runs."""
     found = read("sweep")
@@ -460,7 +474,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     for made in (
         first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
-        gpu, sweep, sweeps,
+        gpu, sweep, sweeps, privileged,
     )
 }  # fmt: skip
 

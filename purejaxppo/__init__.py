@@ -26,9 +26,9 @@ What is here, in an order to read it in:
   `purejaxppo.envs.wrappers`.
 - *Policies*: a `Policy` of yours, and the `Distribution` that it returns. Networks, memories and
   distributions: `purejaxppo.policies`.
-- *The method*: `OBJECTIVES` and `ADVANTAGES` are the choices there are; an `Objective`, a function
-  from a `Rollout` to an `Estimate`, and an `Optimizer` may be yours; a `Batch` is what a gradient
-  step reads. Its equations: `purejaxppo.ppo`.
+- *The method*: `OBJECTIVES`, `ADVANTAGES` and `OPTIMIZERS` are the choices there are; an
+  `Objective`, a function from a `Rollout` to an `Estimate`, and an `Optimizer` may be yours; a
+  `Batch` is what a gradient step reads. Its equations: `purejaxppo.ppo`.
 - *Devices*: `use_cores`, `vmap_over_devices`, `compiler_options`, `compiled_for`; `make_mesh` and
   `shard_environments`, for one agent on several; `join_processes`, for those of several hosts.
 - *Errors*: `ConfigError` for what cannot be trained, `HostError` for an environment that failed.
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from purejaxppo.parallel import make_mesh, use_cores, vmap_over_devices
     from purejaxppo.ppo.advantages import ADVANTAGES
     from purejaxppo.ppo.objectives import OBJECTIVES, Objective
-    from purejaxppo.ppo.optimizer import Optimizer
+    from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer
     from purejaxppo.processes import join_processes
     from purejaxppo.rendering.render import render
     from purejaxppo.run_folder.rows import final_returns
@@ -88,6 +88,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADVANTAGES",
     "OBJECTIVES",
+    "OPTIMIZERS",
     "Actor",
     "Batch",
     "CSVLogger",
@@ -159,7 +160,7 @@ _MODULES = {
     "parallel": ["make_mesh", "use_cores", "vmap_over_devices"],
     "ppo.advantages": ["ADVANTAGES"],
     "ppo.objectives": ["OBJECTIVES", "Objective"],
-    "ppo.optimizer": ["Optimizer"],
+    "ppo.optimizer": ["OPTIMIZERS", "Optimizer"],
     "rendering.render": ["render"],
     "runs.agents": ["as_policy", "load_agents", "load_policy"],
     "runs.callbacks": ["Callback", "StopWithoutImprovement"],

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.normalize import normalize
-from purejaxppo.spaces import from_start, from_zero, to_bounds
-from purejaxppo.types import Action, Array, Carry, EnvParams, Normalizers, Obs, Params
+from purejaxppo.spaces import EnvSpec, from_start, from_zero, only, part_at, to_bounds
+from purejaxppo.types import Action, Array, Carry, EnvParams, Normalizers, Obs, Params, PyTree
 
 
 class Trained(Protocol):
@@ -34,10 +35,11 @@ class Actor(NamedTuple):
     """A trained policy, its statistics frozen, with its memory passed in and out.
 
     Attributes:
-        initial_carry: `(batch_shape) -> carry`, memory before an episode; `()` without memory.
+        initial_carry: `(batch_shape) -> carry`, memory before an episode, the actor's alone under
+            `actor_observation`; `()` without memory.
         act: `(key, carry, obs [*B, *O], episode_start [*B]) -> (carry, action [*B, *A])`, within
             the action bounds; B is a batch shape of no axes or one. The key is consumed (and not
-            used when deterministic).
+            used when deterministic). Under `actor_observation`, obs may be those entries alone.
     """
 
     initial_carry: Callable[[tuple[int, ...]], Carry]
@@ -85,16 +87,53 @@ def actor_of(components: Components, state: Trained, deterministic: bool) -> Act
     Returns:
         The functions that start and step it; integers are counted from 0.
     """
-    spec = components.spec
+    spec, policy, stats = components.spec, components.policy, state.normalizers.obs
+    alone = bool(components.config.actor_observation)
+    if alone:  # without the critic, and statistics of what it alone reads
+        spec = spec_of_actor(components)
+        policy, stats = make_policy(components.config, spec, critic=False), _at(spec, stats)
 
     def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
         # observations are normalised as they were in training
-        obs = normalize(state.normalizers.obs, obs)
-        carry, dist, _ = components.policy.apply(state.params, carry, obs, episode_start)
+        obs = normalize(stats, _at(spec, obs) if alone else obs)
+        carry, dist, _ = policy.apply(state.params, carry, obs, episode_start)
         action = dist.mode() if deterministic else dist.sample(key)
         return carry, to_bounds(spec.action, action)
 
-    return Actor(components.policy.initial_carry, components.in_precision(act))
+    return Actor(policy.initial_carry, components.in_precision(act))
+
+
+def spec_of_actor(components: Components) -> EnvSpec:
+    """Returns what the actor sees and does: None in place of what the critic alone reads.
+
+    Args:
+        components: of a run.
+    """
+    spec, names = components.spec, components.config.actor_observation
+    return spec._replace(observation=only(spec.observation, names))
+
+
+def _at(spec: EnvSpec, tree: PyTree) -> PyTree:
+    """Returns what a tree has in the places of an observation, whatever it has elsewhere."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: part_at(tree, path), spec.observation)
+
+
+def _as_arrays(components: Components, obs: Obs) -> Obs:
+    """Returns the entries that the actor reads, as arrays; whatever else was given is passed over.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    spec = spec_of_actor(components)
+    if components.config.actor_observation:
+        for path, space in jax.tree_util.tree_leaves_with_path(spec.observation):
+            if part_at(obs, path) is None:
+                raise ConfigError(
+                    f"observation{jax.tree_util.keystr(path)} is missing: the actor reads {space} "
+                    "there"
+                )
+        obs = _at(spec, obs)
+    return jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
 
 
 def as_declared(components: Components, actor: Actor) -> Actor:
@@ -107,10 +146,10 @@ def as_declared(components: Components, actor: Actor) -> Actor:
     Returns:
         The same, of observations as the environment gives them and actions as it takes them.
     """
-    spec = components.spec
+    spec = spec_of_actor(components)
 
     def act(key: Array, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, Action]:
-        obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
+        obs = _as_arrays(components, obs)
         carry, action = actor.act(key, carry, from_zero(spec.observation, obs), episode_start)
         return carry, from_start(spec.action, action)
 
@@ -174,11 +213,11 @@ def act_of(components: Components, state: Trained, deterministic: bool) -> Calla
     if has_memory(components):
         raise ConfigError("this policy has a memory: use make_actor, which passes it in and out")
     actor = as_declared(components, actor_of(components, state, deterministic))
-    spec = components.spec
+    spec = spec_of_actor(components)
 
     def act(key: Array, obs: Obs) -> Action:
         # any leading axes: those that the first part has beyond its space
-        obs = jax.tree.map(lambda space, x: jnp.asarray(x), spec.observation, obs)
+        obs = _as_arrays(components, obs)
         first, space = jax.tree.leaves(obs)[0], jax.tree.leaves(spec.observation)[0]
         lead = first.shape[: first.ndim - len(space.shape)]
         return actor.act(key, actor.initial_carry(lead), obs, jnp.ones(lead, bool))[1]

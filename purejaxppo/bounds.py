@@ -28,6 +28,7 @@ class Bound(NamedTuple):
 POSITIVE = Bound(lambda v: v > 0, "greater than 0")
 NOT_NEGATIVE = Bound(lambda v: v >= 0, "0 or greater")
 FRACTION = Bound(lambda v: 0 <= v <= 1, "between 0 and 1")
+DECAY = Bound(lambda v: 0 <= v < 1 - 2.0**-25, "0 or greater, and below 1 (in float32)")
 
 MOST_SEEDS = 2**16
 """Seeds of a run at most: more fit on no device. What is read from a folder is compared with it."""

@@ -20,11 +20,13 @@ from purejaxppo.envs.inspection import inspect_env
 from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError
 from purejaxppo.policies.networks import Network, in_float32, make_policy
+from purejaxppo.policies.torsos import check_entries
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
-from purejaxppo.ppo.optimizer import ADAM, Optimizer, behind_clipping, linear_schedule
-from purejaxppo.spaces import EnvSpec, is_measured, without_mask
+from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer, behind_clipping
+from purejaxppo.ppo.schedules import SCHEDULED, Scheduling, custom_schedule, named_schedules
+from purejaxppo.spaces import EnvSpec, SpaceTree, is_measured, only, without_mask
 from purejaxppo.types import (
     Critic,
     Environment,
@@ -52,7 +54,7 @@ class Components(NamedTuple):
         env: one environment, as it was named or passed.
         env_params: its parameters.
         default_params: those that it has by itself.
-        spec: what it sees and does.
+        spec: what the policy sees of it and does: None in place of entries that nobody reads.
         vectorize: `(num_envs, mesh=None) -> VecEnv`, so many of it as one, or on each device of a
             mesh that the program runs on.
         policy: actor and critic.
@@ -61,7 +63,7 @@ class Components(NamedTuple):
         objective: of the policy.
         advantage: the estimator.
         optimizer: clipping included.
-        schedule: of the hyperparameters.
+        schedule: of the hyperparameters, and of the learning rate by divergence.
         custom: what was passed in place of what the configuration describes, by its name.
     """
 
@@ -77,7 +79,7 @@ class Components(NamedTuple):
     objective: Objective
     advantage: Estimator
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: Scheduling
     custom: Mapping[str, Any]
 
     @property
@@ -169,9 +171,15 @@ def make_components(
     elif not isinstance(objective, Objective):
         objective = Objective(objective)
     if optimizer is None:
-        optimizer = ADAM
-    elif not isinstance(optimizer, Optimizer):
-        optimizer = Optimizer(optimizer)
+        optimizer = OPTIMIZERS[config.optimizer]
+    else:
+        custom_one = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer)
+        optimizer = behind_clipping(custom_one)
+    if schedule is None:
+        names = {name: getattr(config, f"{name}_schedule") for name in SCHEDULED}
+        scheduling = named_schedules(names, config.adapt_learning_rate)
+    else:
+        scheduling = custom_schedule(schedule)
     return Components(
         config=config,
         env=made,
@@ -184,25 +192,30 @@ def make_components(
         sequence_length=_sequence_length(config, policy),
         objective=objective,
         advantage=advantage or ADVANTAGES[config.advantage],
-        optimizer=optimizer if optimizer is ADAM else behind_clipping(optimizer),
-        schedule=schedule or linear_schedule,
+        optimizer=optimizer,
+        schedule=scheduling,
         custom=custom,
     )
 
 
 _NETWORK = (
     "core", "core_size", "core_layers", "core_heads", "core_window", "compute_dtype",
-    "state_dependent_std",
+    "state_dependent_std", "actor_observation", "critic_observation",
 )  # fmt: skip
-_FINAL_SCALES = (
-    "learning_rate_final_scale", "clip_eps_final_scale", "entropy_coef_final_scale",
+_OPTIMIZER = (
+    "optimizer", "adam_b1", "adam_b2", "adam_eps", "weight_decay", "momentum", "rms_decay",
+    "rms_eps",
+)  # fmt: skip
+_SCHEDULE = (
+    *(f"{name}_{part}" for name in SCHEDULED for part in ("schedule", "final_scale", "warmup")),
+    "desired_kl", "learning_rate_min", "learning_rate_max", "adapt_learning_rate",
 )  # fmt: skip
 _REPLACED: dict[str, tuple[str, ...]] = {
     "policy": (*_NETWORK, "squash_actions"),
     "objective": ("objective",),
     "advantage": ("advantage",),
-    "optimizer": ("adam_eps",),
-    "schedule": _FINAL_SCALES,
+    "optimizer": _OPTIMIZER,
+    "schedule": _SCHEDULE,
 }
 """Fields of the configuration that have no effect beside what is passed, by its name."""
 
@@ -226,17 +239,10 @@ def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
             )
         # names belong into the configuration, functions here
         if kind != "policy" and not (callable(passed) or isinstance(passed, Objective | Optimizer)):
-            named = hasattr(config, kind)
-            raise ConfigError(
-                f"{kind}={passed!r} must be a function: "
-                + (f"pass names to PPOConfig({kind}=...)" if named else _EXAMPLES[kind])
-            )
-
-
-_EXAMPLES = {
-    "optimizer": "such as lambda hyper: optax.adamw(hyper.learning_rate)",
-    "schedule": "such as lambda hyper, progress: hyper.replace(learning_rate=1e-3)",
-}
+            works = "such as lambda hyper, progress: hyper.replace(learning_rate=1e-3)"
+            if hasattr(config, kind):
+                works = f"pass names to PPOConfig({kind}=...)"
+            raise ConfigError(f"{kind}={passed!r} must be a function: {works}")
 
 
 def _environment(config: PPOConfig, env: CustomEnv) -> tuple[Any, EnvParams]:
@@ -258,6 +264,7 @@ def _vectorizer(
     if not isinstance(env, HostEnvironment):
         inspected = inspect_env(env, env_params)
         check_info_metrics(names, inspected.info)
+        inspected = inspected.showing(_entries_read(config, inspected.spec.observation))
         return inspected.spec, lambda n, mesh=None: vectorize(
             inspected, n, config.reset_batch, names
         )
@@ -272,7 +279,21 @@ def _vectorizer(
         )
     if names:
         check_info_metrics(names, kinds_told(env, names))
-    return env.spec, lambda n, mesh=None: make_host_vec_env(env, n, names, mesh)
+    entries = _entries_read(config, env.spec.observation)
+    spec = env.spec._replace(observation=only(env.spec.observation, entries))
+    return spec, lambda n, mesh=None: make_host_vec_env(env, n, names, mesh, entries)
+
+
+def _entries_read(config: PPOConfig, observation: SpaceTree) -> tuple[str, ...]:
+    """Returns the entries of an observation that actor or critic reads; none where all are.
+
+    Raises:
+        ConfigError: there are no such entries.
+    """
+    for field in ("actor_observation", "critic_observation"):
+        check_entries(field, getattr(config, field), observation)
+    actor, critic = config.actor_observation, config.critic_observation
+    return (*actor, *critic) if actor and critic else ()
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

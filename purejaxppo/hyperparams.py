@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from purejaxppo.bounds import (
+    DECAY,
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
@@ -30,8 +31,8 @@ class Hyperparams(NamedTuple):
     """Every scalar that may vary without a new compilation; a pytree, so it can be vmapped.
 
     Each field has the meaning of the `PPOConfig` field of the same name. Fields that are None
-    switch a part of the algorithm off, statically. `extra` is any pytree of numbers and arrays, for
-    a custom objective, estimator, schedule or optimizer to read.
+    switch a part of the algorithm off, or leave a constant in it, statically. `extra` is any pytree
+    of numbers and arrays, for a custom objective, estimator, schedule or optimizer to read.
     """
 
     learning_rate: Scalar
@@ -52,6 +53,18 @@ class Hyperparams(NamedTuple):
     target_kl: Scalar | None
     vtrace_rho: Scalar
     vtrace_c: Scalar
+    adam_b1: Scalar | None
+    adam_b2: Scalar | None
+    weight_decay: Scalar
+    momentum: Scalar | None
+    rms_decay: Scalar
+    rms_eps: Scalar
+    learning_rate_warmup: Scalar | None
+    clip_eps_warmup: Scalar | None
+    entropy_coef_warmup: Scalar | None
+    desired_kl: Scalar
+    learning_rate_min: Scalar
+    learning_rate_max: Scalar
     extra: Any = ()
 
     def replace(self, **changes: Any) -> Hyperparams:
@@ -92,10 +105,25 @@ BOUNDS: dict[str, Bound] = {
     "target_kl": POSITIVE,
     "vtrace_rho": POSITIVE,
     "vtrace_c": POSITIVE,
+    "adam_b1": DECAY,
+    "adam_b2": DECAY,
+    "weight_decay": NOT_NEGATIVE,
+    "momentum": DECAY,
+    "rms_decay": DECAY,
+    "rms_eps": POSITIVE,
+    "learning_rate_warmup": FRACTION,
+    "clip_eps_warmup": FRACTION,
+    "entropy_coef_warmup": FRACTION,
+    "desired_kl": POSITIVE,
+    "learning_rate_min": POSITIVE,
+    "learning_rate_max": POSITIVE,
 }
 """What each of them must be, here and in `PPOConfig`."""
 
-OPTIONAL = ("max_grad_norm", "target_kl")
+OPTIONAL = (
+    "max_grad_norm", "target_kl", "adam_b1", "adam_b2", "momentum",
+    "learning_rate_warmup", "clip_eps_warmup", "entropy_coef_warmup",
+)  # fmt: skip
 """Those that may be None."""
 
 
@@ -114,7 +142,7 @@ def check_hyperparameter(name: str, value: Any, works: Any) -> None:
         return
     bound = BOUNDS[name]
     if not isinstance(works, int | float):
-        works = 1.0  # which every bound admits
+        works = 1.0 if bound.holds(1.0) else 0.9
     for number in _numbers(name, value, works):
         check_float32(name, number, works)
         check_value(name, number, [bound], works)

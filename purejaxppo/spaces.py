@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
@@ -259,6 +259,75 @@ def without_mask(obs: Arrays | SpaceTree) -> Arrays | SpaceTree:
     if not found.keys() & set(MASKS):
         return obs
     return {name: part for name, part in found.items() if name not in MASKS}
+
+
+def entries(obs: Arrays | SpaceTree) -> list[tuple[str, Any]]:
+    """Returns the arrays of an observation, or their spaces, by name: those inside as `part/name`.
+
+    Args:
+        obs: an observation, or its space; a mask is left out.
+
+    Returns:
+        In the order of the pytree's leaves.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(without_mask(obs))
+    return [(_name_of(path), leaf) for path, leaf in leaves]
+
+
+def is_within(name: str, names: Collection[str]) -> bool:
+    """Says whether an array of an observation is one of the entries with these names, or in one.
+
+    Args:
+        name: of the array.
+        names: of entries; none stand for the whole observation.
+    """
+    return not names or any(f"{name}/".startswith(f"{entry}/") for entry in names)
+
+
+def only(obs: Arrays | SpaceTree, names: Sequence[str]) -> Arrays | SpaceTree:
+    """Returns an observation with some of its entries, and its mask; None in place of the others.
+
+    Args:
+        obs: an observation, or its space.
+        names: of the entries; none stand for the whole observation.
+    """
+    if not names:
+        return obs
+    kept = (*names, *MASKS)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if is_within(_name_of(path), kept) else None, obs
+    )
+
+
+def part_at(tree: Any, path: Sequence[Any]) -> Any:
+    """Returns what stands in a place of a tree, or None where there is nothing.
+
+    Args:
+        tree: dictionaries, records and sequences.
+        path: to the place, as JAX's functions for paths give it: the keys of dictionaries, records
+            and sequences are found in as many ways.
+    """
+    for key in path:
+        name = key_of(key)
+        named: dict[Any, Any] = fields(tree)
+        if not named and isinstance(tree, tuple | list):
+            named = dict(enumerate(tree))
+        tree = named.get(name)
+    return tree
+
+
+def key_of(key: Any) -> Any:
+    """Returns the key, name or index that an entry of a path of JAX holds.
+
+    Args:
+        key: an entry of such a path.
+    """
+    return next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
+
+
+def _name_of(path: Sequence[Any]) -> str:
+    """Returns the name of a place in an observation."""
+    return "/".join(str(key_of(key)) for key in path)
 
 
 def fields(tree: Any) -> dict[str, Any]:

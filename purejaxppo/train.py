@@ -88,9 +88,9 @@ def make_learner(
         advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
             `config` names.
         optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
-            Adam; gradients are clipped to max_grad_norm before it.
+            the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
-            the linear one.
+            those that `config` names.
 
     Returns:
         `init(key, hyperparams=None, env_params=None) -> LearnerState` and `update(state,
@@ -122,6 +122,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         `init`, `update` and `close`, see `make_learner`.
     """
     config, policy, objective = components.config, components.policy, components.objective
+    schedule = components.schedule
     num_envs = config.num_envs // devices
     vec_env = components.vectorize(num_envs)
 
@@ -157,13 +158,14 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             objective_state=objective.init(hyper),
             step=jnp.int32(0),
             key=key,
+            schedule_state=schedule.init(hyper),
         )
 
     def update(state: LearnerState, hyperparams=None, env_params=None, num_updates=None):
         # the hyperparameters in force, and keys for what is left to chance
         hyper, env_params = defaults(hyperparams, env_params)
         updates = config.num_updates if num_updates is None else num_updates
-        hyper = _in_force(components, hyper, state.step, updates)
+        hyper = _in_force(components, hyper, state, updates)
         key_rollout, key_update, key = jax.random.split(state.key, 3)
         key_rollout, key_update = (own_key(k, axis_name) for k in (key_rollout, key_update))
         norms = state.normalizers
@@ -188,12 +190,12 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         again = _again(components, plan, scaled, batch, norms, estimate)
         params, opt_state, learned = optimize(
             loss_of(components, hyper, state.objective_state), components.optimizer, hyper, plan,
-            state.params, state.opt_state, batch, key_update, axis_name, again,
+            state.params, state.opt_state, batch, key_update, axis_name, schedule.adapt_step, again,
         )  # fmt: skip
 
-        # how far the policy has moved, for an objective that adapts to it
+        # how far the policy has moved, for an objective or a learning rate that adapts to it
         kl = ()
-        if objective.adapt is not None:
+        if objective.adapt is not None or schedule.adapts == "update":
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
             kl = batch.dist.kl(dist).mean()
 
@@ -206,7 +208,6 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         metrics = Metrics(
             **summed(sums),
             **learned,
-            learning_rate=jnp.asarray(hyper.learning_rate, jnp.float32),
             kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
         objective_state = ()
@@ -220,6 +221,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             objective_state=objective_state,
             step=state.step + 1,
             key=key,
+            schedule_state=schedule.after(metrics, kl, hyper),
         ), metrics
 
     return Learner(components.in_precision(init), components.in_precision(update), vec_env.close)
@@ -250,17 +252,19 @@ def _opaque(tree: PyTree) -> PyTree:
     return jax.lax.optimization_barrier(tree)
 
 
-def _in_force(components: Components, hyper: Hyperparams, step: Array, updates: Any) -> Hyperparams:
-    """Returns the hyperparameters that the schedule gives after so many updates of all.
+def _in_force(
+    components: Components, hyper: Hyperparams, state: LearnerState, updates: Any
+) -> Hyperparams:
+    """Returns the hyperparameters that the schedule gives to the next of so many updates.
 
     Raises:
         ConfigError: it gives something else.
     """
     # times the inverse: the compiler may divide otherwise by what it knows
     known = not isinstance(updates, jax.Array)
-    share = 1 / (np.float32(updates) if known else updates.astype(jnp.float32))
-    done = step.astype(jnp.float32) * _opaque(share)
-    hyper = components.schedule(hyper, jnp.minimum(done, 1.0))
+    share = _opaque(1 / (np.float32(updates) if known else updates.astype(jnp.float32)))
+    done = state.step.astype(jnp.float32) * share
+    hyper = components.schedule.at(hyper, jnp.minimum(done, 1.0), share, state.schedule_state)
     if not isinstance(hyper, Hyperparams):
         raise ConfigError(
             f"the schedule returns {shown(hyper)}: return hyperparameters, such as "
@@ -314,6 +318,7 @@ def loss_of(
         hyper=hyper,
         objective_state=objective_state,
         value_stats=value_stats,
+        with_kl=components.schedule.adapt_step is not None,
     )
 
 
@@ -360,9 +365,9 @@ def make_train(
         advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
             `config` names.
         optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
-            Adam; gradients are clipped to max_grad_norm before it.
+            the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
-            the linear one.
+            those that `config` names.
 
     Returns:
         `train(key, hyperparams=None, env_params=None) -> TrainOutput`, to be jitted, and vmapped

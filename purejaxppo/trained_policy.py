@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.act import Trained, act_of, actor_of, as_declared, has_memory
+from purejaxppo.act import Trained, act_of, actor_of, as_declared, has_memory, spec_of_actor
 from purejaxppo.bounds import check_value
 from purejaxppo.components import Components
 from purejaxppo.config.coerce import coerce
@@ -17,7 +17,7 @@ from purejaxppo.config.rules import SEED
 from purejaxppo.envs.declared import forms_of
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.errors import ConfigError, shown
-from purejaxppo.spaces import Arrays, Discrete, EnvSpec, Space, fields
+from purejaxppo.spaces import Arrays, Discrete, EnvSpec, Space, fields, key_of
 from purejaxppo.types import Action, Array, Carry, Obs, PyTree
 
 
@@ -29,7 +29,7 @@ class TrainedPolicy:
     memory, it is a pure function of JAX, which `jit` and `vmap` take.
 
     Attributes:
-        spec: what the policy sees and does.
+        spec: what the policy sees and does; None in place of what its critic alone reads.
         deterministic: whether it takes the most probable action where `predict` is not asked for
             another.
     """
@@ -46,7 +46,7 @@ class TrainedPolicy:
         Raises:
             ConfigError: there is no such seed.
         """
-        self.spec: EnvSpec = components.spec
+        self.spec: EnvSpec = spec_of_actor(components)
         self.deterministic = deterministic
         self._parts = _parts_of(self.spec.observation)
         self._forms = jax.tree.leaves(action_forms(components))
@@ -54,7 +54,8 @@ class TrainedPolicy:
         # of Discrete a scalar, of anything else an array, as Gymnasium's spaces sample them
         kinds: list[Space] = jax.tree.leaves(self.spec.action)
         self._first = [0 if isinstance(kind, Discrete) else (0, ...) for kind in kinds]
-        self._initial_carry = components.policy.initial_carry if has_memory(components) else None
+        initial_carry = actor_of(components, agent, deterministic).initial_carry
+        self._initial_carry = initial_carry if has_memory(components) else None
         self._act = None
         if self._initial_carry is None:
             self._act = jax.jit(act_of(components, agent, deterministic))
@@ -241,12 +242,8 @@ class _Part(NamedTuple):
 
 def _parts_of(spaces: PyTree) -> list[_Part]:
     """Returns the parts of observations, in the order of the pytree's leaves."""
-
-    def name(key: Any) -> Any:
-        return next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
-
     return [
-        _Part(space, tuple(map(name, path)), "observation" + jax.tree_util.keystr(path))
+        _Part(space, tuple(map(key_of, path)), "observation" + jax.tree_util.keystr(path))
         for path, space in jax.tree_util.tree_flatten_with_path(spaces)[0]
     ]
 
@@ -277,7 +274,7 @@ def _step_of(
         `(carry, leaves of obs [N, *O], begun [N], draw) -> (carry, leaves of actions [N, *A])`;
         begun is None without memory, and draw (its seed and number) when deterministic.
     """
-    observed = jax.tree.structure(components.spec.observation)
+    observed = jax.tree.structure(spec_of_actor(components).observation)
     actor = as_declared(components, actor_of(components, agent, deterministic))
 
     def step(

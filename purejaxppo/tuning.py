@@ -119,6 +119,8 @@ class Sized(Protocol):
     def minibatch_size(self) -> int: ...  # noqa: D102
     @property
     def hidden_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def critic_hidden_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
 def one_thread(config: Sized, agents: int = 1) -> bool:
@@ -140,7 +142,8 @@ def one_thread(config: Sized, agents: int = 1) -> bool:
     if config.torso != "mlp" and not (config.torso == "auto" and plain):
         return False
     rows = agents * max(config.minibatch_size, config.num_envs)
-    return rows * max(config.hidden_sizes, default=1) ** 2 < ONE_THREAD
+    widths = (*config.hidden_sizes, *config.critic_hidden_sizes)
+    return rows * max(widths, default=1) ** 2 < ONE_THREAD
 
 
 def check_compiles() -> None:

@@ -384,6 +384,8 @@ class LearnerState(struct.PyTreeNode):
         objective_state: what the objective remembers: beta under adaptive_kl, else ().
         step: () int32, updates done.
         key: () typed key.
+        schedule_state: what schedules remember: under kl_adaptive the learning rate () float32 that
+            the next update begins with, else ().
     """
 
     params: Params
@@ -396,6 +398,7 @@ class LearnerState(struct.PyTreeNode):
     objective_state: PyTree
     step: Array
     key: Array
+    schedule_state: PyTree = ()
 
     def __repr__(self) -> str:
         """Writes down how large it is, rather than every number."""
@@ -418,7 +421,7 @@ class Metrics(struct.PyTreeNode):
         clip_fraction: fraction of ratios outside 1 - clip_eps .. 1 + clip_eps.
         grad_norm: global norm before clipping.
         explained_variance: 1 - Var(target - V) / Var(target), V from the rollout.
-        learning_rate: of Adam, as annealed.
+        learning_rate: of the last gradient step, as annealed or adapted.
         kl_coef: weight of the KL penalty in force (0 without one).
         gradient_steps: () int32, steps taken.
         skipped_steps: () int32, steps left out because loss, gradient or result was not finite.

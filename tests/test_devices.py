@@ -264,26 +264,39 @@ VARIANTS = [
         target_kl=10, advantage_normalization="batch", max_grad_norm=None, reset_batch=2,
         layer_norm=True, activation="relu", info_metrics=("discount",),
         env_options=("max_steps=6",), learning_rate_final_scale=0.5, kl_coef=0.5, gamma=0.9,
-        value_clip_eps=0.1, matmul_precision="high",
+        value_clip_eps=0.1, matmul_precision="high", learning_rate_schedule="cosine",
+        learning_rate_warmup=0.5, optimizer="adamw", weight_decay=0.1, adam_b1=0.8, adam_b2=0.9,
     ),
     PPOConfig(
         **SIZES, advantage="vtrace", recompute_advantages=True, vtrace_rho=1.5, vtrace_c=0.9,
         objective="adaptive_kl", value_loss="huber",
         advantage_normalization="none", core="gru", core_size=4, sequence_length=4, chunk_size=8,
         activation="silu", entropy_coef=0.01, entropy_coef_final_scale=0.5, huber_delta=0.5,
-        adaptive_kl_target=0.02, compute_dtype="bfloat16",
+        adaptive_kl_target=0.02, compute_dtype="bfloat16", optimizer="muon", momentum=0.9,
+        learning_rate_schedule="kl_adaptive", desired_kl=0.02, learning_rate_min=1e-4,
+        learning_rate_max=1.0, entropy_coef_schedule="cosine", entropy_coef_warmup=0.5,
     ),
     PPOConfig(
         **SIZES, advantage="td", objective="unclipped", core="linear", core_size=4, torso="mlp",
         shared_torso=True, activation="gelu", env="Pendulum-v1", squash_actions=True,
         normalize_rewards=True, learning_rate=1e-3, adam_eps=1e-7, matmul_precision="highest",
+        learning_rate_schedule="kl_adaptive", adapt_learning_rate="update",
     ),
     PPOConfig(
         **SIZES, core="lstm", core_size=4, activation="elu", env="Pendulum-v1",
         state_dependent_std=True, normalize_observations=True, gae_lambda=0.9, value_coef=1,
-        clip_eps=0.1, clip_eps_final_scale=0.5,
+        clip_eps=0.1, clip_eps_final_scale=0.5, clip_eps_schedule="cosine", clip_eps_warmup=0.5,
+        learning_rate_schedule="constant", optimizer="sgd",
     ),
-    PPOConfig(**SIZES, env="Breakout-MinAtar", torso="cnn", advantage="none", num_epochs=1),
+    PPOConfig(
+        **SIZES, env="Breakout-MinAtar", torso="cnn", advantage="none", num_epochs=1,
+        optimizer="rmsprop", rms_decay=0.9, rms_eps=1e-3, entropy_coef=0.1,
+        entropy_coef_schedule="constant", clip_eps_schedule="constant",
+    ),
+    PPOConfig(
+        **SIZES, env="support.probes:Dials", actor_observation=("target", "time"),
+        critic_observation=("target", "board"), torso="mlp", normalize_observations=True,
+    ),
     PPOConfig(
         **SIZES, core="gtrxl", core_size=4, core_heads=2, core_window=3, core_layers=1,
         sequence_length=4, shared_torso=True,
@@ -310,7 +323,7 @@ for config in VARIANTS:
 
     # parameters and metrics are equal on both, and finite
     state, metrics = jax.jit(run)(jax.random.key(0))
-    for x in jax.tree.leaves((state.params, state.opt_state, metrics)):
+    for x in jax.tree.leaves((state.params, state.opt_state, state.schedule_state, metrics)):
         first, second = (np.asarray(shard.data) for shard in x.addressable_shards)
         np.testing.assert_array_equal(first, second)
         assert np.isfinite(first).all(), config

@@ -24,7 +24,8 @@ from purejaxppo import (
     make_train,
 )
 from purejaxppo.envs.traced_once import TracedOnce
-from purejaxppo.ppo.optimizer import adam, clip_gradients, linear_schedule
+from purejaxppo.ppo.optimizer import adam, clip_gradients
+from purejaxppo.ppo.schedules import SCHEDULED, named_schedules
 from purejaxppo.run_folder.rows import DERIVED
 from purejaxppo.runs.identity import describe_custom
 
@@ -125,10 +126,12 @@ def adamw(hyper):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", [muon, adamw])
-def test_optimizers_of_optax_train_cartpole(optimizer):
+@pytest.mark.parametrize(("named", "optimizer"), [("muon", None), ("adam", adamw)])
+def test_muon_and_optimizers_of_optax_train_cartpole(named, optimizer):
     """Random play gives about 22; one rate serves a vmapped pair of seeds, traced."""
-    config = PPOConfig(num_envs=16, num_steps=64, total_timesteps=102_400, learning_rate=2.5e-3)
+    config = PPOConfig(
+        optimizer=named, num_envs=16, num_steps=64, total_timesteps=102_400, learning_rate=2.5e-3
+    )
     train = jax.vmap(make_train(config, optimizer=optimizer), in_axes=(0, None))
     metrics = jax.jit(train)(jax.random.split(KEY, 2), config.hyperparams()).metrics
     assert final_returns(metrics).min() > 120
@@ -160,16 +163,16 @@ def test_a_schedule_that_returns_no_hyperparameters_is_refused(returned):
 
 def test_the_schedule_by_default_passed_is_the_same():
     config = TINY.replace(learning_rate_final_scale=0.5)
-    hyper = config.hyperparams()
+    hyper, named = config.hyperparams(), named_schedules(dict.fromkeys(SCHEDULED, "linear"))
 
     def schedule(hyper, progress):
-        return linear_schedule(hyper.replace(learning_rate_final_scale=0.5), progress)
+        return named.at(hyper.replace(learning_rate_final_scale=0.5), progress, 0.25, ())
 
     ours, default = run(schedule=schedule), run(config)
     # a number in the schedule is known to the compiler, which rounds otherwise than with arguments
     for a, b in zip(*map(jax.tree.leaves, (ours.state.params, default.state.params)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-    assert isinstance(linear_schedule(hyper, jnp.float32(1)), Hyperparams)
+    assert isinstance(schedule(hyper, jnp.float32(1)), Hyperparams)
 
 
 def test_progress_stays_at_one_beyond_the_end():
@@ -359,11 +362,22 @@ def test_optimizers_are_compared_by_what_makes_them():
     [
         ({"adam_eps": 1e-3}, {"optimizer": adam}, "adam_eps would have no effect on an optimizer"),
         (
+            {"optimizer": "muon", "weight_decay": 0.1},
+            {"optimizer": muon},
+            r"optimizer, weight_decay would have no effect on an optimizer of your own: use "
+            r"config.replace\(optimizer='adam', weight_decay=0.0001\)",
+        ),
+        (
+            {"learning_rate_schedule": "kl_adaptive", "desired_kl": 0.1},
+            {"schedule": warm_up_and_cosine},
+            "learning_rate_schedule, desired_kl would have no effect on a schedule of your own",
+        ),
+        (
             {"learning_rate_final_scale": 0.0},
             {"schedule": warm_up_and_cosine},
             "learning_rate_final_scale would have no effect on a schedule of your own",
         ),
-        ({}, {"optimizer": "muon"}, "optimizer='muon' must be a function: such as"),
+        ({}, {"optimizer": "muon"}, r"must be a function: pass names to PPOConfig\(optimizer"),
         ({}, {"schedule": 0.5}, "schedule=0.5 must be a function: such as"),
     ],
 )

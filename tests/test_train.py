@@ -387,10 +387,19 @@ def test_what_is_passed_and_would_not_count_is_refused(own, changes, words):
 # -- every hyperparameter does something ------------------------------------------------------
 
 VARIED = {
-    "clip": PLAIN.replace(clip_eps=0.02, target_kl=100.0, entropy_coef=0.1),
-    "adaptive": PLAIN.replace(objective="adaptive_kl", value_loss="clipped"),
-    "penalty": PLAIN.replace(objective="kl_penalty", value_loss="huber"),
-}
+    "clip": PLAIN.replace(
+        clip_eps=0.02, target_kl=100.0, entropy_coef=0.1, adam_b1=0.9, adam_b2=0.999,
+        learning_rate_warmup=0.3, clip_eps_warmup=0.3, entropy_coef_warmup=0.3,
+    ),
+    "adaptive": PLAIN.replace(
+        objective="adaptive_kl", value_loss="clipped", optimizer="rmsprop", momentum=0.5,
+        learning_rate_schedule="kl_adaptive", learning_rate_final_scale=1.0, desired_kl=1e-6,
+    ),
+    "penalty": PLAIN.replace(
+        objective="kl_penalty", value_loss="huber", optimizer="adamw",
+        learning_rate_schedule="kl_adaptive", learning_rate_final_scale=1.0, desired_kl=0.003,
+    ),
+}  # fmt: skip
 # (configuration, field, another value)
 ACTIVE = [
     ("clip", "learning_rate", 3e-3),
@@ -405,6 +414,18 @@ ACTIVE = [
     ("clip", "adam_eps", 0.1),
     ("clip", "max_grad_norm", 1e-3),
     ("clip", "target_kl", 1e-7),
+    ("clip", "adam_b1", 0.5),
+    ("clip", "adam_b2", 0.5),
+    ("clip", "learning_rate_warmup", 0.9),
+    ("clip", "clip_eps_warmup", 0.9),
+    ("clip", "entropy_coef_warmup", 0.9),
+    ("adaptive", "momentum", 0.1),
+    ("adaptive", "rms_decay", 0.5),
+    ("adaptive", "rms_eps", 0.1),
+    ("penalty", "weight_decay", 1.0),
+    ("adaptive", "desired_kl", 1.0),
+    ("adaptive", "learning_rate_min", 9e-3),
+    ("penalty", "learning_rate_max", 1e-4),
     ("adaptive", "kl_coef", 50.0),
     ("adaptive", "adaptive_kl_target", 1e-8),
     ("adaptive", "value_clip_eps", 1e-3),
@@ -416,6 +437,9 @@ IDLE = [
     ("clip", "adaptive_kl_target", 1e-8),
     ("clip", "value_clip_eps", 1e-3),
     ("clip", "huber_delta", 0.01),
+    ("clip", "weight_decay", 1.0),
+    ("clip", "desired_kl", 1e-8),
+    ("adaptive", "adam_eps", 0.1),
     ("adaptive", "clip_eps", 0.3),
     ("adaptive", "huber_delta", 0.01),
     ("penalty", "adaptive_kl_target", 1e-8),

@@ -39,7 +39,9 @@ SHOWN = {
 
 def measure(name: str, total_timesteps: int) -> dict[str, Any]:
     """Trains on one environment; returns what there is to report."""
-    base = PPOConfig.preset(name) if name in presets.names() else PPOConfig(env=name)
+    tuned = PPOConfig.preset(name) if name in presets.names() else PPOConfig(env=name)
+    # some are for accelerators: an update alone takes more steps
+    base = tuned if tuned.batch_size <= total_timesteps else PPOConfig(env=name)
     config = base.replace(total_timesteps=total_timesteps)
     spec = make_components(config).spec
     result = fit(config)

@@ -220,7 +220,7 @@ def preset_of(env: str, algorithm: Algorithm, preset: str | None) -> str | None:
     """
     from purejaxppo.config import presets
 
-    if preset is None and env in presets.names() and algorithm in presets.tables(env):
+    if preset is None and presets.has(env, algorithm):
         return env
     return None if preset == "none" else preset
 

@@ -17,7 +17,7 @@ EXAMPLE = {"max_steps": 500}
 """Options of an environment, for messages."""
 
 NAMED = ("env_options", "env_params")
-"""What is written as texts `name=value`; of the latter a name may be that of a part: part.name."""
+"""What is written as texts `name=value`, where a name may be that of a part: part.name."""
 
 EXAMPLES = {int: 1, float: 1.0, str: "name", tuple[int, ...]: (64, 64)}
 """Values of a type, for messages."""
@@ -49,7 +49,7 @@ def coerce(name: str, declared: Any, value: Any, works: Any = None) -> Any:
             return None
         if isinstance(value, str) and value in words:
             return value
-    elif works is None:
+    elif works in (None, ()):
         works = EXAMPLES.get(declared)
 
     # numbers, and what is written as name=value
@@ -156,7 +156,10 @@ def _written(name: str, key: Any, value: Any) -> str:
 
 def _is_name(name: str, key: str) -> bool:
     """Says whether a key names an option, or a parameter, perhaps one inside of a part."""
-    return key.isidentifier() if name == "env_options" else bool(key) and "=" not in key
+    words = key.split(".")
+    return (
+        all(map(str.isidentifier, words)) if name == "env_options" else bool(key) and "=" not in key
+    )
 
 
 def parse_options(texts: Iterable[str], name: str = "env_options") -> dict[str, Any]:

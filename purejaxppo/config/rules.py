@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import typing
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -38,6 +39,10 @@ SEED = (NOT_NEGATIVE, Bound(lambda v: v < 2**32, "below 2**32 (a random key take
 WIDTHS = (
     Bound(lambda v: bool(v) and min(v) >= 1, "one or more positive widths"),
     Bound(lambda v: max(v) < 2**31, "widths below 2**31 (indices are int32)"),
+)
+OTHER_WIDTHS = (
+    Bound(lambda v: min(v, default=1) >= 1, "positive widths, or none"),
+    Bound(lambda v: max(v, default=1) < 2**31, "widths below 2**31 (indices are int32)"),
 )
 TEXT = Bound(is_text, "text that can be written to a file")
 
@@ -130,6 +135,22 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         text = value if isinstance(value, str) else ""
         raise ConfigError(f"{name}={shown(value)} is not a choice: {did_you_mean(text, choices)}")
+
+
+def check_ascending(config: Any, *names: str) -> None:
+    """Checks that fields are in order, each no larger than the next.
+
+    Args:
+        config: has an attribute for each of them.
+        *names: of the fields, from the lowest.
+
+    Raises:
+        ConfigError: one is larger than the next.
+    """
+    for low, high in itertools.pairwise(names):
+        a, b = getattr(config, low), getattr(config, high)
+        if a > b:
+            raise ConfigError(f"{low}={a} must be at most {high}={b}: use {low}={b}")
 
 
 def check_effects(config: Any, kind: type) -> None:

@@ -16,10 +16,12 @@ from purejaxppo.config.purejaxrl import by_field, check_derived, known_fields
 from purejaxppo.config.rules import (
     COUNT,
     NAMES,
+    OTHER_WIDTHS,
     STEPS,
     TEXT,
     WIDTHS,
     Effect,
+    check_ascending,
     check_choice,
     check_effects,
     check_fields,
@@ -33,6 +35,8 @@ Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
 ObjectiveName = Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"]
 ValueLoss = Literal["squared", "clipped", "huber"]
 Advantage = Literal["gae", "n_step", "monte_carlo", "td", "none", "vtrace"]
+Annealing = Literal["constant", "linear", "cosine"]
+RateSchedule = Literal["constant", "linear", "cosine", "kl_adaptive"]
 
 TABLES = ("env_params", "vary")
 """What may stand in a file beside the fields, see `config.file`."""
@@ -59,11 +63,42 @@ ENTROPY = Effect(lambda c: c.entropy_coef > 0, "entropy_coef=0.01")
 CORE = Effect(lambda c: c.core != "none", "core='gru'")
 LAYERED = Effect(lambda c: c.core in ("gtrxl", "mingru"), "core='mingru'")
 GTRXL = Effect(lambda c: c.core == "gtrxl", "core='gtrxl'")
+APART = Effect(lambda c: not c.shared_torso, "shared_torso=False")
 # at an update's first gradient step the ratio is 1, the divergence and its gradient are 0
 SEVERAL_STEPS = Effect(
     lambda c: c.num_epochs * c.num_minibatches > 1,
     "more than one gradient step per update (num_epochs=4)",
 )
+ADAM = Effect(lambda c: c.optimizer in ("adam", "adamw", "muon"), "optimizer='adam'")
+DECAYED = Effect(lambda c: c.optimizer in ("adamw", "muon"), "optimizer='adamw'")
+MOMENTUM = Effect(lambda c: c.optimizer in ("muon", "rmsprop", "sgd"), "optimizer='muon'")
+RMSPROP = Effect(lambda c: c.optimizer == "rmsprop", "optimizer='rmsprop'")
+BY_KL = Effect(
+    lambda c: c.learning_rate_schedule == "kl_adaptive", "learning_rate_schedule='kl_adaptive'"
+)
+NOT_BY_KL = Effect(lambda c: not BY_KL.applies(c), "learning_rate_schedule='linear'")
+# before the first gradient step of an update there is no divergence that a rate could follow
+MOVED = Effect(
+    lambda c: not BY_KL.applies(c) or c.adapt_learning_rate == "update" or SEVERAL_STEPS.applies(c),
+    f"{SEVERAL_STEPS.words} or adapt_learning_rate='update'",
+)
+
+
+def _annealed(name: str) -> tuple[Effect, Effect]:
+    """Returns when it matters how far a value falls, and in which form it does."""
+
+    def far(c: Any) -> bool:
+        return getattr(c, f"{name}_schedule") in ("linear", "cosine")
+
+    def form(c: Any) -> bool:
+        return getattr(c, f"{name}_schedule") != "cosine" or getattr(c, f"{name}_final_scale") < 1
+
+    return Effect(far, f"{name}_schedule='linear'"), Effect(form, f"{name}_final_scale=0.1")
+
+
+LEARNING_RATE_FALLS, LEARNING_RATE_FORM = _annealed("learning_rate")
+CLIP_EPS_FALLS, CLIP_EPS_FORM = _annealed("clip_eps")
+ENTROPY_FALLS, ENTROPY_FORM = _annealed("entropy_coef")
 
 
 @by_field
@@ -99,11 +134,37 @@ class PPOConfig:
 
     # floats are hyperparameters: what they must be is in `hyperparams.BOUNDS`
     learning_rate: float = option(2.5e-4, group="optimisation")
-    """Step size of Adam."""
-    learning_rate_final_scale: float = 1.0
-    """The learning rate falls linearly to this fraction of itself (1: constant, 0: annealed)."""
-    adam_eps: float = 1e-5
+    """Step size of the optimizer; where it begins under learning_rate_schedule='kl_adaptive'."""
+    learning_rate_schedule: RateSchedule = option("linear", when=(LEARNING_RATE_FORM, MOVED))
+    """How it falls to that fraction; constant: not at all; kl_adaptive: as desired_kl says."""
+    learning_rate_final_scale: float = option(1.0, when=(LEARNING_RATE_FALLS,))
+    """The learning rate falls to this fraction of itself (1: constant, 0: annealed)."""
+    learning_rate_warmup: float | None = option(None, when=(NOT_BY_KL,))
+    """Part of the run in which it first rises, from one update's share of it; None: none."""
+    desired_kl: float = option(0.01, when=(BY_KL,))
+    """KL divergence that kl_adaptive aims for: / 1.5 beyond twice that, x 1.5 below half of it."""
+    learning_rate_min: float = option(1e-5, when=(BY_KL,))
+    """Lowest learning rate of kl_adaptive."""
+    learning_rate_max: float = option(1e-2, when=(BY_KL,))
+    """Highest learning rate of kl_adaptive."""
+    adapt_learning_rate: Literal["minibatch", "update"] = option("minibatch", when=(BY_KL,))
+    """How often kl_adaptive looks: before each gradient step, or behind each update."""
+    optimizer: Literal["adam", "adamw", "muon", "rmsprop", "sgd"] = "adam"
+    """Optimizer, a name in OPTIMIZERS, behind clipping of gradients."""
+    adam_b1: float | None = option(None, when=(ADAM,))
+    """Decay of Adam's mean of gradients; None: 0.9, compiled in."""
+    adam_b2: float | None = option(None, when=(ADAM,))
+    """Decay of Adam's mean of squares; None: 0.999, compiled in."""
+    adam_eps: float = option(1e-5, when=(ADAM,))
     """Term added to Adam's denominator."""
+    weight_decay: float = option(1e-4, when=(DECAYED,))
+    """Parameters shrink by this times the learning rate (adamw), or matrices alone (muon)."""
+    momentum: float | None = option(None, when=(MOMENTUM,))
+    """Of muon, rmsprop and sgd; None: 0.95 for muon, none for the others."""
+    rms_decay: float = option(0.99, when=(RMSPROP,))
+    """Decay of RMSProp's mean of squares."""
+    rms_eps: float = option(1e-5, when=(RMSPROP,))
+    """Term added to it under the root."""
     max_grad_norm: float | None = 0.5
     """Gradients are scaled down to this global norm; None: never."""
 
@@ -128,8 +189,12 @@ class PPOConfig:
     """Policy objective, a name in OBJECTIVES."""
     clip_eps: float = option(0.2, when=(CLIP, SEVERAL_STEPS))
     """Probability ratios are clipped to 1 - clip_eps .. 1 + clip_eps (objective='clip')."""
-    clip_eps_final_scale: float = option(1.0, when=(CLIP, SEVERAL_STEPS))
-    """clip_eps falls linearly to this fraction of itself."""
+    clip_eps_schedule: Annealing = option("linear", when=(CLIP, SEVERAL_STEPS, CLIP_EPS_FORM))
+    """How clip_eps falls to that fraction; constant: not at all."""
+    clip_eps_final_scale: float = option(1.0, when=(CLIP, SEVERAL_STEPS, CLIP_EPS_FALLS))
+    """clip_eps falls to this fraction of itself."""
+    clip_eps_warmup: float | None = option(None, when=(CLIP, SEVERAL_STEPS))
+    """Part of the run in which it first rises, from one update's share of it; None: none."""
     kl_coef: float = option(1.0, when=(KL_PENALTY, SEVERAL_STEPS))
     """Weight of the KL penalty, beta (its first value under objective='adaptive_kl')."""
     adaptive_kl_target: float = option(0.01, when=(ADAPTIVE_KL,))
@@ -147,8 +212,12 @@ class PPOConfig:
     """Error at which the value loss turns linear (value_loss='huber')."""
     entropy_coef: float = option(0.0, group="objective")
     """Weight of the entropy bonus."""
-    entropy_coef_final_scale: float = option(1.0, when=(ENTROPY,))
-    """entropy_coef falls linearly to this fraction of itself."""
+    entropy_coef_schedule: Annealing = option("linear", when=(ENTROPY, ENTROPY_FORM))
+    """How entropy_coef falls to that fraction; constant: not at all."""
+    entropy_coef_final_scale: float = option(1.0, when=(ENTROPY, ENTROPY_FALLS))
+    """entropy_coef falls to this fraction of itself."""
+    entropy_coef_warmup: float | None = option(None, when=(ENTROPY,))
+    """Part of the run in which it first rises, from one update's share of it; None: none."""
 
     torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = option("auto", group="network")
     """Body of the network; auto: nature for images, cnn for smaller grids, mlp for all else."""
@@ -166,6 +235,8 @@ class PPOConfig:
     """Steps that gradients flow back through a memory, a divisor of num_steps; None: num_steps."""
     hidden_sizes: tuple[int, ...] = option((64, 64), *WIDTHS)
     """Width of each hidden layer."""
+    critic_hidden_sizes: tuple[int, ...] = option((), *OTHER_WIDTHS, when=(APART,))
+    """Width of each hidden layer of the critic; none: as hidden_sizes."""
     activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     layer_norm: bool = False
@@ -176,6 +247,10 @@ class PPOConfig:
     """Of float32 products on GPUs and TPUs, the environments' too; default: as JAX is set."""
     shared_torso: bool = False
     """One torso (and memory) for actor and critic instead of one each."""
+    actor_observation: tuple[str, ...] = option((), NAMES)
+    """Entries of the observation that the actor reads, inner ones as part/name; (): all of it."""
+    critic_observation: tuple[str, ...] = option((), NAMES, when=(CRITIC,))
+    """Entries that the critic reads, which acting can do without (a privileged critic); (): all."""
     squash_actions: bool = False
     """Continuous actions: a normal distribution squashed into the bounds by tanh, not clipped."""
     state_dependent_std: bool = False
@@ -192,6 +267,8 @@ class PPOConfig:
         check_fields(self, PPOConfig)
         check_sizes(self)
         check_effects(self, PPOConfig)
+        if BY_KL.applies(self):
+            check_ascending(self, "learning_rate_min", "learning_rate", "learning_rate_max")
 
     @property
     def batch_size(self) -> int:

@@ -1,11 +1,11 @@
-"""Sizes of a configuration that must fit each other; each message offers some that do."""
+"""Sizes, and what else of a configuration must fit each other; each message says what does."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 
 MOST = 2**31  # what an int32 counts stays below it
 
@@ -22,6 +22,7 @@ def check_sizes(config: Any) -> None:
         raise ConfigError(f"core_heads={heads} must divide core_size={size}: use {best}")
     _check_batch(config)
     _check_counts(config)
+    _check_entries(config)
 
 
 def _check_indices(config: Any) -> None:
@@ -126,6 +127,16 @@ def _check_counts(config: Any) -> None:
     if config.objective == "adaptive_kl" and config.kl_coef == 0:
         raise ConfigError(
             "kl_coef=0.0 stays 0 however often objective='adaptive_kl' doubles it: use 1.0"
+        )
+
+
+def _check_entries(config: Any) -> None:
+    """Checks that a torso that actor and critic share is to read the same for both."""
+    actor, critic = config.actor_observation, config.critic_observation
+    if config.shared_torso and set(actor) != set(critic):
+        raise ConfigError(
+            f"shared_torso=True cannot read actor_observation={shown(actor)} for the actor and "
+            f"critic_observation={shown(critic)} for the critic: use shared_torso=False"
         )
 
 

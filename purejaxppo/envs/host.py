@@ -19,7 +19,7 @@ from purejaxppo.envs.declared import check_actions, forms_of, spaces_of
 from purejaxppo.envs.info import at_ends
 from purejaxppo.envs.interface import kind_of, making
 from purejaxppo.errors import ConfigError, HostError
-from purejaxppo.spaces import Arrays, EnvSpec, Space, from_start, starts
+from purejaxppo.spaces import Arrays, EnvSpec, Space, from_start, only, starts
 from purejaxppo.types import Action, EnvParams, EnvStep, Obs
 
 MAKES = (
@@ -119,10 +119,18 @@ class Host:
         env: what to make.
         num_envs: N.
         info_metrics: names of numbers in the info, which steps return too.
+        entries: names of the parts of an observation that are shown; none: all are.
     """
 
-    def __init__(self, env: HostEnvironment, num_envs: int, info_metrics: Sequence[str] = ()):
+    def __init__(
+        self,
+        env: HostEnvironment,
+        num_envs: int,
+        info_metrics: Sequence[str] = (),
+        entries: Sequence[str] = (),
+    ):
         self.env, self.num_envs, self._info_metrics = env, num_envs, info_metrics
+        self._entries, self._spaces = entries, only(env.spec.observation, entries)
         self.info: Any = {}  # of the last step
         self.envs: Any = None  # what `env.make` returns
         self.run = self.clock = 0
@@ -147,7 +155,7 @@ class Host:
             self.returns = np.zeros(self.num_envs, np.float64)
             self.lengths = np.zeros(self.num_envs, np.int32)
             obs = self._copied(obs)
-            jax.tree.map_with_path(self._check_observation, self.env.spec.observation, obs)
+            jax.tree.map_with_path(self._check_observation, self._spaces, obs)
             return self._where(), obs
 
     def step(self, where: np.ndarray, action: Action) -> tuple[np.ndarray, EnvStep]:
@@ -284,7 +292,7 @@ class Host:
         def copied(space: Space, x: Any) -> np.ndarray:  # integers are counted from 0 inside
             return np.array(np.subtract(x, space.start) if starts(space) else x, space.dtype)
 
-        return jax.tree.map(copied, self.env.spec.observation, obs)
+        return jax.tree.map(copied, self._spaces, only(obs, self._entries))
 
 
 def _words(error: Exception, workers: Sequence[Any] = ()) -> str:

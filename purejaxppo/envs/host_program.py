@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from purejaxppo.envs.host import Host, HostEnvironment
 from purejaxppo.errors import ConfigError, HostError
 from purejaxppo.parallel import ENVS
-from purejaxppo.spaces import to_bounds
+from purejaxppo.spaces import only, to_bounds
 from purejaxppo.types import (
     Action,
     Array,
@@ -153,6 +153,7 @@ def make_host_vec_env(
     num_envs: int,
     info_metrics: Sequence[str] = (),
     mesh: Mesh | None = None,
+    entries: Sequence[str] = (),
 ) -> VecEnv:
     """Makes N environments of the host, stepped inside the compiled program.
 
@@ -161,6 +162,7 @@ def make_host_vec_env(
         num_envs: N, of each device.
         info_metrics: names of numbers in the info, which steps return too.
         mesh: devices that the program runs on, each with N of its own; None: one.
+        entries: names of the parts of an observation that are shown; none: all are.
 
     Returns:
         N environments as one, to be closed when a run ends.
@@ -168,8 +170,8 @@ def make_host_vec_env(
     Raises:
         ConfigError: a space is not supported; or later, the program is vmapped.
     """
-    spec = env.spec
-    shares = Shares(lambda: Host(env, num_envs, info_metrics), num_envs, _here(mesh))
+    spec = env.spec._replace(observation=only(env.spec.observation, entries))
+    shares = Shares(lambda: Host(env, num_envs, info_metrics, entries), num_envs, _here(mesh))
 
     # a callback needs the shapes and dtypes of what it returns
     def of(dtype: np.typing.DTypeLike, shape: tuple[int, ...] = ()) -> Any:

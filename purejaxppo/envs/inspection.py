@@ -6,6 +6,7 @@ What it raises and returns is looked at while it is traced, which costs nothing 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +21,7 @@ from purejaxppo.envs.wrappers.action_mask import mask_in_observation
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn, Wrapper
 from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, counts
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import DeclaredSpace, EnvSpec, fields, zeros
+from purejaxppo.spaces import DeclaredSpace, EnvSpec, fields, only, zeros
 from purejaxppo.types import Action, Array, Environment, EnvParams, EnvState, Obs, PyTree
 
 
@@ -124,12 +125,23 @@ class InspectedEnv(NamedTuple):
         spec: what it sees and does.
         state: its state after a step, in shapes and dtypes.
         info: what its info holds, see `info.kinds_in`.
+        entries: names of the parts of an observation that are shown; none: all are.
     """
 
     env: Any
     spec: EnvSpec
     state: EnvState
     info: dict[str, str]
+    entries: Sequence[str] = ()
+
+    def showing(self, entries: Sequence[str]) -> InspectedEnv:
+        """Returns the environment with a part of what it shows: nobody computes or keeps the rest.
+
+        Args:
+            entries: names of the parts, see `spaces.only`.
+        """
+        spec = self.spec._replace(observation=only(self.spec.observation, entries))
+        return self._replace(spec=spec, entries=entries)
 
 
 def inspect_env(env: Environment, env_params: EnvParams) -> InspectedEnv:

@@ -190,7 +190,7 @@ def making(
     except ConfigError:
         raise
     except Exception as error:  # of a simulator: about files, drivers or options
-        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        refused = re.search(r"unexpected keyword argument '([\w.]+)'", str(error))
         if isinstance(error, TypeError) and refused and refused[1] in options:
             raise ConfigError(no_option(name, refused[1], known())) from error
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from purejaxppo.envs.info import picked
 from purejaxppo.envs.inspection import InspectedEnv, inspect_env, with_types
 from purejaxppo.keys import split_each
-from purejaxppo.spaces import to_bounds
+from purejaxppo.spaces import only, to_bounds
 from purejaxppo.types import Array, Environment, EnvParams, EnvStep, PyTree, VecEnv
 
 
@@ -63,11 +63,12 @@ def vectorize(
 
     def reset_one(key, params):
         obs, state, *_ = env.reset_env(key, params)  # gymnasium's habit: an info too
-        return with_types(state, state_types), obs
+        return with_types(state, state_types), only(obs, inspected.entries)
 
     def step_one(key, state, action, params):
         action = to_bounds(spec.action, action)
         obs, state, reward, terminated, info = env.step_env(key, state, action, params)
+        obs = only(obs, inspected.entries)
         terminated = jnp.asarray(terminated, bool)
         truncated = jnp.asarray(env.is_truncated(state, params), bool) & ~terminated
         reward = jnp.asarray(reward, jnp.float32)

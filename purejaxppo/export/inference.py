@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.act import actor_of, as_declared
+from purejaxppo.act import actor_of, as_declared, spec_of_actor
 from purejaxppo.components import Components
 from purejaxppo.envs.declared import Form
 from purejaxppo.runs.agents import Agents
@@ -71,7 +71,7 @@ def make_acting(
     """
     actor = as_declared(components, actor_of(components, agent, deterministic=True))
     # templates of the trees that the policy knows; the most probable action draws nothing
-    first_obs = zeros(components.spec.observation)
+    first_obs = zeros(spec_of_actor(components).observation)
     first_carry = jax.tree.map(lambda x: x[0], actor.initial_carry((1,)))
     unused = jax.random.key(0)
 
@@ -108,10 +108,10 @@ def names(first: str, tree: PyTree) -> list[str]:
 
 
 def _plain(tree: PyTree) -> PyTree:
-    """Returns a tree with dictionaries in place of records."""
+    """Returns a tree with dictionaries in place of records, and without parts that hold nothing."""
     named = fields(tree)
     if named:
-        return {name: _plain(part) for name, part in named.items()}
+        return {name: _plain(x) for name, x in named.items() if jax.tree.leaves(x)}
     return tuple(map(_plain, tree)) if isinstance(tree, tuple | list) else tree
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,6 +33,7 @@ from purejaxppo.spaces import (
     SpaceTree,
     fields,
     mask_of,
+    part_at,
 )
 from purejaxppo.types import Distribution, Obs, PyTree
 
@@ -100,7 +100,7 @@ def distribution(
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(spaces)
     parts = [
-        _distribution(space, part, mask_at(mask, path), squash)
+        _distribution(space, part, part_at(mask, path), squash)
         for (path, space), part in zip(leaves, tree.flatten_up_to(parameters), strict=True)
     ]
     # a single action needs no dictionary around it
@@ -181,26 +181,6 @@ def real_choices(space: MultiDiscrete) -> np.ndarray:
     return np.arange(max(space.nvec)) < np.asarray(space.nvec)[:, None]
 
 
-def mask_at(mask: PyTree | None, path: tuple) -> PyTree | None:
-    """Returns the part of a mask that belongs to one action of a dictionary or tuple.
-
-    Args:
-        mask: structured as the actions; parts may be missing.
-        path: of the action, as JAX's functions for paths give it.
-
-    Returns:
-        The part, or None where there is none.
-    """
-    for key in path:
-        name = next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))
-        # the keys of dictionaries, records and sequences are found in as many ways
-        named: dict[Any, PyTree] = fields(mask)
-        if not named and isinstance(mask, tuple | list):
-            named = dict(enumerate(mask))
-        mask = named.get(name)
-    return mask
-
-
 def check_mask(spec: EnvSpec) -> None:
     """Checks that the observations' action mask, if there is one, fits the actions.
 
@@ -218,7 +198,7 @@ def check_mask(spec: EnvSpec) -> None:
     mask = mask_of(spec.observation)
     found = 0
     for path, space in jax.tree_util.tree_flatten_with_path(spec.action)[0]:
-        part = mask_at(mask, path)
+        part = part_at(mask, path)
         if part is None:
             continue
         found += 1
@@ -251,7 +231,7 @@ def empty_masks(spec: EnvSpec, obs: Obs) -> Array:
     if mask is None:
         return count
     for path, space in jax.tree_util.tree_flatten_with_path(spec.action)[0]:
-        part = mask_at(mask, path)
+        part = part_at(mask, path)
         if part is None:
             continue
         part = part.astype(bool)

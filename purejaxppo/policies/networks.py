@@ -21,7 +21,7 @@ from purejaxppo.policies.cores import core_of
 from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
 from purejaxppo.policies.layers import init_together, orthogonal, outputs_of
 from purejaxppo.policies.torsos import Torso, check_torso
-from purejaxppo.spaces import Box, EnvSpec, Space, mask_of, without_mask, zeros
+from purejaxppo.spaces import Box, EnvSpec, Space, entries, is_within, mask_of, zeros
 from purejaxppo.types import Carry, Distribution, Obs, Params, Policy, PyTree
 
 Network: TypeAlias = Any
@@ -43,6 +43,7 @@ class ActorCritic(nn.Module):
         structure: a treedef, in which the parts stand.
         shared: one torso, and core, for actor and critic.
         state_dependent_std: of Gaussian heads.
+        critic: False: there is none, and values are 0, for who acts and does not learn.
     """
 
     torso: Callable[..., Torso]
@@ -51,6 +52,7 @@ class ActorCritic(nn.Module):
     structure: Any
     shared: bool
     state_dependent_std: bool
+    critic: bool = True
 
     @nn.compact
     def __call__(self, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, PyTree, Array]:
@@ -67,7 +69,7 @@ class ActorCritic(nn.Module):
         chex.assert_rank(episode_start, 2)
         chex.assert_tree_shape_prefix(obs, (episode_start.size,))
         # torsos read steps one by one, cores the sequences that they belong to
-        names = branches(self.shared)
+        names = branches(self.shared, self.critic)
         features = {name: self.torso(name=name)(obs) for name in names}
         after = {}
         if self.core is not None:
@@ -84,6 +86,8 @@ class ActorCritic(nn.Module):
             )(actor)
             for i, space in enumerate(self.spaces)
         ]
+        if not self.critic:
+            return after or (), self.structure.unflatten(heads), jnp.zeros(episode_start.size)
         value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(critic)
         return after or (), self.structure.unflatten(heads), value[:, 0]
 
@@ -132,16 +136,19 @@ def _remember(
     return dict(zip(cores, after, strict=True)), dict(zip(cores, outputs, strict=True))
 
 
-def branches(shared: bool) -> tuple[str, ...]:
+def branches(shared: bool, critic: bool = True) -> tuple[str, ...]:
     """Returns the names of the torsos: one each for actor and critic, or one for both.
 
     Args:
         shared: one for both.
+        critic: there is one.
     """
-    return ("both",) if shared else ("actor", "critic")
+    return ("both",) if shared else ("actor", "critic") if critic else ("actor",)
 
 
-def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None) -> Policy:
+def make_policy(
+    config: PPOConfig, spec: EnvSpec, network: Network | None = None, *, critic: bool = True
+) -> Policy:
     """Makes the policy that a configuration describes, for the spaces of an environment.
 
     Args:
@@ -151,6 +158,8 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
             `obs [B, *O] -> (parameters, value [B])`, with the parameters that `heads.distribution`
             reads: a linen module; or an `nnx.Module`, with whose own parameters every seed begins,
             or what makes one for each seed, its class or a function `(rngs) -> nnx.Module`.
+        critic: False: of the network that is configured the actor alone, which takes the parameters
+            of both, and observations without what only the critic reads; values are 0.
 
     Returns:
         A policy that takes any leading axes; with a memory, those of a step [N] or of sequences
@@ -164,14 +173,15 @@ def make_policy(config: PPOConfig, spec: EnvSpec, network: Network | None = None
     check_mask(spec)
     _check_distribution(config, spec)
     core = core_of(config)
-    module: Any = _build(config, spec, core) if network is None else _as_module(network)
+    module: Any = _build(config, spec, critic, core) if network is None else _as_module(network)
     if network is not None:
         _check_network(module, spec)
 
     def carry_of(batch_shape: tuple[int, ...]) -> Carry:
         if core is None:
             return ()
-        return dict.fromkeys(branches(config.shared_torso), core().initial_carry(batch_shape))
+        zero = core().initial_carry(batch_shape)
+        return dict.fromkeys(branches(config.shared_torso, critic), zero)
 
     def init(key: Array) -> Params:
         obs = zeros(spec.observation, (2,))  # only shapes matter
@@ -221,18 +231,27 @@ def in_float32(policy: Policy) -> Policy:
     return policy._replace(apply=apply)
 
 
-def _build(config: PPOConfig, spec: EnvSpec, core: Callable[..., Any] | None) -> ActorCritic:
+def _build(
+    config: PPOConfig, spec: EnvSpec, critic: bool, core: Callable[..., Any] | None
+) -> ActorCritic:
     """Makes the network that a configuration describes, with its core."""
-    check_torso(config.torso, spec.observation)
-    observed = tuple(jax.tree.leaves(without_mask(spec.observation)))
+    if critic:  # what the actor reads is a part of what was checked when it was trained
+        check_torso(config.torso, spec.observation)
     actions, structure = jax.tree.flatten(spec.action)
     activation, dtype = getattr(nn, config.activation), jnp.dtype(config.compute_dtype)
-    torso = partial(
-        Torso, observed, config.torso, config.hidden_sizes, activation, config.layer_norm, dtype
-    )
-    return ActorCritic(
-        torso, core, tuple(actions), structure, config.shared_torso, config.state_dependent_std
-    )
+
+    found = entries(spec.observation)
+
+    # each torso reads the entries of its own, and the critic's may have layers of its own
+    def torso(name: str) -> Torso:
+        names = config.critic_observation if name == "critic" else config.actor_observation
+        spaces = tuple(space for entry, space in found if is_within(entry, names))
+        sizes = (config.critic_hidden_sizes if name == "critic" else ()) or config.hidden_sizes
+        norm = config.layer_norm
+        return Torso(names, spaces, config.torso, sizes, activation, norm, dtype, name=name)
+
+    shared, dependent = config.shared_torso, config.state_dependent_std
+    return ActorCritic(torso, core, tuple(actions), structure, shared, dependent, critic)
 
 
 def _as_module(network: Network) -> Any:

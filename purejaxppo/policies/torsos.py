@@ -6,7 +6,7 @@ what they give is put side by side and goes through one MLP.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -16,15 +16,19 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from purejaxppo.assertions import chex
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.policies.layers import bias_apart, convolve, orthogonal
 from purejaxppo.spaces import (
+    MASKS,
     PIXELS,
     Box,
     Discrete,
     MultiDiscrete,
     Space,
     SpaceTree,
+    entries,
+    fields,
+    is_within,
     one_hot,
     without_mask,
 )
@@ -138,7 +142,8 @@ class Torso(nn.Module):
     """A network from an observation, of one part or many, to features.
 
     Attributes:
-        spaces: of the observation's parts, without a mask.
+        names: of the entries of the observation that are read; none: all, without a mask.
+        spaces: of the arrays in them.
         kind: `auto`, `mlp`, or a name in IMAGE_TORSOS.
         sizes: of the MLP.
         activation: of all layers.
@@ -146,6 +151,7 @@ class Torso(nn.Module):
         dtype: of products and activations, and of the features.
     """
 
+    names: tuple[str, ...]
     spaces: tuple[Space, ...]
     kind: str
     sizes: tuple[int, ...]
@@ -156,7 +162,7 @@ class Torso(nn.Module):
     @nn.compact
     def __call__(self, obs: Obs) -> Array:
         """Maps [B, *O] to [B, sizes[-1]]; masks are left to the distributions."""
-        parts = jax.tree.leaves(without_mask(obs))
+        parts = [part for name, part in entries(obs) if is_within(name, self.names)]
         features = [self._read(s, part) for s, part in zip(self.spaces, parts, strict=True)]
         mlp = MLP(self.sizes, self.activation, self.layer_norm, self.dtype)
         return mlp(jnp.concatenate(features, -1))
@@ -222,6 +228,40 @@ def check_torso(name: str, observation: SpaceTree) -> None:
             f"torso={name!r} needs images of at least {size} x {size}, not {shapes}: use "
             "torso='cnn'"
         )
+
+
+def check_entries(field: str, names: Sequence[str], observation: SpaceTree) -> None:
+    """Checks that an observation has the entries that are named.
+
+    Args:
+        field: of the configuration, which names them.
+        names: of the entries; none stand for the whole observation.
+        observation: spaces (`EnvSpec.observation`).
+
+    Raises:
+        ConfigError: it has none with such a name, or nothing in it has a name.
+    """
+    if names and not fields(observation):
+        raise ConfigError(
+            f"{field}={shown(names)} names entries of a dictionary, and the observation is "
+            f"{shown(observation)}: leave it at ()"
+        )
+    arrays = [name.split("/") for name, _ in entries(observation)]
+    known = {"/".join(parts[:n]) for parts in arrays for n in range(1, len(parts) + 1)}
+    for name in names:
+        if name in MASKS and name in fields(observation):
+            raise ConfigError(
+                f"{field} entry {name!r} is the action mask, which is read in any case: leave it "
+                "out"
+            )
+        if name not in known:
+            raise ConfigError(
+                f"{field} entry {shown(name)} is not in the observation: "
+                f"{did_you_mean(name, known)}"
+            )
+        others = [other for other in names if other != name]
+        if others and is_within(name, others):
+            raise ConfigError(f"{field} entry {name!r} is in another one: leave it out")
 
 
 def _check_channels(name: str, space: Space) -> None:

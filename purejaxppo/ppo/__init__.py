@@ -50,6 +50,49 @@ With `rho = pi(a) / pi_old(a)`, both given the state:
 | `clipped` | `max(e^2, (V_old + clip(V - V_old, -eps, eps) - target)^2) / 2`, its own `eps` |
 | `huber` | `e^2 / 2` up to `delta`, `delta (abs(e) - delta / 2)` beyond |
 
+The critic may see more than the actor: `critic_observation` and `actor_observation` name what each
+reads, and acting needs the actor's alone (Pinto et al., arXiv:1710.06542).
+
+## Optimizers
+
+Of the gradient `g`, scaled down to the global norm `max_grad_norm`, and the learning rate `alpha`:
+
+| `optimizer=` | step | source |
+|---|---|---|
+| `adam` | `-alpha m / (sqrt(v) + eps)`, `adam_b1`, `adam_b2` and `adam_eps` | arXiv:1412.6980 |
+| `adamw` | Adam's, and `-alpha weight_decay theta` | arXiv:1711.05101 |
+| `muon` | matrices: `-alpha (sqrt(max(1, out / in)) O + weight_decay theta)` | Jordan 2024 |
+| `rmsprop` | `-alpha g / sqrt(v + rms_eps)`, with `v` of `rms_decay` | arXiv:1602.01783 |
+| `sgd` | `-alpha m`, with `m = momentum m + g` | Sutskever et al. 2013 |
+
+`O` is the momentum (0.95 unless `momentum` says otherwise, with Nesterov's look ahead), made nearly
+orthogonal by five Newton-Schulz steps. Kernels of convolutions count as matrices from all their
+inputs to their outputs; all else, such as biases, goes under Adam with Nesterov's momentum at the
+same `alpha`. Muon's rates are larger than Adam's, 2e-3 to 1e-1. `adam_b1`, `adam_b2` and `momentum`
+are None unless they are set, and compiled in; only what is set can be varied.
+
+## Schedules
+
+With `p` the progress of a run, `w` the part of it that warms up (`*_warmup`), `q = (p - w) / (1 -
+w)`, and `f` the fraction that is left (`*_final_scale`), each for `learning_rate`, `clip_eps` and
+`entropy_coef`:
+
+| `*_schedule=` | what is left | source |
+|---|---|---|
+| `linear` | `1 - q (1 - f)` | |
+| `cosine` | `f + (1 - f) (1 + cos(pi q)) / 2` | arXiv:1608.03983, eq. 5 |
+| `constant` | `1` | |
+| `kl_adaptive` | of the learning rate: / 1.5 if KL > 2 target, x 1.5 if KL < target / 2 | rsl_rl |
+
+The k-th of n updates that warm up, from 1, has k / n of the value: the first one learns too. Under
+`kl_adaptive` the KL is the exact divergence from the rollout's policy, of the minibatch before its
+gradient step, once a step was taken since the rollout; or with `adapt_learning_rate="update"` of
+the whole rollout behind its update. The target is `desired_kl`, and the rate stays within
+`learning_rate_min` and `learning_rate_max`. It is a state of each agent, `schedule_state`; a step
+that is left out because something is not finite does not move it. `metrics.learning_rate` is that
+of the last gradient step of an update. Beside `objective="adaptive_kl"` both adapt, each to its own
+target.
+
 ## Memories
 
 A core stands between torso and heads. Of its input `x_t`, with gates `z_t`, `r_t`, `i_t`, `f_t` and
@@ -75,10 +118,10 @@ episode's start.
 | `PPOConfig.ppo_kl()` | `kl_penalty` (or `objective="adaptive_kl"`) in place of `clip` |
 | `PPOConfig.a2c()` | `policy_gradient`, `n_step`, one gradient step per 5-step rollout |
 | `PPOConfig.reinforce()` | `policy_gradient`, `monte_carlo`, one gradient step per rollout |
+| `PPOConfig.preset("classic", "a2c")` | `a2c` with `rmsprop`, as in its paper |
 | `PPOConfig.preset("classic")` | one environment, 2,048 steps, 10 epochs of minibatches of 32 |
 
-The network of `classic` has two layers of 32 with ReLU. Beside the tables: an entropy bonus; linear
-annealing of learning rate, clip range and entropy (`*_final_scale`, the fraction left at the end);
+The network of `classic` has two layers of 32 with ReLU. Beside the tables: an entropy bonus;
 clipping of gradients by their global norm; `target_kl`, which skips the rest of an update; running
 normalisation of rewards and of observations, part by part (images, bits and names are left out).
 
@@ -118,11 +161,12 @@ print(jax.jit(train)(jax.random.key(0)).metrics.approx_kl)
 So are an optimizer, a schedule, and hyperparameters beyond those of `Hyperparams`:
 
 - `optimizer=`: `(hyper) -> optax.GradientTransformation`, the learning rate included. Gradients are
-  still clipped to `max_grad_norm` before it; `adam_eps` has no effect beside it and is refused. One
-  that works element by element may say so, `Optimizer(make, elementwise=True)`: where there are few
-  parameters, they are then stepped as one vector, which is faster.
-- `schedule=`: `(hyper, progress) -> hyper`, with progress from 0 to 1. It replaces the linear one:
-  the `*_final_scale` options are refused beside it.
+  still clipped to `max_grad_norm` before it; `optimizer="muon"`, `adam_eps` and other options of
+  the named ones have no effect beside it and are refused. One that works element by element may say
+  so, `Optimizer(make, elementwise=True)`: where there are few parameters, they are then stepped as
+  one vector, which is faster.
+- `schedule=`: `(hyper, progress) -> hyper`, with progress from 0 to 1. It replaces those by name:
+  options such as `*_final_scale` are refused beside it.
 - `hyper.extra`: any pytree, traced, and vmapped with all other hyperparameters.
 - An objective may return `(loss [B], {name: [B]})`: the means over each update are in
   `metrics.extra[name]`, and with `fit` in the columns of `metrics.jsonl` and in TensorBoard
@@ -141,16 +185,16 @@ def soft_clip(dist, log_prob, batch, hyper, state):
     return hyper.extra["tau"] * excess**2 - ratio * batch.advantage, {"excess": excess}
 
 
-def muon(hyper):  # steps whole matrices
-    return optax.contrib.muon(hyper.learning_rate)
+def lion(hyper):
+    return optax.lion(hyper.learning_rate)
 
 
-def cosine(hyper, progress):
-    return hyper.replace(learning_rate=hyper.learning_rate * (1 + jnp.cos(jnp.pi * progress)) / 2)
+def halved(hyper, progress):  # four times in a run
+    return hyper.replace(learning_rate=hyper.learning_rate * 0.5 ** jnp.floor(5 * progress))
 
 
-config = PPOConfig(env="CartPole-v1", learning_rate=0.01)
-custom = {"objective": soft_clip, "optimizer": muon, "schedule": cosine}
+config = PPOConfig(env="CartPole-v1", learning_rate=1e-4)
+custom = {"objective": soft_clip, "optimizer": lion, "schedule": halved}
 result = fit(config, **custom, extra={"tau": 0.5})
 print(result.metrics.extra["excess"])  # [seeds, updates]
 

@@ -46,6 +46,7 @@ def as_batch(
     Returns:
         Rows [T * N], or [T / L * N, L] with the carry that each began with.
     """
+
     # a sequence needs the memory of its first step alone, which may be all that was kept
     def first(x):
         every = None if length is None else length * len(x) // len(rollout.value)

@@ -1,14 +1,15 @@
-"""From gradients to parameters: optimizers, and how hyperparameters change over a run."""
+"""From gradients to parameters: the registry `OPTIMIZERS`, and how a gradient step is taken."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax.flatten_util import ravel_pytree
 
 from purejaxppo import tuning
@@ -49,26 +50,138 @@ def adam(hyper: Hyperparams) -> optax.GradientTransformation:
     r"""Makes Adam behind clipping, $\theta - \alpha \hat m / (\sqrt{\hat v} + \epsilon)$.
 
     Args:
-        hyper: max_grad_norm, adam_eps and learning_rate of them are used.
+        hyper: max_grad_norm, adam_b1, adam_b2, adam_eps and learning_rate of them are used.
 
     Returns:
         The transformation.
 
     Reference: arXiv:1412.6980, algorithm 1.
     """
+    b1, b2 = _decays(hyper)
     return optax.chain(
         clip_gradients(hyper),
-        optax.scale_by_adam(eps=hyper.adam_eps),  # pyright: ignore[reportArgumentType]
+        optax.scale_by_adam(b1, b2, hyper.adam_eps),  # pyright: ignore[reportArgumentType]
         optax.scale_by_learning_rate(hyper.learning_rate),  # pyright: ignore[reportArgumentType]
     )
 
 
-ADAM = Optimizer(adam, elementwise=True)
-"""The optimizer unless another one is passed."""
+def _decays(hyper: Hyperparams) -> tuple[Any, Any]:
+    """Returns Adam's decays; those that are None are constants, with which 1 - b rounds less."""
+    b1 = 0.9 if hyper.adam_b1 is None else hyper.adam_b1
+    return b1, 0.999 if hyper.adam_b2 is None else hyper.adam_b2
+
+
+def adamw(hyper: Hyperparams) -> optax.GradientTransformation:
+    r"""Makes AdamW behind clipping: Adam, and all parameters shrink by $\alpha \lambda \theta$.
+
+    Args:
+        hyper: those of Adam and weight_decay, $\lambda$, are used.
+
+    Returns:
+        The transformation.
+
+    Reference: arXiv:1711.05101, algorithm 2.
+    """
+    b1, b2 = _decays(hyper)
+    rates: Any = dict(learning_rate=hyper.learning_rate, weight_decay=hyper.weight_decay)
+    return optax.chain(
+        clip_gradients(hyper), optax.adamw(b1=b1, b2=b2, eps=hyper.adam_eps, **rates)
+    )
+
+
+def muon(hyper: Hyperparams) -> optax.GradientTransformation:
+    r"""Makes Muon behind clipping: matrices move by their orthogonalised momentum.
+
+    $\theta - \alpha (\sqrt{\max(1, out / in)} \, O + \lambda \theta)$, where O is of five
+    Newton-Schulz steps on the momentum, with Nesterov's look ahead, from `[in, out]`. Kernels of
+    convolutions, `[height, width, in, out]`, count as matrices `[height * width * in, out]`. All
+    else, such as biases, is under Adam with Nesterov's momentum and the same learning rate, and is
+    not decayed.
+
+    Args:
+        hyper: those of Adam, momentum (None: 0.95) and weight_decay, $\lambda$, are used.
+
+    Returns:
+        The transformation, which needs its matrices as they are.
+
+    Reference: Jordan 2024, github.com/KellerJordan/Muon; arXiv:2409.20325.
+    """
+    b1, b2 = _decays(hyper)
+    rates: Any = dict(learning_rate=hyper.learning_rate, weight_decay=hyper.weight_decay)
+    beta: Any = 0.95 if hyper.momentum is None else hyper.momentum
+    return optax.chain(
+        clip_gradients(hyper),
+        optax.contrib.muon(
+            **rates, beta=beta, adam_b1=b1, adam_b2=b2, eps=hyper.adam_eps,
+            muon_weight_dimension_numbers=_matrices,
+        ),
+    )  # fmt: skip
+
+
+def _matrices(params: PyTree) -> PyTree:
+    """Says which axes of each array are inputs and outputs; None where it is no matrix."""
+
+    def axes(x: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if x.ndim not in (2, 4):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+
+    return jax.tree.map(axes, params)
+
+
+def rmsprop(hyper: Hyperparams) -> optax.GradientTransformation:
+    r"""Makes RMSProp behind clipping, $\theta - \alpha g / \sqrt{v + \epsilon}$.
+
+    $v$ begins at 0 and is $\beta v + (1 - \beta) g^2$ at each step. With momentum $\mu$ a step is
+    $\mu$ times the one before it, and this.
+
+    Args:
+        hyper: max_grad_norm, rms_decay, rms_eps, momentum (None: 0) and learning_rate of them are
+            used.
+
+    Returns:
+        The transformation.
+
+    Reference: arXiv:1602.01783, section 4; Tieleman and Hinton 2012, lecture 6.5.
+    """
+    rates: Any = dict(learning_rate=hyper.learning_rate, decay=hyper.rms_decay, eps=hyper.rms_eps)
+    return optax.chain(clip_gradients(hyper), optax.rmsprop(**rates, momentum=_momentum(hyper)))
+
+
+def sgd(hyper: Hyperparams) -> optax.GradientTransformation:
+    r"""Makes gradient descent behind clipping, $\theta - \alpha m$, with $m$ from $\mu m + g$.
+
+    Args:
+        hyper: max_grad_norm, momentum (None: 0), $\mu$, and learning_rate of them are used.
+
+    Returns:
+        The transformation.
+
+    Reference: Sutskever et al. 2013, eq. 1 and 2.
+    """
+    return optax.chain(
+        clip_gradients(hyper),
+        optax.sgd(hyper.learning_rate, _momentum(hyper)),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _momentum(hyper: Hyperparams) -> Any:
+    """Returns the momentum; none is 0, so that the state has one structure, whatever it is."""
+    return 0.0 if hyper.momentum is None else hyper.momentum
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": Optimizer(adam, elementwise=True),
+    "adamw": Optimizer(adamw, elementwise=True),
+    "muon": Optimizer(muon),
+    "rmsprop": Optimizer(rmsprop, elementwise=True),
+    "sgd": Optimizer(sgd, elementwise=True),
+}
+"""Optimizers by name, each behind clipping of gradients."""
 
 
 def behind_clipping(optimizer: Optimizer) -> Optimizer:
-    """Puts global-norm clipping in front of a custom optimizer, as it is in front of Adam.
+    """Puts global-norm clipping in front of a custom optimizer, as it is in front of others.
 
     Args:
         optimizer: what to put it in front of.
@@ -78,30 +191,6 @@ def behind_clipping(optimizer: Optimizer) -> Optimizer:
     """
     return optimizer._replace(
         make=lambda hyper: optax.chain(clip_gradients(hyper), optimizer.make(hyper))
-    )
-
-
-def linear_schedule(hyper: Hyperparams, progress: Array) -> Hyperparams:
-    r"""Anneals learning_rate, clip_eps and entropy_coef linearly to a fraction of themselves.
-
-    $x(p) = x (1 - p (1 - final))$
-
-    Args:
-        hyper: as the run begins.
-        progress: () float32, 0 at the start of the run, 1 at its end.
-
-    Returns:
-        The hyperparameters in force.
-    """
-
-    def at(value, final_scale):
-        return value * (1.0 - progress * (1.0 - final_scale))
-
-    # what an annealed one ends at, such as 0, need not be what a run can begin with
-    return hyper._replace(
-        learning_rate=at(hyper.learning_rate, hyper.learning_rate_final_scale),
-        clip_eps=at(hyper.clip_eps, hyper.clip_eps_final_scale),
-        entropy_coef=at(hyper.entropy_coef, hyper.entropy_coef_final_scale),
     )
 
 

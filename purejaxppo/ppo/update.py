@@ -53,6 +53,7 @@ def loss(
     hyper: Hyperparams,
     objective_state: PyTree,
     value_stats: RunningStats | None = None,
+    with_kl: bool = False,
 ) -> tuple[Array, dict[str, Any]]:
     """Computes $L = L_{policy} + c_V L_{value} - c_H H$, each a mean over the batch.
 
@@ -65,10 +66,11 @@ def loss(
         hyper: scalars in force.
         objective_state: what the objective remembers.
         value_stats: statistics of the targets, where the critic has some.
+        with_kl: whether the exact divergence from the rollout's policy is wanted too.
 
     Returns:
         The loss (), and its parts by the names of `Metrics`; under `extra` those that the objective
-        named.
+        named, and the divergence under `kl`.
 
     Raises:
         ConfigError: the objective's loss is not [B], or it gives a value the name of a metric.
@@ -93,6 +95,8 @@ def loss(
         "approx_kl": (ratio - 1.0) - log_ratio,
         "clip_fraction": (jnp.abs(ratio - 1.0) > hyper.clip_eps).astype(jnp.float32),
     }
+    if with_kl:
+        of_rows["kl"] = batch.dist.kl(dist)
     parts: dict[str, Any] = means_of(of_rows)
     parts["extra"] = {name: jnp.mean(x, dtype=jnp.float32) for name, x in extra.items()}
     total = (
@@ -143,11 +147,14 @@ class Progress(NamedTuple):
         params: the policy's parameters, packed.
         opt_state: of the optimizer.
         stopped: () bool, target_kl was exceeded.
+        rate: where it is adapted, the learning rate () and whether a step was taken, () bool; else
+            ().
     """
 
     params: PyTree
     opt_state: PyTree
     stopped: Array
+    rate: PyTree
 
 
 @jax.named_scope("steps")
@@ -161,16 +168,20 @@ def optimize(
     batch: Batch,
     key: Array,
     axis_name: str | None = None,
+    adapt: Callable[[Array, Array, Hyperparams], Array] | None = None,
     estimate: Callable[[Params], Estimate] | None = None,
 ) -> tuple[Params, PyTree, dict[str, Any]]:
     """Takes all gradient steps of one update: E epochs of M minibatches, in one scan or in E.
 
     A step whose loss or gradient is not finite is left out and counted. So are all steps together
     if they lead to parameters or an optimizer state that are not finite. Once a minibatch's
-    approx_kl exceeds target_kl, that step and all that remain are left out.
+    approx_kl exceeds target_kl, that step and all that remain are left out. An adapted learning
+    rate is so before the step of each minibatch that counts, but for those before any step was
+    taken: there is no divergence yet but rounding.
 
     Args:
-        loss: `(params, minibatch) -> (loss, parts)`.
+        loss: `(params, minibatch) -> (loss, parts)`, the divergence `kl` among them if `adapt` is
+            given.
         optimizer: what makes updates of gradients.
         hyper: scalars in force; the optimizer and target_kl read them.
         plan: epochs, minibatches, rows per pass.
@@ -179,15 +190,17 @@ def optimize(
         batch: [B] rows, transitions or sequences.
         key: consumed.
         axis_name: mesh axis over which the batch is spread, or None.
+        adapt: `(learning rate, kl, hyperparams) -> learning rate`; None: it stays.
         estimate: advantages and targets [B] under parameters, which each epoch but the first begins
             with; None: those of the batch are for all epochs.
 
     Returns:
-        Parameters, optimizer state, and means of the loss parts over the steps that counted.
+        Parameters, optimizer state, and means of the loss parts over the steps that counted, with
+        the learning rate of the last one.
     """
     packed, unpack = pack(optimizer, params)
     before = packed, opt_state
-    transform = optimizer.make(hyper)
+    fixed = optimizer.make(hyper)
 
     def packed_loss(packed, minibatch):
         return loss(unpack(part_small(packed, before[0])), minibatch)
@@ -208,6 +221,13 @@ def optimize(
             stopped |= finite & (parts["approx_kl"] > hyper.target_kl)
         step = finite & ~stopped
 
+        # the rate of the step, which what the steps before it have done may change
+        rate, transform = progress.rate, fixed
+        if adapt is not None:
+            (before_it, moved), kl = rate, parts.pop("kl")
+            now = jnp.where(counts & moved, adapt(before_it, kl, hyper), before_it)
+            rate, transform = (now, moved | step), optimizer.make(hyper._replace(learning_rate=now))
+
         # the step; computed in any case, because a branch under vmap computes both sides
         moved = step_of(transform, grad, progress.opt_state, progress.params)
         kept = (progress.params, progress.opt_state)
@@ -218,7 +238,7 @@ def optimize(
         parts = jax.tree.map(lambda x: jnp.where(counts, x, 0.0), parts)
         metrics = jax.tree.map(lambda x: x.astype(jnp.float32), parts | tallies)
         vector, unravel = ravel_pytree(metrics)
-        return Progress(new[0], new[1], stopped), Partial(unravel, vector)
+        return Progress(new[0], new[1], stopped, rate), Partial(unravel, vector)
 
     def gradient_steps(batch: Batch, progress: Progress, rows: Array):
         advantage = deal_advantages(batch.advantage, rows, plan, axis_name)
@@ -237,7 +257,9 @@ def optimize(
     size = len(batch.advantage)
     rows = minibatch_indices(key, size, plan.num_epochs, plan.num_minibatches)
     stepped, opt_state = join_small(optimizer, packed, before)
-    start = Progress(stepped, opt_state, jnp.bool_(False))
+    rate = jnp.asarray(hyper.learning_rate, jnp.float32)
+    rates = () if adapt is None else (rate, jnp.bool_(False))
+    start = Progress(stepped, opt_state, jnp.bool_(False), rates)
     if estimate is None:
         end, metrics = gradient_steps(batch, start, rows)
     else:
@@ -262,6 +284,7 @@ def optimize(
     means = jax.tree.map(lambda x: x / counted, sums)
     tallies["skipped_steps"] += jnp.where(taken, 0, tallies["gradient_steps"])
     tallies["gradient_steps"] = jnp.where(taken, tallies["gradient_steps"], 0)
+    tallies["learning_rate"] = rate if adapt is None else end.rate[0]
     return unpack(packed), opt_state, means | tallies
 
 

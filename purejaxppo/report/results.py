@@ -215,7 +215,7 @@ def train_command(run: Results) -> str:
 
     # what the command starts from: the environment's preset, or the algorithm's defaults
     base = defaults_of(run.config, algorithm)
-    if env in presets.names() and algorithm in presets.tables(env):
+    if presets.has(env, algorithm):
         preset = PPOConfig.preset(env, algorithm)
         # options are added to the preset's: where one was taken out, only the defaults will do
         if parse_options(preset.env_options).keys() <= parse_options(run.config.env_options).keys():

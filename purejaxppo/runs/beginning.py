@@ -262,7 +262,7 @@ def _with_envs(template: Trained, num_envs: int) -> Trained:
     return template.replace(normalizers=template.normalizers.replace(reward=reward))
 
 
-SAME = ("activation", "squash_actions")
+SAME = ("activation", "squash_actions", "actor_observation", "critic_observation")
 """Fields that make another policy of the same parameters."""
 
 
@@ -294,7 +294,8 @@ def _check_same_kind(source: Source, components: Components, optimizer: bool) ->
     if "own env" in source.own or all(getattr(before, n) == getattr(ours, n) for n in place):
         return
     try:
-        spec = make_components(PPOConfig(env=before.env, env_options=before.env_options)).spec
+        there = ("env", "env_options", "actor_observation", "critic_observation")
+        spec = make_components(PPOConfig(**{name: getattr(before, name) for name in there})).spec
     except ConfigError:  # its suite is not here: shapes are compared nonetheless
         return
     for name in ("observation", "action"):

@@ -196,9 +196,9 @@ def fit(
         advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
             `config` names.
         optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
-            Adam; gradients are clipped to max_grad_norm before it.
+            the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
-            the linear one.
+            those that `config` names.
         extra: `Hyperparams.extra`, any pytree of numbers and arrays for custom parts to read.
 
     Returns:

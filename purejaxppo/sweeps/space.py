@@ -34,6 +34,8 @@ NOT_VARIED = {
     "env": "scores of different environments cannot be compared: use a sweep for each",
     "env_options": "name one option: use env_options.max_steps=100,200",
     "info_metrics": "it changes nothing that is learned",
+    "actor_observation": "its values are lists of names: use a sweep for each",
+    "critic_observation": "its values are lists of names: use a sweep for each",
 }
 """Fields that are set for the whole sweep, and why."""
 

@@ -222,6 +222,11 @@ TYPOS = {
     "activation": ("Tanh", "tanh"),
     "compute_dtype": ("bfloat", "bfloat16"),
     "matmul_precision": ("hihgest", "highest"),
+    "optimizer": ("adem", "adam"),
+    "learning_rate_schedule": ("linaer", "linear"),
+    "adapt_learning_rate": ("minibatches", "minibatch"),
+    "clip_eps_schedule": ("linaer", "linear"),
+    "entropy_coef_schedule": ("linaer", "linear"),
 }
 
 
@@ -613,6 +618,20 @@ def test_preset_is_its_table_over_the_algorithm(shelf):
     assert PPOConfig.preset("Tiny-v0", "a2c") == PPOConfig.a2c(env="Tiny-v0", learning_rate=0.25)
     changed = PPOConfig.preset("Tiny-v0", gamma=0.25, num_epochs=2)
     assert changed == PPOConfig(env="Tiny-v0", gamma=0.25, num_epochs=2)
+
+
+def test_a_file_is_the_preset_of_each_environment_that_it_lists(shelf, tmp_path):
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "legs.toml").write_text(
+        "[ppo]\ngamma = 0.5\nnum_envs = 16\n[environments]\nOne = {}\nTwo = { gamma = 0.75 }\n"
+    )
+    assert presets.names() == ["Tiny-v0", "suite/One", "suite/Two", "wrong"]
+    assert PPOConfig.preset("suite/One") == PPOConfig(env="suite/One", gamma=0.5, num_envs=16)
+    assert PPOConfig.preset("suite/Two") == PPOConfig(env="suite/Two", gamma=0.75, num_envs=16)
+    assert presets.has("suite/One", "ppo") and not presets.has("suite/One", "a2c")
+    assert not any(presets.has(name, "ppo") for name in ("suite/legs", "suite/Three", "../One"))
+    with pytest.raises(ConfigError, match="unknown preset 'suite/Tree': did you mean suite/"):
+        PPOConfig.preset("suite/Tree")
 
 
 def test_preset_errors(shelf):

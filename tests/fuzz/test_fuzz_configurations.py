@@ -16,17 +16,28 @@ from support.values import EDGES, hidden, one_of, values
 
 from purejaxppo import ConfigError, Hyperparams, PPOConfig
 from purejaxppo.config.purejaxrl import UPPER_CASE
+from purejaxppo.hyperparams import OPTIONAL
 
 FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]
 SCALARS = [name for name in Hyperparams._fields if name != "extra"]
-FRACTIONS = {"gamma", "gae_lambda", *(name for name in SCALARS if name.endswith("final_scale"))}
-MAY_BE_ZERO = {*FRACTIONS, "kl_coef", "value_coef", "entropy_coef"}
+BELOW_ONE = {"adam_b1", "adam_b2", "momentum", "rms_decay"}
+FRACTIONS = {"gamma", "gae_lambda", *BELOW_ONE}
+FRACTIONS |= {name for name in SCALARS if name.endswith(("final_scale", "warmup"))}
+MAY_BE_ZERO = {*FRACTIONS, "kl_coef", "value_coef", "entropy_coef", "weight_decay"}
 
 # values that a field can take, of which some do not go with others
 FITTING = {
     "env": ["CartPole-v1", 'odd "name"\n\\', "é"],
-    "env_options": [(), {}, ("max_steps=5",), {"max_steps": 5, "backend": "spring", "x": [1, {}]}],
+    "env_options": [
+        (),
+        {},
+        ("max_steps=5",),
+        ("a.b=1",),
+        {"max_steps": 5, "backend": "spring", "x": [1, {}]},
+    ],
     "info_metrics": [(), ["a"], ("a/b", "é"), ("a", "a"), np.array(["a"])],
+    "actor_observation": [(), ["a"], ("a/b", "é"), ("a", "a")],
+    "critic_observation": [(), ["a"], ("a", "b/c"), np.array(["a"])],
     "total_timesteps": [8000, 1.6e4, 8100, 10**12],
     "reset_batch": [None, 1, 2, 9],
     "core_size": [1, 8],
@@ -35,12 +46,13 @@ FITTING = {
     "core_window": [1, 64, 10**6],
     "sequence_length": [None, 1, 5],
     "hidden_sizes": [(8,), [4, 4], (4, 0), np.array([8, 8])],
+    "critic_hidden_sizes": [(), (8,), [4, 4], (4, 0)],
     "chunk_size": [None, 1, 2, 3],
     "n_step": [1, 5, 9],
     **dict.fromkeys(("num_envs", "num_steps", "num_epochs", "num_minibatches"), (1, 2, 4, 8)),
     **dict.fromkeys(SCALARS, (0.0, 0.01, 0.5, 1.0, np.float32(0.5))),
-    "max_grad_norm": [None, 0.5, "none"],
-    "target_kl": [None, 0.5],
+    **dict.fromkeys(OPTIONAL, (None, 0.0, 0.5, "none")),
+    **dict.fromkeys(("learning_rate", "learning_rate_min", "learning_rate_max"), (1e-3, 1e-2, 0.5)),
 }
 for name, declared in typing.get_type_hints(PPOConfig).items():
     if typing.get_origin(declared) is typing.Literal:
@@ -101,15 +113,18 @@ def whole(config):
             kinds = (str,) if literal else [typing.get_origin(kind) or kind for kind in kinds]
             assert type(getattr(config, name)) in kinds, name
     assert config.hidden_sizes
-    assert all(type(size) is int and 1 <= size < 2**31 for size in config.hidden_sizes)
+    widths = (*config.hidden_sizes, *config.critic_hidden_sizes)
+    assert all(type(size) is int and 1 <= size < 2**31 for size in widths)
     for name in SCALARS:
         in_range(name, getattr(config, name))
+    if config.learning_rate_schedule == "kl_adaptive":
+        assert config.learning_rate_min <= config.learning_rate <= config.learning_rate_max
 
 
 def in_range(name, value):
     """Asserts that a number of a hyperparameter has a meaning, where float32 is computed with."""
     if value is None:
-        assert name in ("max_grad_norm", "target_kl")
+        assert name in OPTIONAL
         return
     with np.errstate(over="ignore", under="ignore"):
         single = float(np.float32(value))
@@ -117,6 +132,7 @@ def in_range(name, value):
     assert single > 0 or (single == value == 0 and name in MAY_BE_ZERO)
     assert single == 0 or single >= float(np.finfo(np.float32).tiny)
     assert single <= 1 or name not in FRACTIONS
+    assert single < 1 or name not in BELOW_ONE
 
 
 def survives(config, folder):

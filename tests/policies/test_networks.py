@@ -414,3 +414,40 @@ def test_observations_with_other_leading_axes_than_the_starts_are_refused(lead):
 def test_masks_with_other_leading_axes_than_the_logits_are_refused():
     with pytest.raises(AssertionError, match="Chex"):
         distribution(Discrete(3), jnp.zeros((4, 3)), jnp.ones((1, 3), bool), False)
+
+
+# -- layers of the critic's own --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("core", ["none", "gru"])
+def test_a_critic_has_layers_of_its_own(core):
+    """Dense layers of 4 -> 6 -> 5 for the actor, 4 -> 9 for the critic, counted by hand."""
+    sizes = dict(hidden_sizes=(6, 5), critic_hidden_sizes=(9,), core=core)
+    policy = policy_of(box(4), Discrete(3), **(sizes | ({"core_size": 7} if core == "gru" else {})))
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    shapes = jax.tree.map(lambda x: x.shape, params)
+    dense = shapes["actor"]["MLP_0"], shapes["critic"]["MLP_0"]
+    assert [layer["kernel"] for layer in dense[0].values()] == [(4, 6), (6, 5)]
+    assert [layer["kernel"] for layer in dense[1].values()] == [(4, 9)]
+    assert shapes["value"]["kernel"] == ((9, 1) if core == "none" else (7, 1))
+
+
+def test_values_are_those_of_the_critics_own_layers():
+    policy = policy_of(box(3), Discrete(2), hidden_sizes=(4,), critic_hidden_sizes=(6, 5))
+    params, obs = start(policy), np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    x = obs.astype(np.float64)
+    for layer in ("Dense_0", "Dense_1"):
+        weights = params["critic"]["MLP_0"][layer]
+        x = np.tanh(x @ np.asarray(weights["kernel"], np.float64) + np.asarray(weights["bias"]))
+    expected = (x @ np.asarray(params["value"]["kernel"], np.float64))[:, 0]  # its bias is 0
+    value = policy.apply(params, (), obs, jnp.zeros(8, bool))[2]
+    np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
+def test_layers_of_a_critic_that_has_none_are_refused():
+    with pytest.raises(ConfigError, match="no effect here: use it with shared_torso=False"):
+        PPOConfig(critic_hidden_sizes=(8,), shared_torso=True)
+    with pytest.raises(ConfigError, match="positive widths, or none"):
+        PPOConfig(critic_hidden_sizes=(8, 0))
+    with pytest.raises(ConfigError, match=r"must be of type tuple\[int, \.\.\.\]"):
+        PPOConfig(critic_hidden_sizes=8)

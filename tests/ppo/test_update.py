@@ -20,7 +20,6 @@ from purejaxppo.ppo.minibatches import as_batch, mean_over_chunks
 from purejaxppo.ppo.normalize import normalize, update_stats
 from purejaxppo.ppo.objectives import OBJECTIVES
 from purejaxppo.ppo.optimizer import adam as optimizer
-from purejaxppo.ppo.optimizer import linear_schedule
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.shuffle import minibatch_indices
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
@@ -100,6 +99,7 @@ class Adam:
 
     def __init__(self, hyper):
         self.hyper, self.steps, self.mean, self.square = hyper, 0, 0.0, 0.0
+        self.rate = hyper.learning_rate
 
     def move(self, gradient):
         gradient = np.asarray(gradient, np.float64)
@@ -112,11 +112,21 @@ class Adam:
         self.square = 0.999 * self.square + 0.001 * gradient**2
         mean = self.mean / (1 - 0.9**self.steps)
         square = self.square / (1 - 0.999**self.steps)
-        return -self.hyper.learning_rate * mean / (np.sqrt(square) + self.hyper.adam_eps)
+        return -self.rate * mean / (np.sqrt(square) + self.hyper.adam_eps)
 
 
-def looped(config, params, batch, key):
-    """The steps of an update in a plain Python loop, with `break` and `continue`."""
+def exact_kl(vector, unravel, minibatch):
+    """The divergence of two categorical distributions, by their definition."""
+    old = scipy.special.log_softmax(np.asarray(minibatch.dist.logits, np.float64), -1)
+    logits = np.asarray(minibatch.obs, np.float64) @ np.asarray(unravel(vector)["actor"], float)
+    return (np.exp(old) * (old - scipy.special.log_softmax(logits, -1))).sum(-1).mean()
+
+
+def looped(config, params, batch, key, rates=None):
+    """The steps of an update in a plain Python loop, with `break` and `continue`.
+
+    Into `rates` go the learning rates of the minibatches that count, adapted by divergence.
+    """
     hyper = config.hyperparams()
     vector, unravel = ravel_pytree(params)
     adam, taken, skipped, kls = Adam(hyper), 0, 0, []
@@ -133,32 +143,18 @@ def looped(config, params, batch, key):
             skipped += 1
             continue
         kls.append(float(parts["approx_kl"]))
+        if rates is not None:
+            kl = exact_kl(vector, unravel, minibatch)
+            if taken and kl > 2 * hyper.desired_kl:
+                adam.rate = max(adam.rate / 1.5, hyper.learning_rate_min)
+            elif taken and kl < hyper.desired_kl / 2:
+                adam.rate = min(adam.rate * 1.5, hyper.learning_rate_max)
+            rates.append(adam.rate)
         if hyper.target_kl is not None and kls[-1] > hyper.target_kl:
             break
         vector = vector + jnp.asarray(adam.move(gradient), jnp.float32)
         taken += 1
     return np.asarray(vector), taken, skipped, kls
-
-
-# -- annealing ---------------------------------------------------------------------------------
-
-
-def test_annealed(variant):
-    hyper = PPOConfig(
-        learning_rate=0.5, learning_rate_final_scale=0.0, clip_eps=0.25, clip_eps_final_scale=0.5,
-        entropy_coef=0.125, entropy_coef_final_scale=1.0, target_kl=0.5,
-    ).hyperparams()  # fmt: skip
-    for progress, expected in (
-        (0.0, (0.5, 0.25, 0.125)),
-        (0.5, (0.25, 0.1875, 0.125)),
-        (0.75, (0.125, 0.15625, 0.125)),
-        (1.0, (0.0, 0.125, 0.125)),
-    ):
-        got = variant(linear_schedule)(hyper, progress)
-        assert (float(got.learning_rate), float(got.clip_eps), float(got.entropy_coef)) == expected
-        rest = {"learning_rate": 0, "clip_eps": 0, "entropy_coef": 0, "extra": 0}
-        for a, b in zip(got._replace(**rest), hyper._replace(**rest), strict=True):
-            assert a is b is None or float(a) == pytest.approx(float(b), rel=1e-6)
 
 
 # -- optimizer ---------------------------------------------------------------------------------
@@ -494,14 +490,53 @@ def test_one_seed_that_fails_leaves_the_others_alone():
     np.testing.assert_array_equal(together["actor"][1], starts[1][0]["actor"])
 
 
+# -- a learning rate by divergence ---------------------------------------------------------------
+
+BY_KL = dict(
+    learning_rate_schedule="kl_adaptive", learning_rate=0.05, learning_rate_max=0.1,
+    desired_kl=0.01,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_rate_is_adapted_before_each_step_by_its_minibatch(broken):
+    """Rises, falls and stays, in one update; a minibatch that is not finite changes nothing."""
+    config = make_config(24, num_epochs=4, num_minibatches=4, **BY_KL)
+    params, opt_state = start_of(config)
+    batch, key, rates = make_batch(params, 24), jax.random.key(5), []
+    if broken:
+        batch = batch.replace(target=batch.target.at[5].set(jnp.nan))
+    got, _, metrics = run(config, params, opt_state, batch, key)
+    expected, taken, skipped, _ = looped(config, params, batch, key, rates)
+    assert (taken, skipped) == ((12, 4) if broken else (16, 0))
+    np.testing.assert_allclose(flat(got), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(metrics["learning_rate"], rates[-1], rtol=1e-5)
+    assert {-1, 0, 1} == set(np.sign(np.diff(rates)))
+
+
+def test_a_step_that_goes_too_far_lowers_the_rate_of_the_next_update():
+    """What target_kl leaves out has been seen."""
+    config = make_config(24, num_epochs=4, target_kl=1e-3, **{**BY_KL, "desired_kl": 1e-4})
+    params, opt_state = start_of(config)
+    batch, key, rates = make_batch(params, 24), jax.random.key(5), []
+    _, _, metrics = run(config, params, opt_state, batch, key)
+    _, taken, _, kls = looped(config, params, batch, key, rates)
+    assert int(metrics["gradient_steps"]) == taken == len(kls) - 1
+    assert rates[-1] < rates[-2]
+    np.testing.assert_allclose(metrics["learning_rate"], rates[-1], rtol=1e-6)
+
+
 # -- over a mesh axis --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target_kl", [None, 1e-3])
-def test_devices_together_take_the_steps_of_one(target_kl):
+@pytest.mark.parametrize(
+    ("target_kl", "more"), [(None, {}), (1e-3, {}), (None, {**BY_KL, "desired_kl": 1e-4})]
+)
+def test_devices_together_take_the_steps_of_one(target_kl, more):
     """Four devices with 8 transitions each, against one with 32."""
     devices = 4
-    changes = dict(num_epochs=3, num_minibatches=1, learning_rate=0.05, target_kl=target_kl)
+    changes = dict(num_epochs=3, num_minibatches=1, target_kl=target_kl)
+    changes |= {"learning_rate": 0.05, **more}
     config, whole = make_config(8, **changes), make_config(32, **changes)
     params, opt_state = start_of(config)
     batch, key = make_batch(params, 32), jax.random.key(0)
@@ -520,6 +555,9 @@ def test_devices_together_take_the_steps_of_one(target_kl):
         for name, value in mine[1].items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
     assert int(expected["gradient_steps"]) == (3 if target_kl is None else 1)
+    rate = 0.05 / 1.5**2 if more else 0.05
+    np.testing.assert_allclose(metrics["learning_rate"], [rate] * devices, rtol=1e-5)
+    assert len(set(metrics["learning_rate"].tolist())) == 1
 
 
 # -- with real rollouts ------------------------------------------------------------------------
@@ -561,7 +599,7 @@ def test_the_first_ratio_is_one(env):
             state,
             setup.env_params,
             jax.random.key(1),
-        )  # fmt: skip
+        )
     )(state)
     assert moved.normalizers is not None
     stats = state.normalizers.obs

@@ -27,6 +27,7 @@ SMOKE = {
     "speed.memory_plan": "--shapes a --turns 4 2 --updates 2 --rounds 2",
     "learning.memory": "--cores none --seeds 2 --total-timesteps 4096",
     "learning.precision": "--tasks CartPole-v1 --seeds 2 --total-timesteps 2000",
+    "learning.privileged": "--quick --tasks Pendulum-v1,\\ gravity\\ hidden",
     "peers.peers": f"--shapes a --peers none --rounds 2 {SMALL}",
     "peers.compile_time": f"--shapes a --peers none --processes 1 {SMALL}",
     "speed.resets": "--env CartPole-v1 --num-envs 4 --updates 1 --batches 2 --rounds 2",

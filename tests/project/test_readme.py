@@ -17,9 +17,10 @@ from support.run_folders import write_run
 from support.several import COMMAND, environment, free_port
 
 import purejaxppo.ppo
-from purejaxppo import ADVANTAGES, OBJECTIVES, PPOConfig, cli
+from purejaxppo import ADVANTAGES, OBJECTIVES, OPTIMIZERS, PPOConfig, cli
 from purejaxppo.cli.starts import parse_sweep, parse_train
 from purejaxppo.config.libraries import LIBRARIES, with_names
+from purejaxppo.ppo.schedules import SHAPES
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
 from purejaxppo.sweeps.space import read_space
 
@@ -43,7 +44,8 @@ PAGES = {
 README = PAGES["README.md"]
 METHOD = inspect.getdoc(purejaxppo.ppo) or ""
 TEXTS = PAGES | {"purejaxppo/ppo/__init__.py": METHOD}
-HEAVY = ("brax/", "gymnasium/")  # minutes to compile or to run; test_suites.py trains on them
+HEAVY = ("brax/", "gymnasium/", "playground/")
+"""Suites that take minutes to compile or to run; test_suites.py trains on them."""
 
 
 class Block(NamedTuple):
@@ -289,7 +291,7 @@ def test_the_names_of_other_libraries_are_those_that_messages_know(library):
 
 
 def test_every_choice_is_documented():
-    for name in [*ADVANTAGES, *OBJECTIVES, *VALUE_LOSSES]:
+    for name in [*ADVANTAGES, *OBJECTIVES, *VALUE_LOSSES, *OPTIMIZERS, *SHAPES, "kl_adaptive"]:
         assert f"| `{name}` |" in METHOD
 
 

@@ -104,6 +104,25 @@ def test_resume_with_a_larger_total_goes_on_and_anneals_over_the_new_total(whole
 
 
 @pytest.mark.slow
+def test_rates_and_moments_go_on_to_the_bit(tmp_path):
+    """Of Muon, with a learning rate by divergence that each agent has of its own."""
+    config = CONFIG.replace(
+        optimizer="muon", learning_rate_schedule="kl_adaptive", learning_rate_final_scale=1.0
+    )
+    options = {**OPTIONS, "seeds": 1, "vary": {"desired_kl": [1e-2, 1e-12]}}
+    whole = fit(config, **options, run_dir=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, **options, run_dir=tmp_path / "run", callbacks=stop_at(STEPS * 6))
+    again = fit(config, **options, run_dir=tmp_path / "run", resume=True)
+    assert 3 <= again.resumed_at < 10
+    assert_same(again.state, whole.state)
+    assert_same(again.metrics, whole.metrics)
+    rates = whole.metrics.learning_rate
+    np.testing.assert_array_equal(whole.state.schedule_state, rates[:, -1])
+    assert rates[1, -1] < 1e-4 < rates[0, -1]
+
+
+@pytest.mark.slow
 def test_a_run_that_was_stopped_is_extended_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(CONFIG, **OPTIONS, run_dir=tmp_path / "run", callbacks=stop_at(STEPS * 6))

@@ -8,7 +8,8 @@ from purejaxppo.components import make_components
 from purejaxppo.ppo import minibatches, optimizer, update
 from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.minibatches import Minibatches
-from purejaxppo.ppo.optimizer import ADAM
+from purejaxppo.ppo.optimizer import OPTIMIZERS
+from purejaxppo.ppo.schedules import SCHEDULED, named_schedules
 from purejaxppo.train import loss_of, minibatches_of
 
 
@@ -21,8 +22,14 @@ def build(config, env=None, **custom):
 
 def parts(config, policy=None, objective=None):
     """What of the components the gradient steps read; no environment is made."""
-    critic = make_critic(config)
-    return SimpleNamespace(config=config, policy=policy, critic=critic, objective=objective)
+    names = {name: getattr(config, f"{name}_schedule") for name in SCHEDULED}
+    return SimpleNamespace(
+        config=config,
+        policy=policy,
+        critic=make_critic(config),
+        objective=objective,
+        schedule=named_schedules(names, config.adapt_learning_rate),
+    )
 
 
 def loss(params, batch, policy, objective, config, hyper, objective_state):
@@ -43,18 +50,19 @@ def take(batch, rows, config):
 
 def pack(params):
     """Parameters as Adam holds them."""
-    return optimizer.pack(ADAM, params)
+    return optimizer.pack(OPTIMIZERS["adam"], params)
 
 
 def optimize(
     policy, objective, config, hyper, params, opt_state, objective_state, batch, key, axis=None,
     estimate=None,
 ):  # fmt: skip
-    """All gradient steps of an update, with Adam."""
+    """All gradient steps of an update, with the optimizer that a configuration names."""
     of = parts(config, policy, objective)
     f, plan = loss_of(of, hyper, objective_state), minibatches_of(of, params, batch)
-    given = params, opt_state, batch, key, axis, estimate
-    *after, learned = update.optimize(f, ADAM, hyper, plan, *given)
+    named, adapt = OPTIMIZERS[config.optimizer], of.schedule.adapt_step
+    given = params, opt_state, batch, key, axis, adapt, estimate
+    *after, learned = update.optimize(f, named, hyper, plan, *given)
     assert learned.pop("extra") == {}
     return *after, learned
 

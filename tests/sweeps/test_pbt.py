@@ -1,5 +1,6 @@
 """Population-based training: one program, a plain loop, and a study that goes on."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -14,6 +15,8 @@ from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.schedulers.evolution import carried, drawn, evolution_of, exploit, perturbed
 from purejaxppo.sweeps.schedulers.pbt import make_population
+from purejaxppo.sweeps.space import read_space
+from purejaxppo.types import LearnerState
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, num_minibatches=2, num_epochs=2, hidden_sizes=(4,),
@@ -257,6 +260,23 @@ def test_who_takes_over_is_the_parent_in_all_but_its_key():
 def test_what_no_population_can_be_is_refused(space, how, words):
     with pytest.raises(ConfigError, match=words):
         make_population(CONFIG, space, env=Peak(), **how)
+
+
+def test_a_rate_by_divergence_goes_on_with_whoever_is_copied():
+    """Where it begins cannot be varied; what it aims for can, and the rate is part of the copy."""
+    config = CONFIG.replace(learning_rate_schedule="kl_adaptive", learning_rate_final_scale=1.0)
+    with pytest.raises(ConfigError, match="go on with the rate of another: vary desired_kl"):
+        make_population(config, {"learning_rate": "log:1e-4..1e-2"}, env=Peak(), **HOW)
+    space, options = {"desired_kl": "log:1e-4..1e-1"}, SweepOptions(scheduler="pbt", population=3)
+    evolution = evolution_of(
+        make_components(config, env=Peak()), read_space(space, config), options
+    )
+    nothing = dict.fromkeys([field.name for field in dataclasses.fields(LearnerState)], ())
+    state = LearnerState(**{**nothing, "schedule_state": jnp.array([1e-3, 2e-3, 3e-3])})
+    values, scores = {"desired_kl": jnp.full(3, 1e-2)}, jnp.array([0.0, 1.0, 9.0])
+    after, _, parents = evolution.evolve(jax.random.key(0), state, values, scores)
+    assert parents.tolist() == [2, 1, 2]
+    np.testing.assert_array_equal(after.schedule_state, np.float32([3e-3, 2e-3, 3e-3]))
 
 
 def test_a_measure_of_another_shape_is_refused():

@@ -114,6 +114,8 @@ REFUSED = {
     "env=CartPole-v1,Acrobot-v1": "use a sweep for each",
     "env_options=a,b": "use env_options.max_steps=100,200",
     "info_metrics=a,b": "changes nothing that is learned",
+    "actor_observation=a,b": "lists of names: use a sweep for each",
+    "critic_observation=a,b": "lists of names: use a sweep for each",
     "learning_rate": "must be NAME=VALUES",
     "": "must be NAME=VALUES",
     "learning_rate=1e-3": "learning_rate=0.001 is one value",

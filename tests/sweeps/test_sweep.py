@@ -180,6 +180,18 @@ def test_traced_values_are_one_group_and_static_ones_several():
         assert varied_in(group).keys() == ({"gamma"} if none else {"gamma", "max_grad_norm"})
 
 
+@pytest.mark.slow
+def test_optimizers_are_varied_as_shapes_of_their_own():
+    """What has no effect on one of them is left out of its trials."""
+    space = {"optimizer": ["adam", "muon"], "weight_decay": [1e-3, 1e-2]}
+    result = sweep(CONFIG, space, sampler="grid")
+    assert {r.status for r in result.results} == {"done"}
+    settings = [r.setting for r in result.results]
+    assert {s["optimizer"] for s in settings} == {"adam", "muon"}
+    assert all(("weight_decay" in s) == (s["optimizer"] == "muon") for s in settings)
+    assert result.best.optimizer == result.winner.setting["optimizer"]
+
+
 def test_lengths_are_groups_of_one_shape():
     found = trials({"num_epochs": [1, 2], "total_timesteps": [256, 512]}, 32)
     shapes = [(g[0].config.num_epochs, g[0].config.total_timesteps) for g in by_shape(found)]

@@ -1,7 +1,12 @@
-"""Tuned configurations: one TOML file per name, one table per algorithm."""
+"""Tuned configurations: one TOML file per name, one table per algorithm.
+
+A file with a table `environments` is the preset of each environment that stands there, with what
+differs for it.
+"""
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -21,19 +26,46 @@ REINFORCE: dict[str, Any] = dict(
     num_epochs=1, num_minibatches=1, learning_rate=3e-3, advantage_normalization="none",
 )  # fmt: skip
 
+ENVIRONMENTS = "environments"
+"""The table that lists the environments of a file, where it has several."""
+
 
 def names() -> list[str]:
     """Lists the presets that exist; those of a suite's environments are in a folder of its name."""
-    found = _stems(resources.files(__name__))
-    for folder in resources.files(__name__).iterdir():
-        if folder.is_dir():
-            found += [f"{folder.name}/{stem}" for stem in _stems(folder)]
-    return sorted(found)
+    return sorted(name for folder in ("", *_folders()) for name in _files(folder))
 
 
-def _stems(folder: Traversable) -> list[str]:
-    files = (f.name for f in folder.iterdir())
-    return [name.removesuffix(".toml") for name in files if name.endswith(".toml")]
+def has(name: str, algorithm: str) -> bool:
+    """Says whether there is a preset of a name for an algorithm, without a look at all others.
+
+    Args:
+        name: perhaps of a preset.
+        algorithm: perhaps one of its tables.
+    """
+    return name in _files(name.rpartition("/")[0]) and algorithm in tables(name)
+
+
+def _folders() -> list[str]:
+    return [entry.name for entry in resources.files(__name__).iterdir() if entry.is_dir()]
+
+
+def _files(folder: str) -> dict[str, Traversable]:
+    """Finds the file of each preset in a folder, which has its name or lists its environment."""
+    place, found = resources.files(__name__), {}
+    if folder and folder not in _folders():
+        return found
+    for file in (place.joinpath(folder) if folder else place).iterdir():
+        stem = file.name.removesuffix(".toml")
+        if stem != file.name and not folder:
+            found[stem] = file
+        elif stem != file.name:
+            found |= {f"{folder}/{n}": file for n in _read(file).get(ENVIRONMENTS, (stem,))}
+    return found
+
+
+@functools.cache
+def _read(file: Traversable) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(file.read_text("utf-8"))
 
 
 def tables(name: str) -> dict[str, dict[str, Any]]:
@@ -48,10 +80,15 @@ def tables(name: str) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: no such preset; the nearest names are given.
     """
-    if not isinstance(name, str) or name not in names():
+    files = _files(name.rpartition("/")[0]) if isinstance(name, str) else {}
+    if name not in files:
         hint = did_you_mean(name if isinstance(name, str) else "", names())
         raise ConfigError(f"unknown preset {shown(name)}: {hint}")
-    return tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text("utf-8"))
+    found = dict(_read(files[name]))
+    if ENVIRONMENTS not in found:
+        return found
+    own = found.pop(ENVIRONMENTS)[name.rpartition("/")[2]]
+    return {algorithm: {"env": name, **shared, **own} for algorithm, shared in found.items()}
 
 
 def load(name: str, algorithm: str) -> dict[str, Any]:

@@ -199,10 +199,15 @@ def evolution_of(components: Components, space: Space, options: SweepOptions) ->
         The evolution. A generation is whole updates; the last one has those that are left over too.
 
     Raises:
-        ConfigError: see `check_schedulable`; there are no two agents; or a generation would be
-            longer than the training.
+        ConfigError: see `check_schedulable`; there are no two agents; a generation would be longer
+            than the training; or a learning rate is varied that follows the divergence.
     """
     check_schedulable(components, space, options)
+    if "learning_rate" in space.names and components.schedule.adapts is not None:
+        raise ConfigError(
+            "learning_rate is only where learning_rate_schedule='kl_adaptive' begins, and agents "
+            "that take over go on with the rate of another: vary desired_kl, or leave it out"
+        )
     config, population, every = components.config, options.population, options.evolve_every
     if population < 2:
         raise ConfigError(f"population={population} must be 2 or more to take over: use 16")

@@ -10,7 +10,8 @@ generation each has a score, the mean return of the episodes that ended in it. T
   range.
 
 A copy is the whole agent: parameters, the optimizer's moments, running statistics, what the
-objective remembers, and the environments in the middle of their episodes with the memory of them.
+objective and the schedules remember, and the environments in the middle of their episodes with the
+memory of them.
 An episode that was begun by the one is so finished by the same policy in both, and its return is
 theirs. The random key alone stays the agent's own, so that the two part ways at the next step.
 
@@ -150,9 +151,9 @@ def make_population(
         advantage: `(rollout, hyperparams, config) -> Estimate`, in place of the estimator that
             `config` names.
         optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`, in place of
-            Adam; gradients are clipped to max_grad_norm before it.
+            the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
-            the linear one.
+            those that `config` names.
 
     Returns:
         `run(key) -> PopulationOutput`, to be jitted, and vmapped over keys. The key is consumed;
