@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import PPOConfig, as_config
@@ -19,14 +20,14 @@ from purejaxppo.envs.info import check_info_metrics
 from purejaxppo.envs.inspection import inspect_env
 from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError
-from purejaxppo.policies.networks import Network, in_float32, make_policy
+from purejaxppo.policies.networks import Network, check_value, in_float32, make_policy
 from purejaxppo.policies.torsos import check_entries
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer, behind_clipping
 from purejaxppo.ppo.schedules import SCHEDULED, Scheduling, custom_schedule, named_schedules
-from purejaxppo.spaces import EnvSpec, SpaceTree, is_measured, only, without_mask
+from purejaxppo.spaces import EnvSpec, SpaceTree, is_measured, only, without_mask, zeros
 from purejaxppo.types import (
     Critic,
     Environment,
@@ -163,7 +164,13 @@ def make_components(
 
     # the policy, which fixes how rollouts are cut into sequences
     own = isinstance(policy, Policy)
-    policy = in_float32(policy) if own else make_policy(config, spec, policy)
+    critic = make_critic(config)
+    if own:
+        policy = in_float32(policy)
+        _check_value(policy, spec, critic)
+    else:
+        policy = make_policy(config, spec, policy, first_value=critic.first)
+    _check_rescaling(config, policy)
 
     # the method: by name, or as it is passed
     if objective is None:
@@ -188,7 +195,7 @@ def make_components(
         spec=spec,
         vectorize=vectorize,
         policy=policy,
-        critic=make_critic(config),
+        critic=critic,
         sequence_length=_sequence_length(config, policy),
         objective=objective,
         advantage=advantage or ADVANTAGES[config.advantage],
@@ -294,6 +301,25 @@ def _entries_read(config: PPOConfig, observation: SpaceTree) -> tuple[str, ...]:
         check_entries(field, getattr(config, field), observation)
     actor, critic = config.actor_observation, config.critic_observation
     return (*actor, *critic) if actor and critic else ()
+
+
+def _check_rescaling(config: PPOConfig, policy: Policy) -> None:
+    """Refuses to normalise values that come from a layer that is not known."""
+    if config.normalize_values and policy.rescale_value is None:
+        raise ConfigError(
+            "normalize_values=True rescales the layer that gives the value, and which it is in a "
+            "policy of your own is not known: pass a Policy with rescale_value, or use "
+            "normalize_rewards=True"
+        )
+
+
+def _check_value(policy: Policy, spec: EnvSpec, critic: Critic) -> None:
+    """Compares the value of a policy of a user's with what the critic reads, if that is many."""
+    if critic.first is not None:
+        key = jax.random.key(0)
+        inputs = policy.initial_carry((2,)), zeros(spec.observation, (2,)), jnp.zeros(2, bool)
+        outputs = jax.eval_shape(lambda key: policy.apply(policy.init(key), *inputs), key)
+        check_value(outputs[2], critic.first, "policy")
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

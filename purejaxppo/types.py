@@ -168,12 +168,15 @@ class Policy(NamedTuple):
             wherever `episode_start` is True. The value is what the run's `Critic` reads.
         critic_apart: the value has nothing in common with the distribution, and needs no memory:
             those of a rollout are then computed behind it, many at once.
+        rescale_value: `(params, scale, shift) -> params` whose value is scale * value + shift;
+            None: where the value comes from is not known, and `normalize_values` is refused.
     """
 
     init: Callable[[Array], Params]
     initial_carry: Callable[[tuple[int, ...]], Carry]
     apply: PolicyApply
     critic_apart: bool = False
+    rescale_value: Callable[[Params, Array, Array], Params] | None = None
 
 
 class Critic(NamedTuple):
@@ -184,12 +187,13 @@ class Critic(NamedTuple):
     Attributes:
         value: `(output, statistics) -> V [...]`, in the units of the rewards that are learned from.
         loss: `(output, batch, hyperparams, statistics) -> [B]`.
-        outputs: K, numbers for each state, [..., K]; None: one, [...].
+        first: K numbers that a fresh head gives for every state: the output is then [..., K];
+            None: it is one number for each state, [...].
     """
 
     value: Callable[[Array, RunningStats | None], Array]
     loss: Callable[[Array, Batch, Hyperparams, RunningStats | None], Array]
-    outputs: int | None = None
+    first: tuple[float, ...] | None = None
 
 
 class VecEnv(NamedTuple):
