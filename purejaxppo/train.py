@@ -201,7 +201,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         )  # fmt: skip
 
         # how far the policy has moved, for an objective or a learning rate that adapts to it
-        kl = ()
+        kl, objective_state = (), ()
         if objective.adapt is not None or schedule.adapts == "update":
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
             kl = batch.dist.kl(dist).mean()
@@ -210,14 +210,12 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         # remembers; and statistics, after all use of the old ones
         sums = update_sums(rollout, target)
         sums["empty_masks"] = empty_masks(components.spec, rollout.obs)
-        here = sums, obs_moments(norms.obs, rollout.obs), kl
-        sums, seen, kl = gather(here, axis_name)
+        sums, seen, kl = gather((sums, obs_moments(norms.obs, rollout.obs), kl), axis_name)
         metrics = Metrics(
             **summed(sums),
             **learned,
             kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
-        objective_state = ()
         if objective.adapt is not None:
             objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
         return state.replace(
