@@ -163,14 +163,8 @@ def make_components(
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
 
     # the policy, which fixes how rollouts are cut into sequences
-    own = isinstance(policy, Policy)
     critic = make_critic(config)
-    if own:
-        policy = in_float32(policy)
-        _check_value(policy, spec, critic)
-    else:
-        policy = make_policy(config, spec, policy, first_value=critic.first)
-    _check_rescaling(config, policy)
+    policy = _policy_for(critic, config, spec, policy)
 
     # the method: by name, or as it is passed
     if objective is None:
@@ -303,23 +297,28 @@ def _entries_read(config: PPOConfig, observation: SpaceTree) -> tuple[str, ...]:
     return (*actor, *critic) if actor and critic else ()
 
 
-def _check_rescaling(config: PPOConfig, policy: Policy) -> None:
-    """Refuses to normalise values that come from a layer that is not known."""
+def _policy_for(critic: Critic, config: PPOConfig, spec: EnvSpec, policy: CustomPolicy) -> Policy:
+    """Returns a policy, configured or passed, whose value is what the critic reads.
+
+    Raises:
+        ConfigError: it is not, or `normalize_values` would rescale a layer that is not known.
+    """
+    if isinstance(policy, Policy):
+        policy = in_float32(policy)
+        if critic.first is not None:
+            key = jax.random.key(0)
+            inputs = policy.initial_carry((2,)), zeros(spec.observation, (2,)), jnp.zeros(2, bool)
+            outputs = jax.eval_shape(lambda key: policy.apply(policy.init(key), *inputs), key)
+            check_value(outputs[2], critic.first, "policy")
+    else:
+        policy = make_policy(config, spec, policy, first_value=critic.first)
     if config.normalize_values and policy.rescale_value is None:
         raise ConfigError(
             "normalize_values=True rescales the layer that gives the value, and which it is in a "
             "policy of your own is not known: pass a Policy with rescale_value, or use "
             "normalize_rewards=True"
         )
-
-
-def _check_value(policy: Policy, spec: EnvSpec, critic: Critic) -> None:
-    """Compares the value of a policy of a user's with what the critic reads, if that is many."""
-    if critic.first is not None:
-        key = jax.random.key(0)
-        inputs = policy.initial_carry((2,)), zeros(spec.observation, (2,)), jnp.zeros(2, bool)
-        outputs = jax.eval_shape(lambda key: policy.apply(policy.init(key), *inputs), key)
-        check_value(outputs[2], critic.first, "policy")
+    return policy
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

@@ -186,8 +186,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         scaled = rollout.replace(reward=reward)
         advantage, target = estimate(scaled)
         # the critic learns its targets in the units of statistics that have seen them
-        params, value_stats = renormalize(policy, state.params, norms.value, target, axis_name)
-        norms = norms.replace(value=value_stats)
+        params, norms = renormalize(policy, state.params, norms, target, axis_name)
 
         # gradient steps, on observations as the rollout saw them: the first ratio is exactly 1
         obs = normalize(norms.obs, rollout.obs)
@@ -298,11 +297,9 @@ def _again(
 
 
 def loss_of(
-    components: Components,
-    hyper: Hyperparams,
-    objective_state: PyTree,
+    components: Components, hyper: Hyperparams, objective_state: PyTree,
     value_stats: RunningStats | None = None,
-) -> Loss:
+) -> Loss:  # fmt: skip
     """Makes the loss of a minibatch.
 
     Args:

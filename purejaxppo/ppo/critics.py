@@ -16,7 +16,7 @@ from jax.scipy.special import ndtr
 
 from purejaxppo.ppo.normalize import update_stats
 from purejaxppo.ppo.value_losses import VALUE_LOSSES, categorical
-from purejaxppo.types import Critic, Params, Policy, RunningStats
+from purejaxppo.types import Critic, Normalizers, Params, Policy, RunningStats
 
 
 def make_critic(config: Any) -> Critic:
@@ -90,10 +90,10 @@ def units(stats: RunningStats | None) -> tuple[Array, Array]:
 def renormalize(
     policy: Policy,
     params: Params,
-    stats: RunningStats | None,
+    norms: Normalizers,
     target: Array,
     axis_name: str | None = None,
-) -> tuple[Params, RunningStats | None]:
+) -> tuple[Params, Normalizers]:
     r"""Adds targets to the statistics, and rescales the value head so that V stays what it was.
 
     $W' = W \sigma / \sigma'$, $b' = (\sigma b + \mu - \mu') / \sigma'$
@@ -104,7 +104,8 @@ def renormalize(
     Args:
         policy: its `rescale_value` finds the head.
         params: the policy's parameters.
-        stats: of the targets seen before, or None for targets that are not normalised.
+        norms: running statistics, among them those of the targets seen before; where there are
+            none, nothing changes.
         target: [T, N], new ones; if they are not finite, nothing changes.
         axis_name: mesh axis over which they are spread, or None.
 
@@ -113,15 +114,16 @@ def renormalize(
 
     Reference: arXiv:1602.07714, algorithm 1.
     """
+    stats = norms.value
     if stats is None:
-        return params, None
+        return params, norms
     assert policy.rescale_value is not None
     moved = update_stats(stats, target, axis_name)
     (mean, std), (new_mean, new_std) = units(stats), units(moved)
     learned = stats.count > 0
     scale = jnp.where(learned, std / new_std, 1.0)
     shift = jnp.where(learned, (mean - new_mean) / new_std, 0.0)
-    return policy.rescale_value(params, scale, shift), moved
+    return policy.rescale_value(params, scale, shift), norms.replace(value=moved)
 
 
 # -- categorical values -----------------------------------------------------------------------

@@ -20,7 +20,7 @@ from purejaxppo.ppo.critics import make_bins, make_critic, renormalize, target_p
 from purejaxppo.ppo.normalize import init_stats, update_stats
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.spaces import Box, Discrete, EnvSpec
-from purejaxppo.types import Batch, Policy, RunningStats
+from purejaxppo.types import Batch, Normalizers, Policy, RunningStats
 
 RNG = np.random.default_rng
 TINY = PPOConfig(
@@ -34,6 +34,13 @@ NORMAL, BINS = dict(normalize_values=True), dict(value_loss="categorical")
 
 def stats_of(mean, var, count=100.0):
     return RunningStats(*map(jnp.float32, (mean, var, count)))
+
+
+def moved_by(policy, params, stats, target):
+    """The parameters and statistics after new targets."""
+    params, norms = renormalize(policy, params, Normalizers(None, None, stats), target)
+    assert norms.obs is norms.reward is None
+    return params, norms.value
 
 
 def batch_of(target, value=None):
@@ -180,7 +187,7 @@ def test_outputs_stay_what_they_were_when_statistics_move(changes):
 
     # a head that has learned nothing is left as it is: its 0 is then the mean
     first = 50 + 10 * RNG(3).normal(size=(8, 4)).astype(np.float32)
-    after, stats = renormalize(policy, params, init_stats(()), first)
+    after, stats = moved_by(policy, params, init_stats(()), first)
     jax.tree.map(np.testing.assert_array_equal, after, params)
     before = value(params, stats)
     np.testing.assert_allclose(
@@ -188,7 +195,7 @@ def test_outputs_stay_what_they_were_when_statistics_move(changes):
     )
     for mean, std in ((5.0, 3.0), (-200.0, 90.0), (0.0, 1e-3), (1e4, 1.0)):
         target = (mean + std * RNG(2).normal(size=(8, 4))).astype(np.float32)
-        params, moved = renormalize(policy, params, stats, target)
+        params, moved = moved_by(policy, params, stats, target)
         expected = update_stats(stats, target)
         jax.tree.map(np.testing.assert_array_equal, moved, expected)
         mean, std = (float(x) for x in units(moved))
@@ -214,7 +221,7 @@ def test_targets_that_vary_by_nothing_or_are_none(target, finite):
     config = TINY.replace(**NORMAL)
     policy = make_policy(config, SPEC)
     params, stats = policy.init(jax.random.key(0)), stats_of(0.0, 1.0, 0.0)
-    after, moved = renormalize(policy, params, stats, jnp.asarray(target, jnp.float32))
+    after, moved = moved_by(policy, params, stats, jnp.asarray(target, jnp.float32))
     for leaf in jax.tree.leaves((after, moved)):
         assert np.isfinite(leaf).all()
     if not finite:
@@ -237,7 +244,7 @@ def test_a_critic_of_returns_near_1000_learns_faster():
         critic, policy = make_critic(config), make_policy(config, SPEC)
         params, stats = policy.init(jax.random.key(0)), None
         if config.normalize_values:
-            params, stats = renormalize(policy, params, init_stats(()), target[None])
+            params, stats = moved_by(policy, params, init_stats(()), target[None])
         adam = optax.adam(1e-3)
 
         def output(params):
