@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import PPOConfig, as_config
@@ -19,14 +20,14 @@ from purejaxppo.envs.info import check_info_metrics
 from purejaxppo.envs.inspection import inspect_env
 from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError
-from purejaxppo.policies.networks import Network, in_float32, make_policy
+from purejaxppo.policies.networks import Network, check_value, in_float32, make_policy
 from purejaxppo.policies.torsos import check_entries
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer, behind_clipping
 from purejaxppo.ppo.schedules import SCHEDULED, Scheduling, custom_schedule, named_schedules
-from purejaxppo.spaces import EnvSpec, SpaceTree, is_measured, only, without_mask
+from purejaxppo.spaces import EnvSpec, SpaceTree, is_measured, only, without_mask, zeros
 from purejaxppo.types import (
     Critic,
     Environment,
@@ -162,8 +163,8 @@ def make_components(
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
 
     # the policy, which fixes how rollouts are cut into sequences
-    own = isinstance(policy, Policy)
-    policy = in_float32(policy) if own else make_policy(config, spec, policy)
+    critic = make_critic(config)
+    policy = _policy_for(critic, config, spec, policy)
 
     # the method: by name, or as it is passed
     if objective is None:
@@ -188,7 +189,7 @@ def make_components(
         spec=spec,
         vectorize=vectorize,
         policy=policy,
-        critic=make_critic(config),
+        critic=critic,
         sequence_length=_sequence_length(config, policy),
         objective=objective,
         advantage=advantage or ADVANTAGES[config.advantage],
@@ -294,6 +295,30 @@ def _entries_read(config: PPOConfig, observation: SpaceTree) -> tuple[str, ...]:
         check_entries(field, getattr(config, field), observation)
     actor, critic = config.actor_observation, config.critic_observation
     return (*actor, *critic) if actor and critic else ()
+
+
+def _policy_for(critic: Critic, config: PPOConfig, spec: EnvSpec, policy: CustomPolicy) -> Policy:
+    """Returns a policy, configured or passed, whose value is what the critic reads.
+
+    Raises:
+        ConfigError: it is not, or `normalize_values` would rescale a layer that is not known.
+    """
+    if isinstance(policy, Policy):
+        policy = in_float32(policy)
+        if critic.first is not None:
+            key = jax.random.key(0)
+            inputs = policy.initial_carry((2,)), zeros(spec.observation, (2,)), jnp.zeros(2, bool)
+            outputs = jax.eval_shape(lambda key: policy.apply(policy.init(key), *inputs), key)
+            check_value(outputs[2], critic.first, "policy")
+    else:
+        policy = make_policy(config, spec, policy, first_value=critic.first)
+    if config.normalize_values and policy.rescale_value is None:
+        raise ConfigError(
+            "normalize_values=True rescales the layer that gives the value, and which it is in a "
+            "policy of your own is not known: pass a Policy with rescale_value, or use "
+            "normalize_rewards=True"
+        )
+    return policy
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

@@ -29,12 +29,14 @@ from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams, check_hyperparams
 from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import gather, own_key
+from purejaxppo.ppo.critics import renormalize
 from purejaxppo.ppo.estimates import estimate_again, estimate_of
 from purejaxppo.ppo.metrics import summed, update_sums
 from purejaxppo.ppo.minibatches import Minibatches, as_batch, rows_per_pass
 from purejaxppo.ppo.normalize import (
     init_obs_stats,
     init_reward_scaler,
+    init_stats,
     normalize,
     obs_moments,
     scale_rewards,
@@ -147,10 +149,11 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         env_state, obs = vec_env.reset(key_reset, env_params)
         obs_stats = init_obs_stats(components.spec) if config.normalize_observations else None
         scaler = init_reward_scaler(num_envs) if config.normalize_rewards else None
+        value_stats = init_stats(()) if config.normalize_values else None
         return LearnerState(
             params=params,
             opt_state=opt_state,
-            normalizers=Normalizers(obs_stats, scaler),
+            normalizers=Normalizers(obs_stats, scaler, value_stats),
             env_state=env_state,
             obs=obs,
             episode_start=jnp.ones(num_envs, bool),
@@ -182,19 +185,22 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         estimate = partial(estimate_of, components.advantage, config, hyper, axis_name=axis_name)
         scaled = rollout.replace(reward=reward)
         advantage, target = estimate(scaled)
+        # the critic learns its targets in the units of statistics that have seen them
+        params, norms = renormalize(policy, state.params, norms, target, axis_name)
 
         # gradient steps, on observations as the rollout saw them: the first ratio is exactly 1
         obs = normalize(norms.obs, rollout.obs)
         batch = as_batch(rollout, obs, advantage, target, components.sequence_length)
-        plan = minibatches_of(components, state.params, batch)
+        plan = minibatches_of(components, params, batch)
         again = _again(components, plan, scaled, batch, norms, estimate)
         params, opt_state, learned = optimize(
-            loss_of(components, hyper, state.objective_state), components.optimizer, hyper, plan,
-            state.params, state.opt_state, batch, key_update, axis_name, schedule.adapt_step, again,
+            loss_of(components, hyper, state.objective_state, norms.value), components.optimizer,
+            hyper, plan, params, state.opt_state, batch, key_update, axis_name,
+            schedule.adapt_step, again,
         )  # fmt: skip
 
         # how far the policy has moved, for an objective or a learning rate that adapts to it
-        kl = ()
+        kl, objective_state = (), ()
         if objective.adapt is not None or schedule.adapts == "update":
             _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
             kl = batch.dist.kl(dist).mean()
@@ -203,21 +209,18 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         # remembers; and statistics, after all use of the old ones
         sums = update_sums(rollout, target)
         sums["empty_masks"] = empty_masks(components.spec, rollout.obs)
-        here = sums, obs_moments(norms.obs, rollout.obs), kl
-        sums, seen, kl = gather(here, axis_name)
+        sums, seen, kl = gather((sums, obs_moments(norms.obs, rollout.obs), kl), axis_name)
         metrics = Metrics(
             **summed(sums),
             **learned,
             kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
-        objective_state = ()
         if objective.adapt is not None:
             objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
-        obs_stats = update_obs_stats(norms.obs, seen)
         return state.replace(
             params=params,
             opt_state=opt_state,
-            normalizers=Normalizers(obs_stats, scaler),
+            normalizers=Normalizers(update_obs_stats(norms.obs, seen), scaler, norms.value),
             objective_state=objective_state,
             step=state.step + 1,
             key=key,
@@ -294,11 +297,9 @@ def _again(
 
 
 def loss_of(
-    components: Components,
-    hyper: Hyperparams,
-    objective_state: PyTree,
+    components: Components, hyper: Hyperparams, objective_state: PyTree,
     value_stats: RunningStats | None = None,
-) -> Loss:
+) -> Loss:  # fmt: skip
     """Makes the loss of a minibatch.
 
     Args:

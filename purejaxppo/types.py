@@ -170,6 +170,8 @@ class Policy(NamedTuple):
             those of a rollout are then computed behind it, many at once.
         large_carry: the memory is too large to be kept of every step: a rollout keeps that before
             each sequence, and computes all values on the way.
+        rescale_value: `(params, scale, shift) -> params` whose value is scale * value + shift;
+            None: where the value comes from is not known, and `normalize_values` is refused.
     """
 
     init: Callable[[Array], Params]
@@ -177,6 +179,7 @@ class Policy(NamedTuple):
     apply: PolicyApply
     critic_apart: bool = False
     large_carry: bool = False
+    rescale_value: Callable[[Params, Array, Array], Params] | None = None
 
 
 class Critic(NamedTuple):
@@ -187,12 +190,13 @@ class Critic(NamedTuple):
     Attributes:
         value: `(output, statistics) -> V [...]`, in the units of the rewards that are learned from.
         loss: `(output, batch, hyperparams, statistics) -> [B]`.
-        outputs: K, numbers for each state, [..., K]; None: one, [...].
+        first: K numbers that a fresh head gives for every state: the output is then [..., K];
+            None: it is one number for each state, [...].
     """
 
     value: Callable[[Array, RunningStats | None], Array]
     loss: Callable[[Array, Batch, Hyperparams, RunningStats | None], Array]
-    outputs: int | None = None
+    first: tuple[float, ...] | None = None
 
 
 class VecEnv(NamedTuple):

@@ -224,7 +224,7 @@ for changes in (
     {"normalize_observations": True, "normalize_rewards": True, "env": "Pendulum-v1",
      "value_loss": "clipped", "target_kl": 0.01, "chunk_size": 8},
     {"core": "gru", "core_size": 4, "objective": "adaptive_kl", "normalize_rewards": True,
-     "normalize_observations": True, "advantage_normalization": "batch"},
+     "normalize_observations": True, "normalize_values": True, "advantage_normalization": "batch"},
 ):
     config = PPOConfig(**SIZES, **changes)
     learner = shard_environments(config, make_mesh(devices=2))
@@ -286,12 +286,14 @@ VARIANTS = [
         **SIZES, core="lstm", core_size=4, activation="elu", env="Pendulum-v1",
         state_dependent_std=True, normalize_observations=True, gae_lambda=0.9, value_coef=1,
         clip_eps=0.1, clip_eps_final_scale=0.5, clip_eps_schedule="cosine", clip_eps_warmup=0.5,
-        learning_rate_schedule="constant", optimizer="sgd",
+        learning_rate_schedule="constant", optimizer="sgd", normalize_values=True,
     ),
     PPOConfig(
         **SIZES, env="Breakout-MinAtar", torso="cnn", advantage="none", num_epochs=1,
         optimizer="rmsprop", rms_decay=0.9, rms_eps=1e-3, entropy_coef=0.1,
         entropy_coef_schedule="constant", clip_eps_schedule="constant",
+        value_loss="categorical", value_bins=21, value_min=-10, value_max=20, value_symlog=False,
+        value_sigma=1,
     ),
     PPOConfig(
         **SIZES, env="support.probes:Dials", actor_observation=("target", "time"),

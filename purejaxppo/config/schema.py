@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from purejaxppo.bounds import Bound
 from purejaxppo.config import presets
 from purejaxppo.config.purejaxrl import by_field, check_derived, known_fields
 from purejaxppo.config.rules import (
@@ -33,13 +34,17 @@ from purejaxppo.hyperparams import Hyperparams
 
 Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
 ObjectiveName = Literal["clip", "kl_penalty", "adaptive_kl", "unclipped", "policy_gradient"]
-ValueLoss = Literal["squared", "clipped", "huber"]
+ValueLoss = Literal["squared", "clipped", "huber", "categorical"]
 Advantage = Literal["gae", "n_step", "monte_carlo", "td", "none", "vtrace"]
 Annealing = Literal["constant", "linear", "cosine"]
 RateSchedule = Literal["constant", "linear", "cosine", "kl_adaptive"]
 
 TABLES = ("env_params", "vary")
 """What may stand in a file beside the fields, see `config.file`."""
+
+BINS = Bound(lambda v: 2 <= v <= 10_000, "2 to 10,000")
+SIGMA = Bound(lambda v: 0.01 <= v <= 10, "0.01 to 10")
+VALUE = Bound(lambda v: abs(v) <= 1e30, "between -1e30 and 1e30")
 
 # when fields have an effect
 LAMBDA = Effect(lambda c: c.advantage in ("gae", "vtrace"), "advantage='gae'")
@@ -58,6 +63,8 @@ KL_PENALTY = Effect(
 ADAPTIVE_KL = Effect(lambda c: c.objective == "adaptive_kl", "objective='adaptive_kl'")
 CRITIC = Effect(lambda c: c.value_coef > 0, "value_coef=0.5")
 CLIPPED_VALUE = Effect(lambda c: c.value_loss == "clipped", "value_loss='clipped'")
+CATEGORICAL = Effect(lambda c: c.value_loss == "categorical", "value_loss='categorical'")
+ONE_NUMBER = Effect(lambda c: c.value_loss != "categorical", "value_loss='squared'")
 HUBER = Effect(lambda c: c.value_loss == "huber", "value_loss='huber'")
 ENTROPY = Effect(lambda c: c.entropy_coef > 0, "entropy_coef=0.01")
 CORE = Effect(lambda c: c.core != "none", "core='gru'")
@@ -132,7 +139,8 @@ class PPOConfig:
     chunk_size: int | None = option(None, *COUNT)
     """Transitions per pass through the network in a gradient step; None: chosen for the device."""
 
-    # floats are hyperparameters: what they must be is in `hyperparams.BOUNDS`
+    # floats are hyperparameters: what they must be is in `hyperparams.BOUNDS`. Those of bins are
+    # constants of the program, of which a network's first logits are made
     learning_rate: float = option(2.5e-4, group="optimisation")
     """Step size of the optimizer; where it begins under learning_rate_schedule='kl_adaptive'."""
     learning_rate_schedule: RateSchedule = option("linear", when=(LEARNING_RATE_FORM, MOVED))
@@ -207,9 +215,19 @@ class PPOConfig:
     value_coef: float = 0.5
     """Weight of the value loss."""
     value_clip_eps: float = option(0.2, when=(CLIPPED_VALUE, SEVERAL_STEPS))
-    """Values move at most this far from the rollout's (value_loss='clipped')."""
+    """Values move at most this far from the rollout's (value_loss='clipped', in its units)."""
     huber_delta: float = option(1.0, when=(HUBER,))
-    """Error at which the value loss turns linear (value_loss='huber')."""
+    """Error at which the value loss turns linear (value_loss='huber', in its units)."""
+    value_bins: int = option(101, BINS, when=(CATEGORICAL,))
+    """Values that a categorical critic chooses among (value_loss='categorical')."""
+    value_min: float = option(-20_000.0, VALUE, when=(CATEGORICAL,))
+    """Value of the lowest bin: what is below it counts as this."""
+    value_max: float = option(20_000.0, VALUE, when=(CATEGORICAL,))
+    """Value of the highest bin: what is above it counts as this."""
+    value_symlog: bool = option(True, when=(CATEGORICAL,))
+    """Bins are evenly spaced in sign(V) log(1 + |V|), not in V: a wide range, fine near 0."""
+    value_sigma: float = option(0.75, SIGMA, when=(CATEGORICAL,))
+    """Standard deviation of the Gaussian that a target is spread by, in widths of a bin."""
     entropy_coef: float = option(0.0, group="objective")
     """Weight of the entropy bonus."""
     entropy_coef_schedule: Annealing = option("linear", when=(ENTROPY, ENTROPY_FORM))
@@ -259,6 +277,8 @@ class PPOConfig:
     """Bring observations to mean 0 and variance 1 by running statistics."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+    normalize_values: bool = option(False, when=(CRITIC, ONE_NUMBER))
+    """Bring the critic's targets to mean 0 and variance 1 by running statistics, with PopArt."""
 
     def __post_init__(self) -> None:
         """Brings values to their declared types, then checks every rule."""

@@ -23,6 +23,7 @@ def check_sizes(config: Any) -> None:
     _check_batch(config)
     _check_counts(config)
     _check_entries(config)
+    _check_bins(config)
 
 
 def _check_indices(config: Any) -> None:
@@ -175,3 +176,13 @@ def _divisors(n: int) -> set[int]:
     """Returns all divisors of a number."""
     small = [m for m in range(1, math.isqrt(n) + 1) if n % m == 0]
     return {*small, *(n // m for m in small)}
+
+
+def _check_bins(config: Any) -> None:
+    """Checks that the bins of a categorical critic have room."""
+    low, high, bins = config.value_min, config.value_max, config.value_bins
+    apart = "" if low >= high else " by more than float32 rounds"
+    if (high - low) / (bins - 1) <= 1e-5 * max(abs(low), abs(high)):
+        raise ConfigError(
+            f"value_min={low} must be less than value_max={high}{apart}: use {-abs(high) - 1}"
+        )

@@ -77,7 +77,8 @@ def _in_float32(components: Components) -> Components:
     if config.compute_dtype == "float32":
         return components
     config = config.replace(compute_dtype="float32")
-    return components._replace(config=config, policy=make_policy(config, components.spec))
+    policy = make_policy(config, components.spec, first_value=components.critic.first)
+    return components._replace(config=config, policy=policy)
 
 
 def _files(

@@ -44,6 +44,8 @@ class ActorCritic(nn.Module):
         shared: one torso, and core, for actor and critic.
         state_dependent_std: of Gaussian heads.
         critic: False: there is none, and values are 0, for who acts and does not learn.
+        first_value: what a fresh critic gives for every state, see `Critic.first`; None: one number
+            of its weights.
     """
 
     torso: Callable[..., Torso]
@@ -53,6 +55,7 @@ class ActorCritic(nn.Module):
     shared: bool
     state_dependent_std: bool
     critic: bool = True
+    first_value: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(self, carry: Carry, obs: Obs, episode_start: Array) -> tuple[Carry, PyTree, Array]:
@@ -64,7 +67,8 @@ class ActorCritic(nn.Module):
             episode_start: [B, L] bool.
 
         Returns:
-            The carry after the last step, parameters by action [B * L, ...], and values [B * L].
+            The carry after the last step, parameters by action [B * L, ...], and values [B * L], or
+            [B * L, K] where the critic reads K numbers.
         """
         chex.assert_rank(episode_start, 2)
         chex.assert_tree_shape_prefix(obs, (episode_start.size,))
@@ -88,8 +92,17 @@ class ActorCritic(nn.Module):
         ]
         if not self.critic:
             return after or (), self.structure.unflatten(heads), jnp.zeros(episode_start.size)
-        value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(critic)
-        return after or (), self.structure.unflatten(heads), value[:, 0]
+        return after or (), self.structure.unflatten(heads), self._value(critic)
+
+    def _value(self, features: Array) -> Array:
+        """Applies the value head, the last layer of the critic."""
+        first = self.first_value
+        if first is None:
+            return nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(features)[:, 0]
+        return nn.Dense(
+            len(first), kernel_init=nn.initializers.zeros,
+            bias_init=lambda key, shape, dtype: jnp.asarray(first, dtype), name="value",
+        )(features)  # fmt: skip
 
 
 class Memoryless(nn.Module):
@@ -147,7 +160,12 @@ def branches(shared: bool, critic: bool = True) -> tuple[str, ...]:
 
 
 def make_policy(
-    config: PPOConfig, spec: EnvSpec, network: Network | None = None, *, critic: bool = True
+    config: PPOConfig,
+    spec: EnvSpec,
+    network: Network | None = None,
+    *,
+    critic: bool = True,
+    first_value: tuple[float, ...] | None = None,
 ) -> Policy:
     """Makes the policy that a configuration describes, for the spaces of an environment.
 
@@ -160,6 +178,8 @@ def make_policy(
             or what makes one for each seed, its class or a function `(rngs) -> nnx.Module`.
         critic: False: of the network that is configured the actor alone, which takes the parameters
             of both, and observations without what only the critic reads; values are 0.
+        first_value: what a fresh critic gives for every state, see `Critic.first`; None: one number
+            of its weights.
 
     Returns:
         A policy that takes any leading axes; with a memory, those of a step [N] or of sequences
@@ -173,9 +193,11 @@ def make_policy(
     check_mask(spec)
     _check_distribution(config, spec)
     core = core_of(config)
-    module: Any = _build(config, spec, critic, core) if network is None else _as_module(network)
-    if network is not None:
-        _check_network(module, spec)
+    if network is None:
+        module: Any = _build(config, spec, critic, core, first_value)
+    else:
+        module = _as_module(network)
+        _check_network(module, spec, first_value)
 
     def carry_of(batch_shape: tuple[int, ...]) -> Carry:
         if core is None:
@@ -201,13 +223,21 @@ def make_policy(
         carry, parameters, value = outputs
         # the mask is read from the observations, whatever the network does with it
         dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
-        return _lead(carry, (1,), batch), _lead(dist, (1,), lead), value.reshape(lead)
+        return _lead(carry, (1,), batch), _lead(dist, (1,), lead), _lead(value, (1,), lead)
 
     apart = network is None and core is None and not config.shared_torso
     # a custom network may call an initialiser in a vmap, once for many kernels
     together = partial(init_together, init) if network is None else init
     large = core is not None and getattr(core.func, "large_carry", False)
-    return in_float32(Policy(together, carry_of, apply, apart, large))
+    rescale = _rescale_value if network is None and first_value is None else None
+    return in_float32(Policy(together, carry_of, apply, apart, large, rescale))
+
+
+def _rescale_value(params: Params, scale: Array, shift: Array) -> Params:
+    """Rescales the value head of an `ActorCritic`, see `Policy.rescale_value`."""
+    head = params["value"]
+    head = {"kernel": scale * head["kernel"], "bias": scale * head["bias"] + shift}
+    return {**params, "value": head}
 
 
 def in_float32(policy: Policy) -> Policy:
@@ -232,7 +262,11 @@ def in_float32(policy: Policy) -> Policy:
 
 
 def _build(
-    config: PPOConfig, spec: EnvSpec, critic: bool, core: Callable[..., Any] | None
+    config: PPOConfig,
+    spec: EnvSpec,
+    critic: bool,
+    core: Callable[..., Any] | None,
+    first_value: tuple[float, ...] | None,
 ) -> ActorCritic:
     """Makes the network that a configuration describes, with its core."""
     if critic:  # what the actor reads is a part of what was checked when it was trained
@@ -251,7 +285,9 @@ def _build(
         return Torso(names, spaces, config.torso, sizes, activation, norm, dtype, name=name)
 
     shared, dependent = config.shared_torso, config.state_dependent_std
-    return ActorCritic(torso, core, tuple(actions), structure, shared, dependent, critic)
+    return ActorCritic(
+        torso, core, tuple(actions), structure, shared, dependent, critic, first_value
+    )
 
 
 def _as_module(network: Network) -> Any:
@@ -299,7 +335,7 @@ def _check_distribution(config: PPOConfig, spec: EnvSpec) -> None:
                 )
 
 
-def _check_network(module: Any, spec: EnvSpec) -> None:
+def _check_network(module: Any, spec: EnvSpec, first_value: tuple[float, ...] | None) -> None:
     """Compares what a custom module returns for two observations with what it should return."""
     obs, starts = zeros(spec.observation, (2,)), jnp.zeros((2, 1), bool)
     key = jax.random.key(0)
@@ -316,13 +352,7 @@ def _check_network(module: Any, spec: EnvSpec) -> None:
         )
     except FlaxError as error:
         raise ConfigError(f"the network cannot be run on parameters alone: {error}") from error
-    # [2, 1] in place of [2] would broadcast against the targets
-    shape = list(getattr(value, "shape", "?"))
-    if shape != [2]:
-        raise ConfigError(
-            f"the network's value has shape {shape} for 2 observations: it must be [2], such as "
-            "value[:, 0]"
-        )
+    check_value(value, first_value, "network")
     # parameters in the structure of the actions, each of the shape that its space asks for
     try:
         parts = jax.tree.structure(spec.action).flatten_up_to(parameters)
@@ -334,6 +364,26 @@ def _check_network(module: Any, spec: EnvSpec) -> None:
         raise ConfigError(
             f"the network's parameters {shapes} for 2 observations do not describe actions "
             f"{spec.action}: return logits, or (mean, log_std) for a Box"
+        )
+
+
+def check_value(value: Any, first_value: tuple[float, ...] | None, kind: str) -> None:
+    """Checks the shape of a value that a network of a user's gives.
+
+    Args:
+        value: for two observations, or its shape.
+        first_value: of the critic that reads it.
+        kind: what gives it, in the message.
+
+    Raises:
+        ConfigError: it is another; [2, 1] in place of [2] would broadcast against the targets.
+    """
+    shape = list(getattr(value, "shape", "?"))
+    wanted = [2] if first_value is None else [2, len(first_value)]
+    if shape != wanted:
+        such = "such as value[:, 0]" if first_value is None else "the logits of value_bins"
+        raise ConfigError(
+            f"the {kind}'s value has shape {shape} for 2 observations: it must be {wanted}, {such}"
         )
 
 

@@ -44,11 +44,31 @@ With `rho = pi(a) / pi_old(a)`, both given the state:
 
 ## Value losses
 
-| `value_loss=` | with `e = V - target` |
-|---|---|
-| `squared` | `e^2 / 2` |
-| `clipped` | `max(e^2, (V_old + clip(V - V_old, -eps, eps) - target)^2) / 2`, its own `eps` |
-| `huber` | `e^2 / 2` up to `delta`, `delta (abs(e) - delta / 2)` beyond |
+| `value_loss=` | with `e = V - target` | source |
+|---|---|---|
+| `squared` | `e^2 / 2` | arXiv:1602.01783 |
+| `clipped` | `max(e^2, (V_old + clip(V - V_old, -eps, eps) - target)^2) / 2`, own `eps` | ppo2 |
+| `huber` | `e^2 / 2` up to `delta`, `delta (abs(e) - delta / 2)` beyond | Huber 1964 |
+| `categorical` | `-sum_i q_i log p_i`, see below | arXiv:2403.03950 |
+
+A categorical critic (HL-Gauss) gives logits of K bins (`value_bins`), and `V = sum_i p_i v_i`. A
+target becomes probabilities `q`: what a Gaussian around it, `value_sigma` bins wide, has in each.
+Bins go from `value_min` to `value_max`, and **a target beyond them counts as the nearer end**;
+within 3 bins of an end it is drawn inwards, by one bin at most. By default they are evenly spaced
+in `symlog(V) = sign(V) log(1 + abs(V))` (arXiv:2301.04104), so that returns of 0.1 and of 10,000
+need no other range; with `value_symlog=False` they are evenly spaced in V, and finer where the
+range is known. Either way the mean of `q` is the target. Bins are float32, and constants of the
+program.
+
+`normalize_values` (PopArt, arXiv:1602.07714) lets the critic learn targets of mean 0 and variance
+1, by running statistics of all that it was ever asked for, as with observations. In an update the
+statistics see the targets first; then the value head is rescaled so that every V stays what it was,
+to rounding; then come the gradient steps. The first targets alone leave the head as it is: V begins
+at their mean. `value_clip_eps` and `huber_delta` are in the units of normalised targets then;
+advantages, `value` of a rollout and `explained_variance` are in those of the rewards. It is refused
+beside `categorical`, whose bins do not scale, and for networks of your own, unless a `Policy` says
+with `rescale_value` where its head is. It suits returns that are large or far from 0; beside
+`normalize_rewards`, which divides by a standard deviation but moves no mean, it changes little.
 
 The critic may see more than the actor: `critic_observation` and `actor_observation` name what each
 reads, and acting needs the actor's alone (Pinto et al., arXiv:1710.06542).

@@ -80,14 +80,15 @@ def loss(
     # forward pass under the parameters that are trained
     _, dist, output = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
     log_prob = dist.log_prob(batch.action)
-    value_losses = critic.loss(output, batch, hyper, value_stats)
-    chex.assert_equal_shape([log_prob, value_losses, batch.log_prob, batch.advantage, batch.target])
+    chex.assert_equal_shape([log_prob, batch.log_prob, batch.advantage, batch.target])
 
     losses, extra = _outcome(objective, dist, log_prob, batch, hyper, objective_state)
 
     # how far the policy has moved from that of the rollout
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
+    value_losses = critic.loss(output, batch, hyper, value_stats)
+    chex.assert_equal_shape([log_prob, value_losses])  # else they would broadcast
     of_rows = {
         "policy_loss": losses,
         "value_loss": value_losses,

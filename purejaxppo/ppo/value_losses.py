@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -67,6 +68,21 @@ def huber(value: Array, target: Array, delta: Scalar) -> Array:
     return 0.5 * jnp.square(quadratic) + delta * (error - quadratic)
 
 
+def categorical(logits: Array, target: Array) -> Array:
+    r"""Computes the cross-entropy $-\sum_i q_i \log p_i$, $p$ the softmax of the logits.
+
+    Args:
+        logits: [B, K], of the critic that is trained.
+        target: [B, K], the probabilities q.
+
+    Returns:
+        Loss of each transition, [B].
+
+    Reference: arXiv:2403.03950, eq. 2.
+    """
+    return -jnp.sum(target * jax.nn.log_softmax(logits), -1)
+
+
 VALUE_LOSSES: dict[str, ValueLoss] = {
     "squared": lambda value, batch, hyper: squared(value, batch.target),
     "clipped": lambda value, batch, hyper: clipped(
@@ -74,4 +90,7 @@ VALUE_LOSSES: dict[str, ValueLoss] = {
     ),
     "huber": lambda value, batch, hyper: huber(value, batch.target, hyper.huber_delta),
 }
-"""Value losses by name: `(value [B], batch, hyperparams) -> [B]`."""
+"""Value losses of one number for each state: `(value [B], batch, hyperparams) -> [B]`.
+
+`categorical` reads many, see `ppo.critics`.
+"""

@@ -262,7 +262,10 @@ def _with_envs(template: Trained, num_envs: int) -> Trained:
     return template.replace(normalizers=template.normalizers.replace(reward=reward))
 
 
-SAME = ("activation", "squash_actions", "actor_observation", "critic_observation")
+SAME = (
+    "activation", "squash_actions", "actor_observation", "critic_observation", "value_min",
+    "value_max", "value_symlog",
+)  # fmt: skip
 """Fields that make another policy of the same parameters."""
 
 

@@ -65,6 +65,31 @@ RULES = [
         ["huber_delta"],
     ),
     (
+        dict(value_loss="categorical", value_bins=1),
+        "value_bins=1 must be 2 to 10,000: use {}",
+        ["value_bins"],
+    ),
+    (
+        dict(value_loss="categorical", value_sigma=0),
+        "value_sigma=0.0 must be 0.01 to 10: use {}",
+        ["value_sigma"],
+    ),
+    (
+        dict(value_loss="categorical", value_max=1e31),
+        "value_max=1e+31 must be between -1e30 and 1e30: use {}",
+        ["value_max"],
+    ),
+    (
+        dict(value_loss="categorical", value_min=3, value_max=3),
+        "value_min=3.0 must be less than value_max=3.0: use {}",
+        ["value_min"],
+    ),
+    (
+        dict(value_loss="categorical", value_min=1e4, value_max=10_001),
+        "value_min=10000.0 must be less than value_max=10001.0 by more than float32 rounds: use {}",
+        ["value_min"],
+    ),
+    (
         dict(objective="kl_penalty", kl_coef=-1),
         "kl_coef=-1.0 must be 0 or greater: use {}",
         ["kl_coef"],
@@ -288,6 +313,13 @@ NO_EFFECT = [
     ("huber_delta", 0.5, {}, dict(value_loss="huber")),
     ("huber_delta", 0.5, dict(value_loss="clipped"), dict(value_loss="huber")),
     ("entropy_coef_final_scale", 0.0, {}, dict(entropy_coef=0.01)),
+    ("value_bins", 51, {}, dict(value_loss="categorical")),
+    ("value_min", -10.0, dict(value_loss="huber"), dict(value_loss="categorical")),
+    ("value_max", 10.0, {}, dict(value_loss="categorical")),
+    ("value_symlog", False, {}, dict(value_loss="categorical")),
+    ("value_sigma", 1.0, {}, dict(value_loss="categorical")),
+    ("normalize_values", True, dict(value_coef=0), dict(value_coef=0.1)),
+    ("normalize_values", True, dict(value_loss="categorical"), dict(value_loss="huber")),
 ]
 
 
@@ -434,7 +466,8 @@ def test_hyperparams_are_the_fields_of_the_same_name():
 def test_every_float_of_the_configuration_is_a_hyperparameter():
     declared = typing.get_type_hints(PPOConfig)
     floats = {n for n in FIELDS if declared[n] in (float, float | None)}
-    assert floats == set(SCALARS)
+    # but for where the bins of a categorical critic lie, which its network begins with
+    assert floats == {*SCALARS, "value_min", "value_max", "value_sigma"}
 
 
 # -- in and out -------------------------------------------------------------------------------

@@ -70,7 +70,6 @@ ONE_IMPORTER = {
     "policies.cores.linear": "a core, whose scan another one is made of",
     "policies.distributions": "what custom policies return",
     "policies.nnx_network": "modules of another library, imported when they are met",
-    "ppo.critics": "what a value head means; `make_components` makes it",
     "ppo.estimates": "what gradient steps weigh by; estimators themselves are equations",
     "ppo.metrics": "equations of what is reported, not of what is learned",
     "ppo.schedules": "what changes over a run; how parameters are stepped is another matter",

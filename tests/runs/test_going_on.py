@@ -323,6 +323,7 @@ def test_an_environment_on_the_host_of_the_same_spaces_works(whole):
         ({"hidden_sizes": (9,)}, r"does not fit: it has float32\[2, 8, 2\] at .params\['action'\]"),
         ({"hidden_sizes": (8, 8)}, "does not fit: it has nothing at .params"),
         ({"normalize_observations": False}, "at .normalizers.obs.* and this run has nothing"),
+        ({"normalize_values": True}, "nothing at .normalizers.value.* and this run has float32"),
         ({"normalize_rewards": False}, "at .normalizers.reward.* and this run has nothing"),
         ({"activation": "relu"}, "has activation='tanh', and this run 'relu'"),
         ({"env": "Acrobot-v1"}, r"observations are Box float32\[4\], and those of this run Box"),
