@@ -22,8 +22,9 @@ What is here, in an order to read it in:
 - *Elsewhere*: `export_policy` and `render` write a file that acts elsewhere, and a film.
 - *Environments*: `make_env` by name; `Environment` is what yours has, `HostEnvironment` one that
   runs in Python; `check_env` tells what is wrong with it. `EnvSpec` is what it shows and takes,
-  `EnvStep` what a step of many gives. All of them: `purejaxppo.envs`, with
-  `purejaxppo.envs.wrappers`.
+  `EnvStep` what a step of many gives. `DrawnParams` are parameters that each of many draws for
+  itself, `randomizer` makes what draws those of brax and MuJoCo Playground. All of them:
+  `purejaxppo.envs`, with `purejaxppo.envs.wrappers`.
 - *Policies*: a `Policy` of yours, and the `Distribution` that it returns. Networks, memories and
   distributions: `purejaxppo.policies`.
 - *The method*: `OBJECTIVES`, `ADVANTAGES` and `OPTIMIZERS` are the choices there are; an
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from purejaxppo.check import check_env
     from purejaxppo.config.schema import PPOConfig
     from purejaxppo.envs.host import HostEnvironment
+    from purejaxppo.envs.params import DrawnParams, randomizer
     from purejaxppo.envs.registry import make_env
     from purejaxppo.errors import ConfigError, HostError, RunWarning
     from purejaxppo.export.export_policy import export_policy
@@ -95,6 +97,7 @@ __all__ = [
     "Callback",
     "ConfigError",
     "Distribution",
+    "DrawnParams",
     "EnvSpec",
     "EnvStep",
     "Environment",
@@ -140,6 +143,7 @@ __all__ = [
     "make_mesh",
     "make_population",
     "make_train",
+    "randomizer",
     "render",
     "shard_environments",
     "sweep",
@@ -153,6 +157,7 @@ _MODULES = {
     "check": ["check_env"],
     "config.schema": ["PPOConfig"],
     "envs.host": ["HostEnvironment"],
+    "envs.params": ["DrawnParams", "randomizer"],
     "envs.registry": ["make_env"],
     "errors": ["ConfigError", "HostError", "RunWarning"],
     "export.export_policy": ["export_policy"],

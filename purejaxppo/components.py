@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import PPOConfig, as_config
@@ -17,9 +18,19 @@ from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.host_info import kinds_told
 from purejaxppo.envs.host_program import make_host_vec_env
 from purejaxppo.envs.info import check_info_metrics
-from purejaxppo.envs.inspection import inspect_env
+from purejaxppo.envs.inspection import InspectedEnv, inspect_env
+from purejaxppo.envs.params import (
+    Draw,
+    DrawnParams,
+    EpisodeParams,
+    axes_of,
+    read_params,
+    rows,
+    with_drawn,
+    with_shares,
+)
 from purejaxppo.envs.vec_env import vectorize
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.policies.networks import Network, check_value, in_float32, make_policy
 from purejaxppo.policies.torsos import check_entries
 from purejaxppo.ppo.advantages import ADVANTAGES
@@ -66,6 +77,8 @@ class Components(NamedTuple):
         optimizer: clipping included.
         schedule: of the hyperparameters, and of the learning rate by divergence.
         custom: what was passed in place of what the configuration describes, by its name.
+        alike: as `vectorize`, but all with the default parameters, where environments have
+            parameters of their own; else None.
     """
 
     config: PPOConfig
@@ -82,11 +95,23 @@ class Components(NamedTuple):
     optimizer: Optimizer
     schedule: Scheduling
     custom: Mapping[str, Any]
+    alike: Callable[..., VecEnv] | None = None
 
     @property
     def hosted(self) -> bool:
         """Says whether the environments run on the host."""
         return isinstance(self.env, HostEnvironment)
+
+    @property
+    def own_params(self) -> EnvParams:
+        """Returns the parameters that were passed for all environments alike, or None."""
+        return None if self.alike is not None else self.custom.get("env_params")
+
+    def on_defaults(self) -> Components:
+        """Returns components to evaluate with: where environments differ, all have the defaults."""
+        if self.alike is None:
+            return self
+        return self._replace(env_params=self.default_params, vectorize=self.alike, alike=None)
 
     def in_precision(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a function whose matrix products have the precision that is configured.
@@ -118,6 +143,7 @@ def make_components(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
+    env_params_axis: Any = None,
     change_env_params: Callable[[EnvParams], EnvParams] | None = None,
 ) -> Components:
     """Builds what a configuration describes; what is passed takes its place.
@@ -125,13 +151,14 @@ def make_components(
     Args:
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
         env: an environment, or what makes one; see `envs.given.environment_of`.
-        env_params: its parameters; None: its defaults.
+        env_params: its parameters; None: its defaults; or what draws them, see `make_learner`.
         policy: a `Policy`, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx
             (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone.
         advantage: `(rollout, hyperparams, config) -> Estimate`.
         optimizer: an `Optimizer`, or `(hyperparams) -> optax.GradientTransformation`.
         schedule: `(hyperparams, progress) -> hyperparams`.
+        env_params_axis: where env_params have an axis of environments, see `make_learner`.
         change_env_params: `(default parameters) -> parameters`, where none are passed.
 
     Returns:
@@ -148,16 +175,20 @@ def make_components(
         config, env = config.replace(env=env), None
     given = dict(
         env=env, env_params=env_params, policy=policy, objective=objective, advantage=advantage,
-        optimizer=optimizer, schedule=schedule,
+        optimizer=optimizer, schedule=schedule, env_params_axis=env_params_axis,
     )  # fmt: skip
     custom = {name: x for name, x in given.items() if x is not None}
     _check_custom(config, custom)
 
     # environments first: everything else is made for their spaces
     made, default_params = _environment(config, env)
+    env_params = read_params(env_params, env_params_axis)
     if env_params is None:
         env_params = change_env_params(default_params) if change_env_params else default_params
-    spec, vectorize = _vectorizer(config, made, env_params)
+    _check_taken(made, env_params)
+    spec, vectorize, alike = _vectorizer(config, made, env_params, env_params_axis)
+    if isinstance(env_params, DrawnParams):
+        env_params = ()  # each has its own
     parts = jax.tree.leaves(without_mask(spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
         raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
@@ -196,6 +227,7 @@ def make_components(
         optimizer=optimizer,
         schedule=scheduling,
         custom=custom,
+        alike=alike,
     )
 
 
@@ -257,32 +289,72 @@ def _environment(config: PPOConfig, env: CustomEnv) -> tuple[Any, EnvParams]:
     return registry.find_env(config.env if env is None else env, **options)
 
 
+def _check_taken(env: Any, env_params: EnvParams) -> None:
+    """Refuses parameters that an environment does not read."""
+    if isinstance(env_params, DrawnParams):
+        given = "env_params that are drawn"
+    elif jax.tree.leaves(env_params):
+        given = f"env_params={shown(env_params)}"
+    else:
+        return
+    if isinstance(env, HostEnvironment):
+        raise ConfigError(f"{given} have no effect on environments of the host: leave it None")
+    if getattr(env, "physics", env) is None:  # of a suite's adapter
+        raise ConfigError(f"{given} have no effect on this suite's environments: leave it None")
+
+
 def _vectorizer(
-    config: PPOConfig, env: Any, env_params: EnvParams
-) -> tuple[EnvSpec, Callable[..., VecEnv]]:
-    """Inspects an environment once, and returns what makes N of it one: vmap, or a callback."""
-    names = config.info_metrics
-    if not isinstance(env, HostEnvironment):
-        inspected = inspect_env(env, env_params)
-        check_info_metrics(names, inspected.info)
-        inspected = inspected.showing(_entries_read(config, inspected.spec.observation))
-        return inspected.spec, lambda n, mesh=None: vectorize(
-            inspected, n, config.reset_batch, names
+    config: PPOConfig, env: Any, env_params: EnvParams, axis: Any
+) -> tuple[EnvSpec, Callable[..., VecEnv], Callable[..., VecEnv] | None]:
+    """Inspects an environment once, and returns what makes N of it one: vmap, or a callback.
+
+    Where each has parameters of its own, also what makes N one that are all alike.
+    """
+    names, num_envs = config.info_metrics, config.num_envs
+    if isinstance(env, HostEnvironment):
+        if config.reset_batch is not None:
+            raise ConfigError(
+                f"reset_batch={config.reset_batch} has no effect on environments of the host: "
+                "leave it None"
+            )
+        if names:
+            check_info_metrics(names, kinds_told(env, names))
+        read = _entries_read(config, env.spec.observation)
+        spec = env.spec._replace(observation=only(env.spec.observation, read))
+        return spec, lambda n, mesh=None: make_host_vec_env(env, n, names, mesh, read), None
+
+    def inspected(env: Environment, params: EnvParams) -> InspectedEnv:
+        found = inspect_env(env, params)
+        check_info_metrics(names, found.info)
+        return found.showing(_entries_read(config, found.spec.observation))
+
+    def many(one: InspectedEnv, n: int, axis: Any = None) -> VecEnv:
+        return vectorize(one, n, config.reset_batch, names, axis)
+
+    # parameters along an axis: those of the first stand for all where spaces are asked for
+    if axis is not None:
+        axes_of(env_params, axis, num_envs)
+        with jax.ensure_compile_time_eval():
+            entry = rows(env_params, axis, 0)
+        first = inspected(env, entry)
+        return (
+            first.spec,
+            lambda n, mesh=None: with_shares(many(first, n, axis), axis, num_envs, n, mesh),
+            lambda n, mesh=None: many(inspected(env, env.default_params), n),
         )
-    if config.reset_batch is not None:
-        raise ConfigError(
-            f"reset_batch={config.reset_batch} has no effect on environments of the host: "
-            "leave it None"
-        )
-    if jax.tree.leaves(env_params):
-        raise ConfigError(
-            f"env_params={env_params} have no effect on environments of the host: leave it None"
-        )
-    if names:
-        check_info_metrics(names, kinds_told(env, names))
-    entries = _entries_read(config, env.spec.observation)
-    spec = env.spec._replace(observation=only(env.spec.observation, entries))
-    return spec, lambda n, mesh=None: make_host_vec_env(env, n, names, mesh, entries)
+
+    # drawn: inspected once with the defaults, which fix the spaces, and once with what is drawn
+    drawn = isinstance(env_params, DrawnParams)
+    one = inspected(env, env.default_params if drawn else env_params)
+    if not drawn:
+        return one.spec, lambda n, mesh=None: many(one, n), None
+    draw, kept = Draw(env_params.draw), env_params.per == "environment"
+    own = inspected(EpisodeParams(one.env, draw), ())
+
+    def each_own(n: int, mesh: Mesh | None = None) -> VecEnv:
+        return with_drawn(many(one, n, draw.axes), draw, n) if kept else many(own, n)
+
+    return one.spec, each_own, lambda n, mesh=None: many(one, n)
 
 
 def _entries_read(config: PPOConfig, observation: SpaceTree) -> tuple[str, ...]:

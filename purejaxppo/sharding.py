@@ -42,6 +42,7 @@ def shard_environments(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
+    env_params_axis: Any = None,
 ) -> Learner:
     """Makes a training run over the devices of a mesh, for those who drive the updates themselves.
 
@@ -50,12 +51,13 @@ def shard_environments(
             `PPOConfig.from_dict`.
         mesh: devices; along its axis "envs" the environments are spread, see `make_mesh`.
         env: as in `make_learner`, and so are all others.
-        env_params: its parameters.
+        env_params: its parameters; those with an axis are of all environments together.
         policy: a policy, or a linen module.
         objective: an `Objective`, or its loss alone.
         advantage: `(rollout, hyperparams, config) -> Estimate`.
         optimizer: `(hyperparams) -> optax.GradientTransformation`, or an `Optimizer`.
         schedule: `(hyperparams, progress) -> hyperparams`.
+        env_params_axis: of environments, in env_params.
 
     Returns:
         `init`, `update` and `close` as `make_learner` gives them, of whole arrays.
@@ -68,6 +70,7 @@ def shard_environments(
     components = make_components(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
+        env_params_axis=env_params_axis,
     )  # fmt: skip
     if ENVS not in mesh.shape:
         raise ConfigError(

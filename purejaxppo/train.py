@@ -74,6 +74,7 @@ def make_learner(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
+    env_params_axis: Any = None,
 ) -> Learner:
     """Makes a training run as `(init, update)`, for those who drive the updates themselves.
 
@@ -81,7 +82,8 @@ def make_learner(
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
         env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
             one that `config` names.
-        env_params: its parameters; None: its defaults.
+        env_params: its parameters; None: its defaults; or `(key) -> params`, what each environment
+            draws for every episode, or `DrawnParams`.
         policy: a policy, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx, in
             place of the one that `config` describes (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
@@ -93,6 +95,7 @@ def make_learner(
             the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             those that `config` names.
+        env_params_axis: 0, or axes as `jax.vmap` takes them, where env_params have one of num_envs.
 
     Returns:
         `init(key, hyperparams=None, env_params=None) -> LearnerState` and `update(state,
@@ -106,8 +109,8 @@ def make_learner(
     Reference: arXiv:1707.06347, algorithm 1.
     """
     components = make_components(
-        config, env=env, env_params=env_params, policy=policy, objective=objective,
-        advantage=advantage, optimizer=optimizer, schedule=schedule,
+        config, env=env, env_params=env_params, env_params_axis=env_params_axis, policy=policy,
+        objective=objective, advantage=advantage, optimizer=optimizer, schedule=schedule,
     )  # fmt: skip
     return learner_of(components)
 
@@ -350,6 +353,7 @@ def make_train(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
+    env_params_axis: Any = None,
 ) -> Callable[..., TrainOutput]:
     """Makes a whole training run as one pure function.
 
@@ -357,7 +361,7 @@ def make_train(
         config: what to train; a mapping is read by `PPOConfig.from_dict`.
         env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
             one that `config` names.
-        env_params: its parameters; None: its defaults.
+        env_params: its parameters; None: its defaults; or what draws them, see `make_learner`.
         policy: a policy, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx, in
             place of the one that `config` describes (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
@@ -369,6 +373,7 @@ def make_train(
             the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             those that `config` names.
+        env_params_axis: where env_params have an axis of environments, see `make_learner`.
 
     Returns:
         `train(key, hyperparams=None, env_params=None) -> TrainOutput`, to be jitted, and vmapped
@@ -378,8 +383,8 @@ def make_train(
         ConfigError: see `PPOConfig` and `components.make_components`.
     """
     components = make_components(
-        config, env=env, env_params=env_params, policy=policy, objective=objective,
-        advantage=advantage, optimizer=optimizer, schedule=schedule,
+        config, env=env, env_params=env_params, env_params_axis=env_params_axis, policy=policy,
+        objective=objective, advantage=advantage, optimizer=optimizer, schedule=schedule,
     )  # fmt: skip
     learner, num_updates = learner_of(components), components.config.num_updates
 

@@ -257,7 +257,7 @@ def action_forms(components: Components) -> Arrays:
     env = components.env
     if isinstance(env, HostEnvironment):
         return env.forms
-    return forms_of(env.action_space(components.env_params), choices=np.int64)
+    return forms_of(env.action_space(components.on_defaults().env_params), choices=np.int64)
 
 
 def _step_of(

@@ -204,10 +204,10 @@ class VecEnv(NamedTuple):
 
     Attributes:
         reset: `(key, env_params) -> (env_state, obs [N, *O])`. The key is consumed.
-        draw: `(key, env_params) -> draws`, what one step leaves to chance: a key for each
-            environment, and a fresh episode should its own end. The key is consumed. Of keys [T],
-            draws with the leading axis T: for many steps at once they cost far less than one by
-            one.
+        draw: `(key, env_params, env_state=None) -> draws`, what one step leaves to chance: a key
+            for each environment, and a fresh episode should its own end; `env_state` is read where
+            environments keep parameters of their own. The key is consumed. Of keys [T], draws with
+            the leading axis T: for many steps at once they cost far less than one by one.
         step: `(draws, env_state, action [N, *A], env_params) -> (env_state, EnvStep)`.
         spec: what one environment sees and does.
         close: `()`, ends what runs outside of the program; None where nothing does.
@@ -216,7 +216,7 @@ class VecEnv(NamedTuple):
     """
 
     reset: Callable[[Array, EnvParams], tuple[EnvState, Obs]]
-    draw: Callable[[Array, EnvParams], PyTree]
+    draw: Callable[..., PyTree]
     step: Callable[[PyTree, EnvState, Action, EnvParams], tuple[EnvState, EnvStep]]
     spec: EnvSpec
     close: Callable[[], None] | None = None

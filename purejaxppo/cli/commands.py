@@ -109,14 +109,16 @@ def evaluate(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from purejaxppo.parallel import spread_seeds
+    from purejaxppo.run_folder.read import read_run
     from purejaxppo.run_folder.rows import evaluation_rows
-    from purejaxppo.runs.agents import load_components
+    from purejaxppo.runs.agents import load_components, tell_of_defaults
     from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
     from purejaxppo.runs.plan import seeds_played_at_once
     from purejaxppo.runs.vary import kept_own
 
     # all agents of the run play the same first states, side by side, each in its environment
     components, agents = load_components(options.run, options.weights)
+    tell_of_defaults(options.run, read_run(options.run)[1])
     own = kept_own(options.run, components.env_params)
     play, close = evaluate_of(components, options.episodes, options.sampled)
     key = jax.random.fold_in(jax.random.key(options.seed), NOT_FOR_TRAINING)

@@ -187,7 +187,7 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "action_repeat": "ActionRepeat of purejaxppo.envs.wrappers",
         "wrap_env": NOT_HERE + "batching, resets and time limits are done for every environment",
         "wrap_env_fn": _WRAPPERS,
-        "randomization_fn": "jax.vmap(train) over parameters of the environment",
+        "randomization_fn": "fit(env_params=randomizer(env, randomization_fn))",
         "unroll_length": "{num_steps} = unroll_length * batch_size * num_minibatches / {num_envs}",
         "batch_size": _MINIBATCHES + "(batch_size * unroll_length)",
         "num_updates_per_batch": "{num_epochs}",

@@ -210,7 +210,7 @@ def make_host_vec_env(
         failed = jax.lax.psum(call(shares.meet, np.bool_(), state).astype(jnp.int32), ENVS)
         return jax.lax.cond(failed > 0, lambda: call(shares.tell, where, state), lambda: state)
 
-    return VecEnv(reset, lambda key, params: (), step, spec, shares.close, agree)
+    return VecEnv(reset, lambda key, params, env_state=None: (), step, spec, shares.close, agree)
 
 
 def _here(mesh: Mesh | None) -> int | None:

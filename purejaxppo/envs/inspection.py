@@ -81,7 +81,7 @@ class Checked(Wrapper):
             raise
         except Exception as error:  # whatever is raised is raised by what the user gave
             words = f"{name} raises {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            raise ConfigError(words + _place(error) + self._about(args[-1])) from error
+            raise ConfigError(words + place(error) + self._about(args[-1])) from error
 
     def _about(self, params: EnvParams) -> str:
         """Says that parameters are of another form than the environment's own, if so."""
@@ -94,8 +94,12 @@ class Checked(Wrapper):
         )
 
 
-def _place(error: Exception) -> str:
-    """Says where an exception comes from: the last line in a file of the user's."""
+def place(error: Exception) -> str:
+    """Says where an exception comes from: the last line in a file of the user's.
+
+    Args:
+        error: raised by something of the user's.
+    """
     ours = str(Path(__file__).parents[1])
     nameless = ("site-packages", "ipykernel_")  # a cell of a notebook has a number for a name
     frames = [

@@ -66,7 +66,7 @@ def collect(
     for_actions, keys = split_each(key, 2, num_steps)
 
     def draw(key):
-        return vec_env.draw(key, env_params)
+        return vec_env.draw(key, env_params, state.env_state)
 
     in_bulk = nbytes(jax.eval_shape(draw, keys)) <= tuning.drawn_at_once()
 

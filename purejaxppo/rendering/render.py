@@ -24,7 +24,7 @@ from purejaxppo.rendering.playback import Episode, play, play_on_host
 from purejaxppo.run_folder.files import write_new
 from purejaxppo.run_folder.paths import given_path, new_file
 from purejaxppo.run_folder.read import read_run
-from purejaxppo.runs.agents import agent_of, env_params_of, load_components
+from purejaxppo.runs.agents import agent_of, env_params_of, load_components, tell_of_defaults
 from purejaxppo.runs.options import FilmOptions, Weights
 from purejaxppo.types import EnvParams, EnvState
 
@@ -119,6 +119,8 @@ def film(
     path = _destination(run_dir, options, suffix, name)
     if not isinstance(made, HostEnvironment):
         params = env_params_of(run_dir, run, env_params)(params)
+        if env_params is None:
+            tell_of_defaults(run_dir, run)
 
     # the agent plays in the environment that draws, not in the vectorised one of training
     components, agents = load_components(run_dir, options.weights, env, policy, env_params)

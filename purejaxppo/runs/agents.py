@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_comp
 from purejaxppo.config.coerce import coerce
 from purejaxppo.config.rules import check_choice
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError, shown
+from purejaxppo.envs.params import DrawnParams, read_params
+from purejaxppo.errors import ConfigError, RunWarning, shown
 from purejaxppo.run_folder import checkpoint
 from purejaxppo.run_folder.env_params import with_params
 from purejaxppo.run_folder.files import damaged
@@ -202,6 +204,11 @@ def env_params_of(
         ConfigError: the run does not keep them, so that they must be passed.
     """
     kept, described = run.get("env_params"), run.get("own", {}).get("env_params")
+    if isinstance(read_params(passed, None), DrawnParams):
+        raise ConfigError(
+            f"env_params={shown(passed)} draws parameters, and here an agent meets one "
+            "environment: use env_params=draw(jax.random.key(0))"
+        )
     if passed is not None:
         return lambda defaults: passed
     if kept is None and described is not None:
@@ -216,6 +223,23 @@ def env_params_of(
             raise damaged(given_path(run_dir) / "run.json", error) from error
 
     return change
+
+
+def tell_of_defaults(run_dir: str | Path, run: ActingFile) -> None:
+    """Warns where a run is played with other parameters than its environments had in training.
+
+    Args:
+        run_dir: a folder that `purejaxppo train` or `fit` wrote.
+        run: its `run.json`.
+    """
+    each = run.get("own", {}).get("own env_params")
+    if each is not None:
+        warnings.warn(
+            f"{str(run_dir)!r} was trained with parameters that differ between environments "
+            f"({shown(each)}): it is played with the environment's own",
+            RunWarning,
+            stacklevel=2,
+        )
 
 
 def _must_be_passed(run_dir: str | Path, kind: str, what: str) -> ConfigError:

@@ -50,7 +50,8 @@ def make_evaluate(
         episodes: E, played side by side, one from each first state: short ones weigh no more.
         sampled: sampled actions rather than the most probable ones.
         env: the environment, if one was passed to training.
-        env_params: its parameters; None: its defaults.
+        env_params: its parameters; None: its defaults; a function `(key) -> params`, or
+            `DrawnParams`: every episode has its own. For many, vmap over them.
         policy: the policy or network, if one was passed to training.
 
     Returns:
@@ -108,7 +109,7 @@ def evaluate_of(
             t, env_state, obs, start, carry, result = loop
             key_act, key_draw = jax.random.split(jax.random.fold_in(key, t))
             carry, action = actor.act(key_act, carry, obs, start)
-            draws = vec_env.draw(key_draw, params)
+            draws = vec_env.draw(key_draw, params, env_state)
             env_state, after = vec_env.step(draws, env_state, action, params)
             done, playing = after.terminated | after.truncated, ~result.ended
             result = Evaluation(
@@ -149,6 +150,7 @@ def compile_evaluate(
     if options.eval_every is None:
         yield None
         return
+    components = components.on_defaults()
     evaluate, close = evaluate_of(
         components, options.eval_episodes, options.eval_sampled, programs.mesh
     )

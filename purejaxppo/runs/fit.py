@@ -135,6 +135,7 @@ def fit(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
+    env_params_axis: Any = None,
     extra: PyTree = (),
 ) -> FitResult:
     """Trains agents side by side in one program, in chunks of about half a second.
@@ -187,7 +188,9 @@ def fit(
         env: an environment with gymnax's 1.x interface, or a `HostEnvironment`, in place of the
             one that `config` names.
         env_params: its parameters; None: its defaults. Numbers and small arrays are kept with the
-            run, and loaded with it.
+            run, and loaded with it. A function `(key) -> params`, or `DrawnParams`: each
+            environment draws its own, for every episode or once. Evaluations are played, and the
+            run is loaded, with the defaults then.
         policy: a policy, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx, in
             place of the one that `config` describes (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone, `(dist, log_prob [B], batch, hyperparams,
@@ -199,6 +202,8 @@ def fit(
             the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             those that `config` names.
+        env_params_axis: 0 where env_params have a leading axis of num_envs, one entry for each
+            environment; or a pytree of axes, as `jax.vmap` takes it.
         extra: `Hyperparams.extra`, any pytree of numbers and arrays for custom parts to read.
 
     Returns:
@@ -215,6 +220,7 @@ def fit(
     components = make_components(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
+        env_params_axis=env_params_axis,
     )  # fmt: skip
     variation = None
     if vary is not None:
@@ -351,7 +357,7 @@ def _begin_writing(
     Raises:
         ConfigError: the folder cannot be used, or another process would train something else.
     """
-    config, given = components.config, components.custom.get("env_params")
+    config, given = components.config, components.own_params
     ours = {
         **to_plain(config.to_dict()),
         **dataclasses.asdict(options),

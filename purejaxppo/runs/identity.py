@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.envs.params import DrawnParams, read_params
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.optimizer import Optimizer
 from purejaxppo.processes import everyones
@@ -50,7 +51,8 @@ def describe_custom(passed: Mapping[str, Any]) -> dict[str, str]:
 
     Returns:
         "own <argument>": where its class or function is defined; of env_params and extra, which
-        are values, a description of those.
+        are values, a description of those. Of env_params that differ between environments it is
+        "own env_params": runs are loaded without them.
     """
 
     def location(part: Any) -> str:
@@ -60,11 +62,20 @@ def describe_custom(passed: Mapping[str, Any]) -> dict[str, str]:
         return f"{named.__module__}.{named.__qualname__}"
 
     given = {kind: part for kind, part in passed.items() if part is not None}
+    axis = given.pop("env_params_axis", None)
+    params = read_params(given.get("env_params"), axis)
+    each = {}
+    if isinstance(params, DrawnParams):
+        each = {"own env_params": f"{location(params.draw)}, drawn for each {params.per}"}
+    elif axis is not None:
+        each = {"own env_params": f"{_description(params)}, along the axis {axis!r}"}
+    if each:
+        del given["env_params"]
     # of these it is the values that have to be equal, not where they are defined
     values = {
         kind: _description(given.pop(kind)) for kind in ("env_params", "extra") if kind in given
     }
-    return {f"own {kind}": location(part) for kind, part in given.items()} | values
+    return {f"own {kind}": location(part) for kind, part in given.items()} | values | each
 
 
 def _description(values: PyTree) -> str:

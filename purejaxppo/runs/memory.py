@@ -180,7 +180,7 @@ def footprint_of(
     learning = nbytes(batch) + final_obs + order + nbytes(batch) // num_minibatches
     learning += 2 * nbytes(params) + rows * (each.kept + each.widest)
 
-    playing = stepping(components, state, episodes)
+    playing = stepping(components.on_defaults(), state, episodes)
     return Footprint(held, max(began + max(collecting, valuing, learning), playing))
 
 
@@ -207,7 +207,8 @@ def stepping(components: Components, state: LearnerState, num_envs: int) -> int:
     """
 
     def draw(key):
-        return components.vectorize(num_envs).draw(key, components.env_params)
+        vec_env = components.vectorize(num_envs)
+        return vec_env.draw(key, components.env_params, state.env_state)
 
     one = nbytes(jax.eval_shape(draw, jax.random.key(0))) if num_envs else 0
     drawn = one * components.config.num_steps

@@ -27,7 +27,10 @@ from purejaxppo.sweeps.training import Trainer
 from purejaxppo.sweeps.trials import Result, Trial
 from purejaxppo.tuning import check_compiles
 
-PARTS = ("env", "env_params", "policy", "objective", "advantage", "optimizer", "schedule")
+PARTS = (
+    "env", "env_params", "env_params_axis", "policy", "objective", "advantage", "optimizer",
+    "schedule",
+)  # fmt: skip
 """What may take the place of what a configuration describes, see `fit`."""
 
 
@@ -74,8 +77,8 @@ def sweep(
         announce: called with what is done next, in a word or two.
         on_result: called with every result, as trials end.
         **options: fields of `SweepOptions` (trials, sampler, scheduler, seeds, score, study_dir,
-            ...); and `env`, `env_params`, `policy`, `objective`, `advantage`, `optimizer`,
-            `schedule` as `fit` takes them.
+            ...); and `env`, `env_params`, `env_params_axis`, `policy`, `objective`,
+            `advantage`, `optimizer`, `schedule` as `fit` takes them.
 
     Returns:
         Results, the best configuration, and where they are kept.

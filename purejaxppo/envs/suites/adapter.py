@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 from numpy.typing import ArrayLike, DTypeLike
 
 from purejaxppo.envs.wrappers.episodes import TimeLimit
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.spaces import Box, SpaceTree
-from purejaxppo.types import Environment, EnvParams, EnvState
+from purejaxppo.types import Environment, EnvParams, EnvState, PyTree
 
 RawEnv: TypeAlias = Any
 """A suite's environment as the suite makes it, of whatever class."""
@@ -71,7 +74,8 @@ def downloading(name: str, downloads: bool) -> Iterator[None]:
 class Adapter:
     """A suite's environment: spaces that are fixed, no parameters, and no limit of its own.
 
-    Subclasses define `reset_env` and `step_env`.
+    Subclasses define `reset_env` and `step_env`; `PHYSICS` where the suite's environment holds its
+    physics in a model. Parameters are then fields of it by name, which are replaced.
 
     Args:
         env: the suite's.
@@ -80,6 +84,8 @@ class Adapter:
     """
 
     default_params: EnvParams = ()
+    PHYSICS: str | None = None
+    """The attribute of the suite's environment that is its model; None: it has none."""
 
     def __init__(self, env: RawEnv, observation: SpaceTree, action: SpaceTree):
         self.env = env
@@ -96,6 +102,73 @@ class Adapter:
     def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
         """Says that no limit is reached: `TimeLimit` replaces the clock that a suite has."""
         return jnp.bool_(False)
+
+    @property
+    def physics(self) -> PyTree:
+        """Returns the model that the physics is computed with; None where there is none."""
+        return None if self.PHYSICS is None else getattr(self.env, self.PHYSICS)
+
+    def simulator(self, params: EnvParams) -> RawEnv:
+        """Returns the suite's environment with fields of its model replaced.
+
+        Args:
+            params: fields by name, such as {"geom_friction": [G, 3]}; without any it is the
+                environment itself.
+
+        Raises:
+            ConfigError: there is no such field, or it has another shape.
+        """
+        if self.PHYSICS is None or not jax.tree.leaves(params):
+            return self.env
+        # a copy, for programs of other parameters are made of the same object
+        env = copy.copy(self.env)
+        setattr(env, self.PHYSICS, with_fields(self.physics, params))
+        return env
+
+
+def field_name(where: Any) -> str:
+    """Returns the name of a field of a model, such as `opt.gravity`.
+
+    Args:
+        where: its path, as `jax.tree_util` gives it.
+    """
+    return keystr(where, simple=True, separator=".")
+
+
+def with_fields(model: PyTree, fields: Mapping[str, ArrayLike]) -> PyTree:
+    """Returns a model with some of its fields replaced.
+
+    Args:
+        model: of a suite.
+        fields: by name, see `field_name`.
+
+    Raises:
+        ConfigError: there is no such field, or it has another shape.
+    """
+    if not isinstance(fields, Mapping):
+        raise ConfigError(
+            f"env_params are a {type(fields).__name__}, and must be fields of the model by name: "
+            "use {'opt.gravity': [0, 0, -5]}"
+        )
+    known = {field_name(where): np.shape(x) for where, x in tree_leaves_with_path(model)}
+    for name, x in fields.items():
+        if name not in known:
+            near = did_you_mean(str(name), known)  # of more than a hundred
+            raise ConfigError(
+                f"env_params has {shown(name)}, which is no field of the model: "
+                + (near if near.startswith("did") else "use another, such as opt.gravity")
+            )
+        if np.shape(x) != known[name]:
+            raise ConfigError(
+                f"env_params has {name} of the shape {list(np.shape(x))}, the model's is "
+                f"{list(known[name])}: use that, behind the axis of environments if there is one"
+            )
+
+    def replaced(where: Any, x: Any) -> Any:
+        value = fields.get(field_name(where))
+        return x if value is None else jnp.asarray(value, x.dtype)
+
+    return tree_map_with_path(replaced, model)
 
 
 def with_limit(

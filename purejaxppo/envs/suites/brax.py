@@ -20,20 +20,22 @@ STEPS = 1000  # the customary length of an episode; brax itself leaves it to a w
 class Brax(Adapter):
     """A raw brax environment, without its wrappers, which replay one cached first state."""
 
+    PHYSICS = "sys"
+
     def __init__(self, env: RawEnv):
         first = jax.eval_shape(env.reset, jax.random.key(0))
         super().__init__(env, anything(first.obs), box(-1.0, 1.0, (env.action_size,)))
 
     def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
         """Begins an episode: (obs, state)."""
-        state = self.env.reset(key)
+        state = self.simulator(params).reset(key)
         return state.obs, state
 
     def step_env(
         self, key: Array, state: EnvState, action: Action, params: EnvParams
     ) -> StepReturn:
         """Steps once: (obs, state, reward, terminated, info)."""
-        state = self.env.step(state, action)
+        state = self.simulator(params).step(state, action)
         # a number; wrappers, which are left out, would make it 1 at a time limit too
         return state.obs, state, state.reward, state.done > 0.5, state.metrics
 

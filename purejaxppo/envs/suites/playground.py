@@ -47,6 +47,8 @@ class Playground(Adapter):
             all environments together, and have no axis to reset them by; None under JAX.
     """
 
+    PHYSICS = "_mjx_model"
+
     def __init__(self, env: RawEnv, buffers: Any = None):
         first = jax.eval_shape(env.reset, jax.random.key(0))
         spaces = jax.tree.map(anything, first.obs)
@@ -55,7 +57,7 @@ class Playground(Adapter):
 
     def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
         """Begins an episode: (obs, state)."""
-        state = self.env.reset(key)
+        state = self.simulator(params).reset(key)
         return state.obs, self._with_buffers(state, None)
 
     def step_env(
@@ -64,7 +66,7 @@ class Playground(Adapter):
         """Steps once: (obs, state, reward, terminated, info)."""
         # tasks write into the dictionaries of the state that they are given: theirs is a copy
         state = self._with_buffers(jax.tree.map(lambda x: x, state), self._buffers)
-        state = self._with_buffers(self.env.step(state, action), None)
+        state = self._with_buffers(self.simulator(params).step(state, action), None)
         info = {**state.info, **state.metrics}
         return state.obs, state, state.reward, state.done > 0.5, info
 

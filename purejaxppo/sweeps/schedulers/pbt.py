@@ -123,6 +123,7 @@ def make_population(
     advantage: Estimator | None = None,
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
+    env_params_axis: Any = None,
 ) -> Callable[[Array], PopulationOutput]:
     """Makes population-based training as one pure function.
 
@@ -144,7 +145,7 @@ def make_population(
         measure: `(metrics, every field [P, n]) -> scores [P]`, of the last n updates of a
             generation, where n is the length of all but the last; larger is better, NaN is none.
         env: an environment with gymnax's 1.x interface, in place of the one that `config` names.
-        env_params: its parameters; None: its defaults.
+        env_params: its parameters; None: its defaults; or what draws them, see `make_learner`.
         policy: a policy, or a network `obs [B, *O] -> (parameters, value [B])`, of linen or nnx, in
             place of the one that `config` describes (`policies.networks.make_policy`).
         objective: an `Objective`, or its loss alone, in place of the one that `config` names.
@@ -154,6 +155,7 @@ def make_population(
             the one that `config` names; gradients are clipped to max_grad_norm before it.
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             those that `config` names.
+        env_params_axis: where env_params have an axis of environments, see `make_learner`.
 
     Returns:
         `run(key) -> PopulationOutput`, to be jitted, and vmapped over keys. The key is consumed;
@@ -168,6 +170,7 @@ def make_population(
     components = make_components(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
+        env_params_axis=env_params_axis,
     )  # fmt: skip
     options = SweepOptions(
         scheduler="pbt", population=population, evolve_every=evolve_every, replaced=replaced,

@@ -46,7 +46,7 @@ def written_run(
         seeds=agents, seed=options.seed, resume=True, keep_checkpoints=1,
         run_dir=None if run_dir is None else str(run_dir),
     )  # fmt: skip
-    given = components.custom.get("env_params")
+    given = components.own_params
     kept = None if given is None else plain_params(given, components.default_params)
     about = {"scheduler": options.scheduler}
     values = {"env_params": kept, "vary": vary}
