@@ -19,10 +19,12 @@ from purejaxppo.envs.info import check_info_metrics
 from purejaxppo.envs.inspection import inspect_env
 from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError
+from purejaxppo.policies.distillation import make_bonus
 from purejaxppo.policies.networks import Network, in_float32, make_policy
 from purejaxppo.policies.torsos import check_entries
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.critics import make_critic
+from purejaxppo.ppo.exploration import Explorer
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer, behind_clipping
 from purejaxppo.ppo.schedules import SCHEDULED, Scheduling, custom_schedule, named_schedules
@@ -62,6 +64,7 @@ class Components(NamedTuple):
         sequence_length: L, where the policy has a memory; else None.
         objective: of the policy.
         advantage: the estimator.
+        explorer: what pays for the new, or None.
         optimizer: clipping included.
         schedule: of the hyperparameters, and of the learning rate by divergence.
         custom: what was passed in place of what the configuration describes, by its name.
@@ -78,6 +81,7 @@ class Components(NamedTuple):
     sequence_length: int | None
     objective: Objective
     advantage: Estimator
+    explorer: Explorer | None
     optimizer: Optimizer
     schedule: Scheduling
     custom: Mapping[str, Any]
@@ -180,6 +184,7 @@ def make_components(
         scheduling = named_schedules(names, config.adapt_learning_rate)
     else:
         scheduling = custom_schedule(schedule)
+    advantage = advantage or ADVANTAGES[config.advantage]
     return Components(
         config=config,
         env=made,
@@ -191,7 +196,8 @@ def make_components(
         critic=make_critic(config),
         sequence_length=_sequence_length(config, policy),
         objective=objective,
-        advantage=advantage or ADVANTAGES[config.advantage],
+        advantage=advantage,
+        explorer=_explorer(config, spec, advantage, optimizer),
         optimizer=optimizer,
         schedule=scheduling,
         custom=custom,
@@ -294,6 +300,23 @@ def _entries_read(config: PPOConfig, observation: SpaceTree) -> tuple[str, ...]:
         check_entries(field, getattr(config, field), observation)
     actor, critic = config.actor_observation, config.critic_observation
     return (*actor, *critic) if actor and critic else ()
+
+
+def _explorer(
+    config: PPOConfig, spec: EnvSpec, advantage: Estimator, optimizer: Optimizer
+) -> Explorer | None:
+    """Makes what pays for the new, by the same estimator and optimizer as all else."""
+    if config.exploration == "none":
+        return None
+    return Explorer(
+        bonus=make_bonus(config, spec),
+        spec=spec,
+        estimate=lambda rollout, hyper: advantage(rollout, hyper, config),
+        optimizer=optimizer,
+        num_epochs=config.num_epochs,
+        num_minibatches=config.num_minibatches,
+        chunk_size=config.chunk_size,
+    )
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:
