@@ -255,6 +255,18 @@ def _thousands(run: dict) -> str:
     return f"{steps_of(run) / 1000:.0f}k"
 
 
+def exploration() -> str:
+    """What a bonus for the new is worth."""
+    rows = []
+    for name, runs in read("exploration").items():
+        for bonus, run in runs.items():
+            returns = f"{run['final_return_mean']:z.2f} ± {run['final_return_std']:.2f}"
+            found = f"{run['seeds_that_found_it']} of {run['seeds']}"
+            rows.append((name, f"`{bonus}`", f"{steps_of(run):,}", returns, found))
+    heads = ["task", "`exploration=`", "steps", "final return", "seeds that found the reward"]
+    return table(heads, rows)
+
+
 def precision() -> str:
     """What is learned in each dtype."""
     rows = []
@@ -474,7 +486,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     for made in (
         first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
-        gpu, sweep, sweeps, privileged,
+        gpu, sweep, sweeps, privileged, exploration,
     )
 }  # fmt: skip
 

@@ -31,10 +31,12 @@ from purejaxppo.envs.params import (
 )
 from purejaxppo.envs.vec_env import vectorize
 from purejaxppo.errors import ConfigError, shown
+from purejaxppo.policies.distillation import make_bonus
 from purejaxppo.policies.networks import Network, check_value, in_float32, make_policy
 from purejaxppo.policies.torsos import check_entries
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.critics import make_critic
+from purejaxppo.ppo.exploration import Explorer
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer, behind_clipping
 from purejaxppo.ppo.schedules import SCHEDULED, Scheduling, custom_schedule, named_schedules
@@ -74,6 +76,7 @@ class Components(NamedTuple):
         sequence_length: L, where the policy has a memory; else None.
         objective: of the policy.
         advantage: the estimator.
+        explorer: what pays for the new, or None.
         optimizer: clipping included.
         schedule: of the hyperparameters, and of the learning rate by divergence.
         custom: what was passed in place of what the configuration describes, by its name.
@@ -92,6 +95,7 @@ class Components(NamedTuple):
     sequence_length: int | None
     objective: Objective
     advantage: Estimator
+    explorer: Explorer | None
     optimizer: Optimizer
     schedule: Scheduling
     custom: Mapping[str, Any]
@@ -212,6 +216,7 @@ def make_components(
         scheduling = named_schedules(names, config.adapt_learning_rate)
     else:
         scheduling = custom_schedule(schedule)
+    advantage = advantage or ADVANTAGES[config.advantage]
     return Components(
         config=config,
         env=made,
@@ -223,7 +228,8 @@ def make_components(
         critic=critic,
         sequence_length=_sequence_length(config, policy),
         objective=objective,
-        advantage=advantage or ADVANTAGES[config.advantage],
+        advantage=advantage,
+        explorer=_explorer(config, spec, advantage, optimizer),
         optimizer=optimizer,
         schedule=scheduling,
         custom=custom,
@@ -391,6 +397,23 @@ def _policy_for(critic: Critic, config: PPOConfig, spec: EnvSpec, policy: Custom
             "normalize_rewards=True"
         )
     return policy
+
+
+def _explorer(
+    config: PPOConfig, spec: EnvSpec, advantage: Estimator, optimizer: Optimizer
+) -> Explorer | None:
+    """Makes what pays for the new, by the same estimator and optimizer as all else."""
+    if config.exploration == "none":
+        return None
+    return Explorer(
+        bonus=make_bonus(config, spec),
+        spec=spec,
+        estimate=lambda rollout, hyper: advantage(rollout, hyper, config),
+        optimizer=optimizer,
+        num_epochs=config.num_epochs,
+        num_minibatches=config.num_minibatches,
+        chunk_size=config.chunk_size,
+    )
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

@@ -65,6 +65,8 @@ class Hyperparams(NamedTuple):
     desired_kl: Scalar
     learning_rate_min: Scalar
     learning_rate_max: Scalar
+    exploration_coef: Scalar
+    exploration_gamma: Scalar
     extra: Any = ()
 
     def replace(self, **changes: Any) -> Hyperparams:
@@ -117,6 +119,8 @@ BOUNDS: dict[str, Bound] = {
     "desired_kl": POSITIVE,
     "learning_rate_min": POSITIVE,
     "learning_rate_max": POSITIVE,
+    "exploration_coef": NOT_NEGATIVE,
+    "exploration_gamma": FRACTION,
 }
 """What each of them must be, here and in `PPOConfig`."""
 

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from purejaxppo.errors import ConfigError
 from purejaxppo.processes import process_count
 from purejaxppo.tuning import Sized, compiled_for, one_thread
-from purejaxppo.types import Array, LearnerState, PyTree
+from purejaxppo.types import Array, LearnerState, PyTree, RewardScaler
 
 SEEDS, ENVS = "seeds", "envs"
 """Names of the mesh axes."""
@@ -194,13 +194,14 @@ def where(state: LearnerState, *lead: str) -> LearnerState:
     def everywhere(tree: PyTree, spec: P) -> PyTree:
         return jax.tree.map(lambda _: spec, tree)
 
-    specs, scaler = everywhere(state, whole), state.normalizers.reward
+    def of(x: PyTree) -> PyTree:
+        if not isinstance(x, RewardScaler):
+            return whole
+        return x.replace(discounted_return=spread, stats=everywhere(x.stats, whole))
+
+    specs = jax.tree.map(of, state, is_leaf=lambda x: isinstance(x, RewardScaler))
     per_env = ("env_state", "obs", "episode_start", "carry")
-    specs = specs.replace(**{name: everywhere(getattr(state, name), spread) for name in per_env})
-    if scaler is None:
-        return specs
-    reward = specs.normalizers.reward.replace(discounted_return=spread)
-    return specs.replace(normalizers=specs.normalizers.replace(reward=reward))
+    return specs.replace(**{name: everywhere(getattr(state, name), spread) for name in per_env})
 
 
 def side_by_side(

@@ -31,6 +31,7 @@ from purejaxppo.policies.heads import empty_masks
 from purejaxppo.ppo.collectives import gather, own_key
 from purejaxppo.ppo.critics import renormalize
 from purejaxppo.ppo.estimates import estimate_again, estimate_of
+from purejaxppo.ppo.exploration import begin_exploration, explore
 from purejaxppo.ppo.metrics import summed, update_sums
 from purejaxppo.ppo.minibatches import Minibatches, as_batch, rows_per_pass
 from purejaxppo.ppo.normalize import (
@@ -127,9 +128,9 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         `init`, `update` and `close`, see `make_learner`.
     """
     config, policy, objective = components.config, components.policy, components.objective
-    schedule = components.schedule
-    num_envs = config.num_envs // devices
-    vec_env = components.vectorize(num_envs)
+    explorer, schedule = components.explorer, components.schedule
+    keeps_final = config.recompute_advantages or explorer is not None
+    vec_env = components.vectorize(num_envs := config.num_envs // devices)
 
     def defaults(hyperparams, env_params):
         hyper = config.hyperparams() if hyperparams is None else hyperparams
@@ -140,7 +141,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
 
     def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
         hyper, env_params = defaults(hyperparams, env_params)
-        key_params, key_reset, key = jax.random.split(_one_key(key), 3)
+        key_params, key_reset, key, *more = jax.random.split(_one_key(key), 3 + bool(explorer))
         key_reset = own_key(key_reset, axis_name)
 
         # policy and optimizer
@@ -165,6 +166,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             step=jnp.int32(0),
             key=key,
             schedule_state=schedule.init(hyper),
+            exploration=begin_exploration(explorer, hyper, num_envs, more),
         )
 
     def update(state: LearnerState, hyperparams=None, env_params=None, num_updates=None):
@@ -172,15 +174,16 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         hyper, env_params = defaults(hyperparams, env_params)
         updates = config.num_updates if num_updates is None else num_updates
         hyper = _in_force(components, hyper, state, updates)
-        key_rollout, key_update, key = jax.random.split(state.key, 3)
+        key_rollout, key_update, key, *more = jax.random.split(state.key, 3 + bool(explorer))
         key_rollout, key_update = (own_key(k, axis_name) for k in (key_rollout, key_update))
         norms = state.normalizers
 
-        # experience: T steps of N environments
+        # experience: T steps of N environments, and what is paid for the new in it
         state, rollout = collect(
             policy, components.critic, vec_env, config.num_steps, state, env_params, key_rollout,
-            config.num_minibatches, config.recompute_advantages, components.sequence_length,
+            config.num_minibatches, keeps_final, components.sequence_length,
         )  # fmt: skip
+        state, rollout, told = explore(explorer, hyper, state, rollout, more, axis_name)
         done = rollout.terminated | rollout.truncated
 
         # advantages, of rewards scaled by statistics that have seen this rollout
@@ -215,7 +218,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         sums, seen, kl = gather((sums, obs_moments(norms.obs, rollout.obs), kl), axis_name)
         metrics = Metrics(
             **summed(sums),
-            **learned,
+            **learned | {"extra": learned["extra"] | told},
             kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
         if objective.adapt is not None:

@@ -199,6 +199,21 @@ class Critic(NamedTuple):
     first: tuple[float, ...] | None = None
 
 
+class Bonus(NamedTuple):
+    """A measure of how new observations are, that is learned, as pure functions.
+
+    Attributes:
+        init: `(key) -> (params, target)`: what learns, and what never changes. The key is consumed.
+        novelty: `(params, target, obs [B, *O]) -> [B]`, what is paid for them, and the loss that
+            makes it fall where it has been paid.
+        value: `(params, obs [B, *O]) -> [B]`, of the bonuses that will be paid from there on.
+    """
+
+    init: Callable[[Array], tuple[Params, Params]]
+    novelty: Callable[[Params, Params, Obs], Array]
+    value: Callable[[Params, Obs], Array]
+
+
 class VecEnv(NamedTuple):
     """N environments as one, with auto-reset and episode statistics.
 
@@ -286,9 +301,11 @@ class Rollout(struct.PyTreeNode):
         episode_length: [T, N] int32.
         info: [T, N] by name, as in EnvStep.
         final_obs: [T, N, *O], the observation that the action led to, before any reset; () unless
-            values are computed again.
+            something is computed of it.
         ratio: [T, N], probability of `action` under the policy that is trained, over that under
             the policy of the rollout; None: 1, for they are the same.
+        bonus: [T, N], advantages of what is new, added to those of the rewards; None: there are
+            none.
     """
 
     obs: Obs
@@ -307,6 +324,7 @@ class Rollout(struct.PyTreeNode):
     info: Mapping[str, Array] = struct.field(default_factory=dict)
     final_obs: Obs = ()
     ratio: Array | None = None
+    bonus: Array | None = None
 
 
 class Estimate(NamedTuple):
@@ -372,6 +390,23 @@ class Normalizers(struct.PyTreeNode):
     value: RunningStats | None = None  # of the critic's targets, over []
 
 
+class Exploration(struct.PyTreeNode):
+    """What a `Bonus` has learned.
+
+    Attributes:
+        params: of what learns.
+        target: parameters that never change.
+        opt_state: of the optimizer, over the parameters as it holds them.
+        normalizers: statistics of observations, and of bonuses: their sums go on over the ends of
+            episodes.
+    """
+
+    params: Params
+    target: Params
+    opt_state: PyTree
+    normalizers: Normalizers
+
+
 class LearnerState(struct.PyTreeNode):
     """Everything that a run is between two updates: saved and loaded, it goes on to the bit.
 
@@ -390,6 +425,7 @@ class LearnerState(struct.PyTreeNode):
         key: () typed key.
         schedule_state: what schedules remember: under kl_adaptive the learning rate () float32 that
             the next update begins with, else ().
+        exploration: `Exploration`, what the bonus for what is new has learned; () without one.
     """
 
     params: Params
@@ -403,6 +439,7 @@ class LearnerState(struct.PyTreeNode):
     step: Array
     key: Array
     schedule_state: PyTree = ()
+    exploration: PyTree = ()
 
     def __repr__(self) -> str:
         """Writes down how large it is, rather than every number."""

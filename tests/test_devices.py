@@ -266,6 +266,8 @@ VARIANTS = [
         env_options=("max_steps=6",), learning_rate_final_scale=0.5, kl_coef=0.5, gamma=0.9,
         value_clip_eps=0.1, matmul_precision="high", learning_rate_schedule="cosine",
         learning_rate_warmup=0.5, optimizer="adamw", weight_decay=0.1, adam_b1=0.8, adam_b2=0.9,
+        exploration="rnd", exploration_size=4,
+        exploration_coef=0.1, exploration_gamma=0.9,
     ),
     PPOConfig(
         **SIZES, advantage="vtrace", recompute_advantages=True, vtrace_rho=1.5, vtrace_c=0.9,
@@ -325,7 +327,9 @@ for config in VARIANTS:
 
     # parameters and metrics are equal on both, and finite
     state, metrics = jax.jit(run)(jax.random.key(0))
-    for x in jax.tree.leaves((state.params, state.opt_state, state.schedule_state, metrics)):
+    learned = () if state.exploration == () else state.exploration.params
+    same = state.params, state.opt_state, state.schedule_state, learned, metrics
+    for x in jax.tree.leaves(same):
         first, second = (np.asarray(shard.data) for shard in x.addressable_shards)
         np.testing.assert_array_equal(first, second)
         assert np.isfinite(first).all(), config

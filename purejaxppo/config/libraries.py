@@ -179,6 +179,8 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "save_model": _MODEL,
         "upload_model": NOT_HERE + "`purejaxppo export` writes a file to share",
         "hf_entity": NOT_HERE + "`purejaxppo export` writes a file to share",
+        "int_coef": "{exploration_coef} = int_coef / ext_coef, with {exploration}='rnd'",
+        "int_gamma": "{exploration_gamma}, with {exploration}='rnd'",
     },
     "Brax": {
         "environment": "{env}",

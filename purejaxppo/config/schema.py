@@ -67,6 +67,7 @@ CATEGORICAL = Effect(lambda c: c.value_loss == "categorical", "value_loss='categ
 ONE_NUMBER = Effect(lambda c: c.value_loss != "categorical", "value_loss='squared'")
 HUBER = Effect(lambda c: c.value_loss == "huber", "value_loss='huber'")
 ENTROPY = Effect(lambda c: c.entropy_coef > 0, "entropy_coef=0.01")
+EXPLORES = Effect(lambda c: c.exploration != "none", "exploration='rnd'")
 CORE = Effect(lambda c: c.core != "none", "core='gru'")
 LAYERED = Effect(lambda c: c.core in ("gtrxl", "mingru"), "core='mingru'")
 GTRXL = Effect(lambda c: c.core == "gtrxl", "core='gtrxl'")
@@ -236,6 +237,15 @@ class PPOConfig:
     """entropy_coef falls to this fraction of itself."""
     entropy_coef_warmup: float | None = option(None, when=(ENTROPY,))
     """Part of the run in which it first rises, from one update's share of it; None: none."""
+
+    exploration: Literal["none", "rnd"] = option("none", group="exploration")
+    """Bonus for observations that are new, beside the rewards; rnd: random network distillation."""
+    exploration_coef: float = option(0.5, when=(EXPLORES,))
+    """Weight of the bonus's advantages beside those of the rewards."""
+    exploration_gamma: float = option(0.99, when=(EXPLORES,))
+    """Discount of bonuses per step; they are counted beyond the ends of episodes."""
+    exploration_size: int = option(512, *COUNT, when=(EXPLORES,))
+    """Numbers that the random network makes of an observation, for another to predict."""
 
     torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = option("auto", group="network")
     """Body of the network; auto: nature for images, cnn for smaller grids, mlp for all else."""

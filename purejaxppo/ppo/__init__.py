@@ -130,6 +130,24 @@ Gates of `linear` and `mingru` read `x_t` alone. A minibatch is of sequences of 
 steps, each from the memory that it began with; gradients flow between its steps. All forget at an
 episode's start.
 
+## Exploration
+
+`exploration="rnd"` pays a bonus for what is new beside the rewards: random network distillation,
+arXiv:1810.12894. A network learns to predict what a random one, which never changes, makes of the
+observation `x'` that an action led to, whitened by running statistics and cut off at -5 and 5:
+
+| what | equation |
+|---|---|
+| bonus | `i_t = mean((f_learned(x') - f_random(x'))^2) / std(sum of gamma_i^k i_{t-k})` |
+| advantage | `A_t = A_rewards + exploration_coef * A_bonuses` |
+| losses | `mean((f_learned(x') - f_random(x'))^2) + (V_i - target)^2 / 2` |
+
+`A_bonuses` come from the same estimator, with `exploration_gamma` and a value `V_i` of their own,
+and as if no episode ever ended. Other than in the paper, `V_i` has a network of its own (the
+policy, with a memory or one of yours, is what it is without a bonus), statistics are those of the
+rollouts, the first one in place of steps of a random agent, and every transition is learned from.
+Metrics: `intrinsic_reward`, `intrinsic_value_loss` and `novelty_loss`, in `metrics.extra`.
+
 ## Algorithms
 
 | algorithm | is |

@@ -30,7 +30,7 @@ from purejaxppo.types import (
 
 @jax.named_scope("advantages")
 def estimate_of(
-    advantage: Estimator,
+    estimator: Estimator,
     config: Any,
     hyper: Hyperparams,
     rollout: Rollout,
@@ -39,28 +39,31 @@ def estimate_of(
     """Computes advantages and targets, and checks that they are [T, N]; else they would broadcast.
 
     Args:
-        advantage: the estimator, which may be a custom one.
+        estimator: of advantages, which may be a custom one.
         config: the `PPOConfig`.
         hyper: scalars in force.
         rollout: [T, N], with the rewards that are learned from.
         axis_name: mesh axis over which environments are spread, or None.
 
     Returns:
-        Both, the advantages standardised if that is done over whole batches.
+        Both, the advantages with those of a bonus, standardised if that is done over whole batches.
 
     Raises:
         ConfigError: they are of another shape.
     """
-    estimate = advantage(rollout, hyper, config)
+    estimate = estimator(rollout, hyper, config)
     for name, x in zip(Estimate._fields, estimate, strict=True):
         if jnp.shape(x) != rollout.value.shape:
             raise ConfigError(
                 f"the estimator's {name} has shape {list(jnp.shape(x))} for a rollout of "
                 f"{list(rollout.value.shape)}: return one for each step and environment"
             )
+    advantage, target = estimate
+    if rollout.bonus is not None:
+        advantage += rollout.bonus
     if config.advantage_normalization == "batch":
-        return Estimate(standardize(estimate[0], axis_name), estimate[1])
-    return Estimate(*estimate)
+        advantage = standardize(advantage, axis_name)
+    return Estimate(advantage, target)
 
 
 def estimate_again(

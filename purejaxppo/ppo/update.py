@@ -43,6 +43,9 @@ from purejaxppo.types import (
 Loss = Callable[[Params, Batch], tuple[Array, dict[str, Any]]]
 """`(params, minibatch) -> (loss (), its parts by the names of Metrics)`."""
 
+EXPLORATION = ("intrinsic_reward", "intrinsic_value_loss", "novelty_loss")
+"""Names under which `Metrics.extra` says how a bonus for what is new does."""
+
 
 def loss(
     params: Params,
@@ -131,7 +134,7 @@ def _outcome(
             f"{list(log_prob.shape)}: return the loss of each transition, not their mean"
         )
     taken = {field.name for field in dataclasses.fields(Metrics)} | {"step", "seed"}
-    taken |= {"episode_return", "episode_length"}
+    taken |= {"episode_return", "episode_length", *EXPLORATION}
     for name in extra:
         if name in taken:
             raise ConfigError(

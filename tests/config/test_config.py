@@ -244,6 +244,7 @@ TYPOS = {
     "value_loss": ("clip", "clipped"),
     "torso": ("MLP", "mlp"),
     "core": ("nonee", "none"),
+    "exploration": ("rdn", "rnd"),
     "activation": ("Tanh", "tanh"),
     "compute_dtype": ("bfloat", "bfloat16"),
     "matmul_precision": ("hihgest", "highest"),
@@ -287,6 +288,9 @@ NO_EFFECT = [
     ("gae_lambda", 0.5, dict(advantage="td"), {}),
     ("gae_lambda", 0.5, dict(advantage="none"), {}),
     ("n_step", 3, {}, dict(advantage="n_step")),
+    ("exploration_coef", 0.1, {}, dict(exploration="rnd")),
+    ("exploration_gamma", 0.9, {}, dict(exploration="rnd")),
+    ("exploration_size", 8, {}, dict(exploration="rnd")),
     ("n_step", 3, dict(advantage="td"), dict(advantage="n_step")),
     ("advantage", "vtrace", {}, dict(recompute_advantages=True)),
     *(

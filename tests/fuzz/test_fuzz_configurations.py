@@ -21,9 +21,10 @@ from purejaxppo.hyperparams import OPTIONAL
 FIELDS = [field.name for field in dataclasses.fields(PPOConfig)]
 SCALARS = [name for name in Hyperparams._fields if name != "extra"]
 BELOW_ONE = {"adam_b1", "adam_b2", "momentum", "rms_decay"}
-FRACTIONS = {"gamma", "gae_lambda", *BELOW_ONE}
+FRACTIONS = {"gamma", "gae_lambda", "exploration_gamma", *BELOW_ONE}
 FRACTIONS |= {name for name in SCALARS if name.endswith(("final_scale", "warmup"))}
 MAY_BE_ZERO = {*FRACTIONS, "kl_coef", "value_coef", "entropy_coef", "weight_decay"}
+MAY_BE_ZERO |= {"exploration_coef"}
 
 # values that a field can take, of which some do not go with others
 FITTING = {
@@ -44,6 +45,7 @@ FITTING = {
     "core_layers": [1, 3],
     "core_heads": [1, 4, 8, 3],
     "core_window": [1, 64, 10**6],
+    "exploration_size": [1, 8],
     "sequence_length": [None, 1, 5],
     "hidden_sizes": [(8,), [4, 4], (4, 0), np.array([8, 8])],
     "critic_hidden_sizes": [(), (8,), [4, 4], (4, 0)],

@@ -25,6 +25,7 @@ SMOKE = {
     "speed.driver": f"--rounds 2 --checkpoints 1 {SMALL}",
     "speed.first_run": "--here --total-timesteps 2000",
     "speed.memory_plan": "--shapes a --turns 4 2 --updates 2 --rounds 2",
+    "learning.exploration": "--quick --total-timesteps 640",
     "learning.memory": "--cores none --seeds 2 --total-timesteps 4096",
     "learning.precision": "--tasks CartPole-v1 --seeds 2 --total-timesteps 2000",
     "learning.privileged": "--quick --tasks Pendulum-v1,\\ gravity\\ hidden",

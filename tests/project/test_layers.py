@@ -50,6 +50,7 @@ LONG_FILES = {
 WIDE_FOLDERS = {
     "sweeps": "a module for each part of a sweep; what is made of one has a package of its own",
     ".": "what everything is built of, and what users call; families have packages of their own",
+    "ppo": "a module for each part of an update, named as papers name it",
     "cli": "how words are read, and what is printed; what moves has a package of its own",
     "runs": "a module for each thing that a run does; its files have a package of their own",
 }
@@ -69,13 +70,13 @@ ONE_IMPORTER = {
     "export.numpy_program": "jaxprs as NumPy calls, a table of primitives",
     "policies.cores": "a registry that users extend",
     "policies.cores.linear": "a core, whose scan another one is made of",
+    "policies.distillation": "an algorithm with a paper of its own",
     "policies.distributions": "what custom policies return",
     "policies.nnx_network": "modules of another library, imported when they are met",
     "ppo.estimates": "what gradient steps weigh by; estimators themselves are equations",
     "ppo.metrics": "equations of what is reported, not of what is learned",
     "ppo.schedules": "what changes over a run; how parameters are stepped is another matter",
     "ppo.shuffle": "an algorithm with a paper of its own",
-    "ppo.update": "the gradient steps",
     "ppo.value_losses": "equations, of which a critic is made",
     "rendering.gif": "a file format",
     "rendering.playback": "an episode without a picture",

@@ -10,6 +10,7 @@ from purejaxppo.envs.wrappers.observations import (
     FlattenObservation,
     FrameStack,
     HideIndices,
+    LastActionReward,
     NormalizeObservation,
 )
 from purejaxppo.envs.wrappers.steps import ActionRepeat, ClipReward, ScaleReward, StickyActions
@@ -21,6 +22,7 @@ __all__ = [
     "FlattenObservation",
     "FrameStack",
     "HideIndices",
+    "LastActionReward",
     "NormalizeObservation",
     "ObservationWrapper",
     "RewardWrapper",

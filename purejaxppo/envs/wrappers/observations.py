@@ -10,13 +10,14 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from purejaxppo.envs.declared import observation_spaces
+from purejaxppo.envs.declared import observation_spaces, spaces_of
 from purejaxppo.envs.wrappers.base import (
     ObservationWrapper,
     Remembered,
     RememberingWrapper,
     ResetReturn,
     StepReturn,
+    Wrapper,
     box_of,
     check_count,
 )
@@ -27,12 +28,13 @@ from purejaxppo.spaces import (
     MultiDiscrete,
     Space,
     SpaceTree,
+    fields,
     mask_of,
     one_hot,
     without_mask,
     zeros,
 )
-from purejaxppo.types import Action, Environment, EnvParams, Obs
+from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs, PyTree
 
 UNBOUNDED = 1e30
 """Bounds from here on count as infinite: some environments declare the largest float32."""
@@ -89,7 +91,7 @@ class FlattenObservation(ObservationWrapper):
 
     def __init__(self, env: Environment):
         super().__init__(env)
-        self._kinds = without_mask(self._parts(env.default_params))
+        self._kinds = without_mask(observed_spaces(env, env.default_params))
 
     def observe(self, obs: Obs, params: EnvParams) -> Obs:
         """Returns the parts side by side, in the order of the pytree's leaves."""
@@ -100,17 +102,26 @@ class FlattenObservation(ObservationWrapper):
 
     def observation_space(self, params: EnvParams) -> SpaceTree:
         """Describes the vector by one Box, and the mask beside it."""
-        parts = self._parts(params)
+        parts = observed_spaces(self.env, params)
         bounds = list(map(_flat_bounds, jax.tree.leaves(without_mask(parts))))
         low, high = (np.concatenate(side).astype(np.float32) for side in zip(*bounds, strict=True))
         box, mask = Box(low, high, low.shape, np.dtype(np.float32)), mask_of(parts)
         return box if mask is None else {"observation": box, "action_mask": mask}
 
-    def _parts(self, params: EnvParams) -> SpaceTree:
-        """Returns the spaces of what the environment shows, structured as it is shown."""
-        with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
-            first = jax.eval_shape(self.env.reset_env, jax.random.key(0), params)[0]
-            return observation_spaces(self.env.observation_space(params), first)
+
+def observed_spaces(env: Environment, params: EnvParams) -> SpaceTree:
+    """Returns the spaces of what an environment shows, structured as it is shown.
+
+    Args:
+        env: one environment.
+        params: its parameters.
+
+    Raises:
+        ConfigError: they are not those of what is shown.
+    """
+    with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
+        first = jax.eval_shape(env.reset_env, jax.random.key(0), params)[0]
+        return observation_spaces(env.observation_space(params), first)
 
 
 def _flat(space: Space, x: Array) -> Array:
@@ -228,3 +239,76 @@ class FrameStack(RememberingWrapper):
 def _frame(obs: Obs) -> Obs:
     """Returns one frame, with the axis that frames are put side by side along."""
     return obs[..., None] if obs.ndim in (0, 2) else obs
+
+
+class LastActionReward(Wrapper):
+    """Shows the last action and the last reward beside the observation, as RL^2 does.
+
+    A memory then sees what it did and what that paid, and can learn within an episode:
+    {"observation": ..., "last_action": ..., "last_reward": ...}. Where an observation has named
+    parts already, an action mask among them, they keep their names and the two stand beside them.
+    Integers are shown as bits, one-hot; other actions as the environment takes them. In an
+    episode's first step all of it is 0. An episode here is a trial there: where a trial has several
+    episodes, let the environment show that one has ended.
+
+    Args:
+        env: one environment.
+
+    Raises:
+        ConfigError: a part of the observation has one of the two names.
+
+    Reference: Duan et al. 2016, arXiv:1611.02779, section 2.2; Wang et al. 2016, arXiv:1611.05763.
+    """
+
+    def __init__(self, env: Environment):
+        super().__init__(env)
+        with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
+            self._actions = spaces_of(env.action_space(env.default_params))
+        taken = fields(observed_spaces(env, env.default_params)).keys()
+        for name in ("last_action", "last_reward"):
+            if name in taken:
+                raise ConfigError(
+                    f"the observation has a part {name!r} already: leave LastActionReward out, or "
+                    "rename the part"
+                )
+
+    def reset_env(self, key: Array, params: EnvParams) -> ResetReturn:
+        """Begins an episode: (obs, state), and an info if the environment gives one."""
+        obs, *rest = self.env.reset_env(key, params)
+        nothing = zeros(jax.tree.map(_shown_space, self._actions))
+        return self._beside(obs, nothing, jnp.float32(0)), *rest
+
+    def step_env(
+        self, key: Array, state: EnvState, action: Action, params: EnvParams
+    ) -> StepReturn:
+        """Steps once: (obs, state, reward, terminated, info)."""
+        obs, state, reward, *rest = self.env.step_env(key, state, action, params)
+        shown = jax.tree.map(_shown, self._actions, action)
+        return self._beside(obs, shown, jnp.asarray(reward, jnp.float32)), state, reward, *rest
+
+    def observation_space(self, params: EnvParams) -> dict[str, SpaceTree]:
+        """Describes all parts by name."""
+        low, high = np.array(-np.inf, np.float32), np.array(np.inf, np.float32)
+        reward = Box(low, high, (), np.dtype(np.float32))
+        action = jax.tree.map(_shown_space, self._actions)
+        return self._beside(observed_spaces(self.env, params), action, reward)
+
+    def _beside(self, obs: PyTree, action: PyTree, reward: PyTree) -> dict[str, PyTree]:
+        """Puts both beside an observation, or beside its space."""
+        parts = fields(obs) or {"observation": obs}
+        return {**parts, "last_action": action, "last_reward": reward}
+
+
+def _shown(space: Space, action: Array) -> Array:
+    """Returns a part of an action as a part of an observation."""
+    if isinstance(space, Discrete | MultiDiscrete):
+        return one_hot(space, action).astype(bool)
+    return jnp.asarray(action, space.dtype)
+
+
+def _shown_space(space: Space) -> Space:
+    """Describes a part of an action that is shown: of integers, bits."""
+    if not isinstance(space, Discrete | MultiDiscrete):
+        return space
+    shape = one_hot(space, zeros(space)).shape
+    return Box(np.zeros(shape, bool), np.ones(shape, bool), shape, np.dtype(bool))
