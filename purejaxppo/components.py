@@ -8,39 +8,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.config.sizes import check_sequences
-from purejaxppo.envs import registry
+from purejaxppo.envs.environments import find_environments
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.envs.host_info import kinds_told
-from purejaxppo.envs.host_program import make_host_vec_env
-from purejaxppo.envs.info import check_info_metrics
-from purejaxppo.envs.inspection import InspectedEnv, inspect_env
-from purejaxppo.envs.params import (
-    Draw,
-    DrawnParams,
-    EpisodeParams,
-    axes_of,
-    read_params,
-    rows,
-    with_drawn,
-    with_shares,
-)
-from purejaxppo.envs.vec_env import vectorize
-from purejaxppo.errors import ConfigError, shown
+from purejaxppo.errors import ConfigError
 from purejaxppo.policies.distillation import make_bonus
 from purejaxppo.policies.networks import Network, check_value, in_float32, make_policy
-from purejaxppo.policies.torsos import check_entries
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.exploration import Explorer
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer, behind_clipping
 from purejaxppo.ppo.schedules import SCHEDULED, Scheduling, custom_schedule, named_schedules
-from purejaxppo.spaces import EnvSpec, SpaceTree, is_measured, only, without_mask, zeros
+from purejaxppo.spaces import EnvSpec, zeros
 from purejaxppo.types import (
     Critic,
     Environment,
@@ -185,21 +167,11 @@ def make_components(
     _check_custom(config, custom)
 
     # environments first: everything else is made for their spaces
-    made, default_params = _environment(config, env)
-    env_params = read_params(env_params, env_params_axis)
-    if env_params is None:
-        env_params = change_env_params(default_params) if change_env_params else default_params
-    _check_taken(made, env_params)
-    spec, vectorize, alike = _vectorizer(config, made, env_params, env_params_axis)
-    if isinstance(env_params, DrawnParams):
-        env_params = ()  # each has its own
-    parts = jax.tree.leaves(without_mask(spec.observation))
-    if config.normalize_observations and not any(map(is_measured, parts)):
-        raise ConfigError(f"normalize_observations=True has no meaning for {parts}: leave it False")
+    envs = find_environments(config, env, env_params, env_params_axis, change_env_params)
 
     # the policy, which fixes how rollouts are cut into sequences
     critic = make_critic(config)
-    policy = _policy_for(critic, config, spec, policy)
+    policy = _policy_for(critic, config, envs.spec, policy)
 
     # the method: by name, or as it is passed
     if objective is None:
@@ -211,29 +183,19 @@ def make_components(
     else:
         custom_one = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer)
         optimizer = behind_clipping(custom_one)
-    if schedule is None:
-        names = {name: getattr(config, f"{name}_schedule") for name in SCHEDULED}
-        scheduling = named_schedules(names, config.adapt_learning_rate)
-    else:
-        scheduling = custom_schedule(schedule)
     advantage = advantage or ADVANTAGES[config.advantage]
     return Components(
+        **envs._asdict(),
         config=config,
-        env=made,
-        env_params=env_params,
-        default_params=default_params,
-        spec=spec,
-        vectorize=vectorize,
         policy=policy,
         critic=critic,
         sequence_length=_sequence_length(config, policy),
         objective=objective,
         advantage=advantage,
-        explorer=_explorer(config, spec, advantage, optimizer),
+        explorer=_explorer(config, envs.spec, advantage, optimizer),
         optimizer=optimizer,
-        schedule=scheduling,
+        schedule=_scheduling(config, schedule),
         custom=custom,
-        alike=alike,
     )
 
 
@@ -284,97 +246,6 @@ def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
             raise ConfigError(f"{kind}={passed!r} must be a function: {works}")
 
 
-def _environment(config: PPOConfig, env: CustomEnv) -> tuple[Any, EnvParams]:
-    """Returns the environment, passed or named, and its default parameters."""
-    options = parse_options(config.env_options)
-    if env is not None and options:
-        raise ConfigError(
-            f"env_options={list(config.env_options)} have no effect on an environment of your own: "
-            "leave them out"
-        )
-    return registry.find_env(config.env if env is None else env, **options)
-
-
-def _check_taken(env: Any, env_params: EnvParams) -> None:
-    """Refuses parameters that an environment does not read."""
-    if isinstance(env_params, DrawnParams):
-        given = "env_params that are drawn"
-    elif jax.tree.leaves(env_params):
-        given = f"env_params={shown(env_params)}"
-    else:
-        return
-    if isinstance(env, HostEnvironment):
-        raise ConfigError(f"{given} have no effect on environments of the host: leave it None")
-    if getattr(env, "physics", env) is None:  # of a suite's adapter
-        raise ConfigError(f"{given} have no effect on this suite's environments: leave it None")
-
-
-def _vectorizer(
-    config: PPOConfig, env: Any, env_params: EnvParams, axis: Any
-) -> tuple[EnvSpec, Callable[..., VecEnv], Callable[..., VecEnv] | None]:
-    """Inspects an environment once, and returns what makes N of it one: vmap, or a callback.
-
-    Where each has parameters of its own, also what makes N one that are all alike.
-    """
-    names, num_envs = config.info_metrics, config.num_envs
-    if isinstance(env, HostEnvironment):
-        if config.reset_batch is not None:
-            raise ConfigError(
-                f"reset_batch={config.reset_batch} has no effect on environments of the host: "
-                "leave it None"
-            )
-        if names:
-            check_info_metrics(names, kinds_told(env, names))
-        read = _entries_read(config, env.spec.observation)
-        spec = env.spec._replace(observation=only(env.spec.observation, read))
-        return spec, lambda n, mesh=None: make_host_vec_env(env, n, names, mesh, read), None
-
-    def inspected(env: Environment, params: EnvParams) -> InspectedEnv:
-        found = inspect_env(env, params)
-        check_info_metrics(names, found.info)
-        return found.showing(_entries_read(config, found.spec.observation))
-
-    def many(one: InspectedEnv, n: int, axis: Any = None) -> VecEnv:
-        return vectorize(one, n, config.reset_batch, names, axis)
-
-    # parameters along an axis: those of the first stand for all where spaces are asked for
-    if axis is not None:
-        axes_of(env_params, axis, num_envs)
-        with jax.ensure_compile_time_eval():
-            entry = rows(env_params, axis, 0)
-        first = inspected(env, entry)
-        return (
-            first.spec,
-            lambda n, mesh=None: with_shares(many(first, n, axis), axis, num_envs, n, mesh),
-            lambda n, mesh=None: many(inspected(env, env.default_params), n),
-        )
-
-    # drawn: inspected once with the defaults, which fix the spaces, and once with what is drawn
-    drawn = isinstance(env_params, DrawnParams)
-    one = inspected(env, env.default_params if drawn else env_params)
-    if not drawn:
-        return one.spec, lambda n, mesh=None: many(one, n), None
-    draw, kept = Draw(env_params.draw), env_params.per == "environment"
-    own = inspected(EpisodeParams(one.env, draw), ())
-
-    def each_own(n: int, mesh: Mesh | None = None) -> VecEnv:
-        return with_drawn(many(one, n, draw.axes), draw, n) if kept else many(own, n)
-
-    return one.spec, each_own, lambda n, mesh=None: many(one, n)
-
-
-def _entries_read(config: PPOConfig, observation: SpaceTree) -> tuple[str, ...]:
-    """Returns the entries of an observation that actor or critic reads; none where all are.
-
-    Raises:
-        ConfigError: there are no such entries.
-    """
-    for field in ("actor_observation", "critic_observation"):
-        check_entries(field, getattr(config, field), observation)
-    actor, critic = config.actor_observation, config.critic_observation
-    return (*actor, *critic) if actor and critic else ()
-
-
 def _policy_for(critic: Critic, config: PPOConfig, spec: EnvSpec, policy: CustomPolicy) -> Policy:
     """Returns a policy, configured or passed, whose value is what the critic reads.
 
@@ -414,6 +285,14 @@ def _explorer(
         num_minibatches=config.num_minibatches,
         chunk_size=config.chunk_size,
     )
+
+
+def _scheduling(config: PPOConfig, schedule: Schedule | None) -> Scheduling:
+    """Returns the schedules that a configuration names, or the one that is passed."""
+    if schedule is not None:
+        return custom_schedule(schedule)
+    names = {name: getattr(config, f"{name}_schedule") for name in SCHEDULED}
+    return named_schedules(names, config.adapt_learning_rate)
 
 
 def _sequence_length(config: PPOConfig, policy: Policy) -> int | None:

@@ -194,22 +194,11 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         # the critic learns its targets in the units of statistics that have seen them
         params, norms = renormalize(policy, state.params, norms, target, axis_name)
 
-        # gradient steps, on observations as the rollout saw them: the first ratio is exactly 1
-        obs = normalize(norms.obs, rollout.obs)
-        batch = as_batch(rollout, obs, advantage, target, components.sequence_length)
-        plan = minibatches_of(components, params, batch)
-        again = _again(components, plan, scaled, batch, norms, estimate)
-        params, opt_state, learned = optimize(
-            loss_of(components, hyper, state.objective_state, norms.value), components.optimizer,
-            hyper, plan, params, state.opt_state, batch, key_update, axis_name,
-            schedule.adapt_step, again,
-        )  # fmt: skip
-
-        # how far the policy has moved, for an objective or a learning rate that adapts to it
-        kl, objective_state = (), ()
-        if objective.adapt is not None or schedule.adapts == "update":
-            _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
-            kl = batch.dist.kl(dist).mean()
+        # gradient steps
+        before = state.replace(params=params, normalizers=norms)
+        params, opt_state, learned, kl = _learn(
+            components, hyper, before, scaled, advantage, target, estimate, key_update, axis_name
+        )
 
         # what else is to be known of all devices: metrics, in scalars; what the objective
         # remembers; and statistics, after all use of the old ones
@@ -221,6 +210,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             **learned | {"extra": learned["extra"] | told},
             kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
+        objective_state = ()
         if objective.adapt is not None:
             objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
         return state.replace(
@@ -282,24 +272,59 @@ def _in_force(
     return hyper
 
 
-def _again(
-    components: Components, plan: Minibatches, rollout: Rollout, batch: Batch, norms: Normalizers,
+def _learn(
+    components: Components,
+    hyper: Hyperparams,
+    state: LearnerState,
+    rollout: Rollout,
+    advantage: Array,
+    target: Array,
     estimate: Callable[[Rollout], Estimate],
-) -> Callable[[Params], Estimate] | None:  # fmt: skip
-    """Returns what estimates advantages under other parameters; None where none are recomputed."""
-    if not components.config.recompute_advantages:
-        return None
-    return partial(
-        estimate_again,
-        policy=components.policy,
-        critic=components.critic,
-        norms=norms,
-        rollout=rollout,
-        batch=batch,
-        length=components.sequence_length,
-        size=plan.rows_per_pass,
-        estimate=estimate,
-    )
+    key: Array,
+    axis_name: str | None,
+) -> tuple[Params, PyTree, dict[str, Any], PyTree]:
+    """Takes the gradient steps of an update.
+
+    Args:
+        components: of the run.
+        hyper: scalars in force.
+        state: the learner, in whose units of values the critic is to learn.
+        rollout: [T, N], with the rewards that are learned from.
+        advantage: [T, N].
+        target: [T, N].
+        estimate: both of another rollout, such as this one as other parameters evaluate it.
+        key: consumed.
+        axis_name: mesh axis over which environments are spread, or None.
+
+    Returns:
+        Parameters, the optimizer's state, what `optimize` tells, and the mean exact divergence of
+        the policy from the rollout's, () where nobody adapts to it.
+    """
+    policy, schedule, length = components.policy, components.schedule, components.sequence_length
+    norms = state.normalizers
+
+    # on observations as the rollout saw them: the first ratio is exactly 1
+    obs = normalize(norms.obs, rollout.obs)
+    batch = as_batch(rollout, obs, advantage, target, length)
+    plan = minibatches_of(components, state.params, batch)
+    again = None
+    if components.config.recompute_advantages:
+        again = partial(
+            estimate_again, policy=policy, critic=components.critic, norms=norms, rollout=rollout,
+            batch=batch, length=length, size=plan.rows_per_pass, estimate=estimate,
+        )  # fmt: skip
+    params, opt_state, learned = optimize(
+        loss_of(components, hyper, state.objective_state, norms.value), components.optimizer,
+        hyper, plan, state.params, state.opt_state, batch, key, axis_name,
+        schedule.adapt_step, again,
+    )  # fmt: skip
+
+    # how far the policy has moved, for an objective or a learning rate that adapts to it
+    kl = ()
+    if components.objective.adapt is not None or schedule.adapts == "update":
+        _, dist, _ = policy.apply(params, batch.carry, batch.obs, batch.episode_start)
+        kl = batch.dist.kl(dist).mean()
+    return params, opt_state, learned, kl
 
 
 def loss_of(

@@ -1,11 +1,13 @@
-"""Brings the values of a configuration to their declared types."""
+"""Reads what a configuration is made of, and brings values to their declared types."""
 
 from __future__ import annotations
 
 import ast
 import math
+import tomllib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -210,3 +212,26 @@ def _read(text: str) -> Any:
     # no literal; one that Python cannot make, such as {[]: 1}; or one nested too deeply
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Values by key, as TOML has them.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"path={shown(path)} must be the name of a file: use 'config.toml'")
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    # no UTF-8; no TOML; integers too long or tables too deep for Python
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{str(path)!r} is no TOML file: {shown(str(error))}") from error

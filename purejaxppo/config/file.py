@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from purejaxppo.config.coerce import coerce
-from purejaxppo.config.schema import TABLES, PPOConfig, read_toml
+from purejaxppo.config.coerce import coerce, read_toml
+from purejaxppo.config.schema import TABLES, PPOConfig
 from purejaxppo.errors import ConfigError, shown
 
 

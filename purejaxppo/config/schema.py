@@ -6,13 +6,13 @@ Without jax, so that the command line can show its help at once.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from purejaxppo.bounds import Bound
-from purejaxppo.config import presets
+from purejaxppo.config import effects, presets
+from purejaxppo.config.coerce import read_toml
 from purejaxppo.config.purejaxrl import by_field, check_derived, known_fields
 from purejaxppo.config.rules import (
     COUNT,
@@ -21,7 +21,6 @@ from purejaxppo.config.rules import (
     STEPS,
     TEXT,
     WIDTHS,
-    Effect,
     check_ascending,
     check_choice,
     check_effects,
@@ -29,7 +28,7 @@ from purejaxppo.config.rules import (
     option,
 )
 from purejaxppo.config.sizes import check_sizes
-from purejaxppo.errors import ConfigError, shown
+from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import Hyperparams
 
 Algorithm = Literal["ppo", "ppo_kl", "a2c", "reinforce"]
@@ -45,68 +44,6 @@ TABLES = ("env_params", "vary")
 BINS = Bound(lambda v: 2 <= v <= 10_000, "2 to 10,000")
 SIGMA = Bound(lambda v: 0.01 <= v <= 10, "0.01 to 10")
 VALUE = Bound(lambda v: abs(v) <= 1e30, "between -1e30 and 1e30")
-
-# when fields have an effect
-LAMBDA = Effect(lambda c: c.advantage in ("gae", "vtrace"), "advantage='gae'")
-N_STEP = Effect(lambda c: c.advantage == "n_step", "advantage='n_step'")
-VTRACE = Effect(lambda c: c.advantage == "vtrace", "advantage='vtrace'")
-# the ratios of a rollout are 1 under its own policy, where V-trace is generalized advantages
-RATIOS = Effect(
-    lambda c: c.advantage != "vtrace" or c.recompute_advantages, "recompute_advantages=True"
-)
-# an update's first epoch finds the policy and the critic of the rollout
-SEVERAL_EPOCHS = Effect(lambda c: c.num_epochs > 1, "more than one epoch (num_epochs=4)")
-CLIP = Effect(lambda c: c.objective == "clip", "objective='clip'")
-KL_PENALTY = Effect(
-    lambda c: c.objective in ("kl_penalty", "adaptive_kl"), "objective='kl_penalty'"
-)
-ADAPTIVE_KL = Effect(lambda c: c.objective == "adaptive_kl", "objective='adaptive_kl'")
-CRITIC = Effect(lambda c: c.value_coef > 0, "value_coef=0.5")
-CLIPPED_VALUE = Effect(lambda c: c.value_loss == "clipped", "value_loss='clipped'")
-CATEGORICAL = Effect(lambda c: c.value_loss == "categorical", "value_loss='categorical'")
-ONE_NUMBER = Effect(lambda c: c.value_loss != "categorical", "value_loss='squared'")
-HUBER = Effect(lambda c: c.value_loss == "huber", "value_loss='huber'")
-ENTROPY = Effect(lambda c: c.entropy_coef > 0, "entropy_coef=0.01")
-EXPLORES = Effect(lambda c: c.exploration != "none", "exploration='rnd'")
-CORE = Effect(lambda c: c.core != "none", "core='gru'")
-LAYERED = Effect(lambda c: c.core in ("gtrxl", "mingru"), "core='mingru'")
-GTRXL = Effect(lambda c: c.core == "gtrxl", "core='gtrxl'")
-APART = Effect(lambda c: not c.shared_torso, "shared_torso=False")
-# at an update's first gradient step the ratio is 1, the divergence and its gradient are 0
-SEVERAL_STEPS = Effect(
-    lambda c: c.num_epochs * c.num_minibatches > 1,
-    "more than one gradient step per update (num_epochs=4)",
-)
-ADAM = Effect(lambda c: c.optimizer in ("adam", "adamw", "muon"), "optimizer='adam'")
-DECAYED = Effect(lambda c: c.optimizer in ("adamw", "muon"), "optimizer='adamw'")
-MOMENTUM = Effect(lambda c: c.optimizer in ("muon", "rmsprop", "sgd"), "optimizer='muon'")
-RMSPROP = Effect(lambda c: c.optimizer == "rmsprop", "optimizer='rmsprop'")
-BY_KL = Effect(
-    lambda c: c.learning_rate_schedule == "kl_adaptive", "learning_rate_schedule='kl_adaptive'"
-)
-NOT_BY_KL = Effect(lambda c: not BY_KL.applies(c), "learning_rate_schedule='linear'")
-# before the first gradient step of an update there is no divergence that a rate could follow
-MOVED = Effect(
-    lambda c: not BY_KL.applies(c) or c.adapt_learning_rate == "update" or SEVERAL_STEPS.applies(c),
-    f"{SEVERAL_STEPS.words} or adapt_learning_rate='update'",
-)
-
-
-def _annealed(name: str) -> tuple[Effect, Effect]:
-    """Returns when it matters how far a value falls, and in which form it does."""
-
-    def far(c: Any) -> bool:
-        return getattr(c, f"{name}_schedule") in ("linear", "cosine")
-
-    def form(c: Any) -> bool:
-        return getattr(c, f"{name}_schedule") != "cosine" or getattr(c, f"{name}_final_scale") < 1
-
-    return Effect(far, f"{name}_schedule='linear'"), Effect(form, f"{name}_final_scale=0.1")
-
-
-LEARNING_RATE_FALLS, LEARNING_RATE_FORM = _annealed("learning_rate")
-CLIP_EPS_FALLS, CLIP_EPS_FORM = _annealed("clip_eps")
-ENTROPY_FALLS, ENTROPY_FORM = _annealed("entropy_coef")
 
 
 @by_field
@@ -144,126 +81,134 @@ class PPOConfig:
     # constants of the program, of which a network's first logits are made
     learning_rate: float = option(2.5e-4, group="optimisation")
     """Step size of the optimizer; where it begins under learning_rate_schedule='kl_adaptive'."""
-    learning_rate_schedule: RateSchedule = option("linear", when=(LEARNING_RATE_FORM, MOVED))
+    learning_rate_schedule: RateSchedule = option(
+        "linear", when=(effects.LEARNING_RATE_FORM, effects.MOVED)
+    )
     """How it falls to that fraction; constant: not at all; kl_adaptive: as desired_kl says."""
-    learning_rate_final_scale: float = option(1.0, when=(LEARNING_RATE_FALLS,))
+    learning_rate_final_scale: float = option(1.0, when=(effects.LEARNING_RATE_FALLS,))
     """The learning rate falls to this fraction of itself (1: constant, 0: annealed)."""
-    learning_rate_warmup: float | None = option(None, when=(NOT_BY_KL,))
+    learning_rate_warmup: float | None = option(None, when=(effects.NOT_BY_KL,))
     """Part of the run in which it first rises, from one update's share of it; None: none."""
-    desired_kl: float = option(0.01, when=(BY_KL,))
+    desired_kl: float = option(0.01, when=(effects.BY_KL,))
     """KL divergence that kl_adaptive aims for: / 1.5 beyond twice that, x 1.5 below half of it."""
-    learning_rate_min: float = option(1e-5, when=(BY_KL,))
+    learning_rate_min: float = option(1e-5, when=(effects.BY_KL,))
     """Lowest learning rate of kl_adaptive."""
-    learning_rate_max: float = option(1e-2, when=(BY_KL,))
+    learning_rate_max: float = option(1e-2, when=(effects.BY_KL,))
     """Highest learning rate of kl_adaptive."""
-    adapt_learning_rate: Literal["minibatch", "update"] = option("minibatch", when=(BY_KL,))
+    adapt_learning_rate: Literal["minibatch", "update"] = option("minibatch", when=(effects.BY_KL,))
     """How often kl_adaptive looks: before each gradient step, or behind each update."""
     optimizer: Literal["adam", "adamw", "muon", "rmsprop", "sgd"] = "adam"
     """Optimizer, a name in OPTIMIZERS, behind clipping of gradients."""
-    adam_b1: float | None = option(None, when=(ADAM,))
+    adam_b1: float | None = option(None, when=(effects.ADAM,))
     """Decay of Adam's mean of gradients; None: 0.9, compiled in."""
-    adam_b2: float | None = option(None, when=(ADAM,))
+    adam_b2: float | None = option(None, when=(effects.ADAM,))
     """Decay of Adam's mean of squares; None: 0.999, compiled in."""
-    adam_eps: float = option(1e-5, when=(ADAM,))
+    adam_eps: float = option(1e-5, when=(effects.ADAM,))
     """Term added to Adam's denominator."""
-    weight_decay: float = option(1e-4, when=(DECAYED,))
+    weight_decay: float = option(1e-4, when=(effects.DECAYED,))
     """Parameters shrink by this times the learning rate (adamw), or matrices alone (muon)."""
-    momentum: float | None = option(None, when=(MOMENTUM,))
+    momentum: float | None = option(None, when=(effects.MOMENTUM,))
     """Of muon, rmsprop and sgd; None: 0.95 for muon, none for the others."""
-    rms_decay: float = option(0.99, when=(RMSPROP,))
+    rms_decay: float = option(0.99, when=(effects.RMSPROP,))
     """Decay of RMSProp's mean of squares."""
-    rms_eps: float = option(1e-5, when=(RMSPROP,))
+    rms_eps: float = option(1e-5, when=(effects.RMSPROP,))
     """Term added to it under the root."""
     max_grad_norm: float | None = 0.5
     """Gradients are scaled down to this global norm; None: never."""
 
     gamma: float = option(0.99, group="advantages")
     """Discount per step."""
-    advantage: Advantage = option("gae", when=(RATIOS,))
+    advantage: Advantage = option("gae", when=(effects.RATIOS,))
     """Advantage estimator, a name in ADVANTAGES."""
-    gae_lambda: float = option(0.95, when=(LAMBDA,))
+    gae_lambda: float = option(0.95, when=(effects.LAMBDA,))
     """Decay of generalized advantage estimation (advantage='gae' or 'vtrace')."""
-    n_step: int = option(5, *COUNT, when=(N_STEP,))
+    n_step: int = option(5, *COUNT, when=(effects.N_STEP,))
     """Rewards summed before bootstrapping (advantage='n_step')."""
-    recompute_advantages: bool = option(False, when=(SEVERAL_EPOCHS,))
+    recompute_advantages: bool = option(False, when=(effects.SEVERAL_EPOCHS,))
     """Compute values and advantages of a rollout again before each epoch but the first."""
-    vtrace_rho: float = option(1.0, when=(VTRACE,))
+    vtrace_rho: float = option(1.0, when=(effects.VTRACE,))
     """Ratios that weigh temporal differences are cut off here (advantage='vtrace')."""
-    vtrace_c: float = option(1.0, when=(VTRACE,))
+    vtrace_c: float = option(1.0, when=(effects.VTRACE,))
     """Ratios that weigh the trace of later differences are cut off here (advantage='vtrace')."""
     advantage_normalization: Literal["minibatch", "batch", "none"] = "minibatch"
     """Where advantages are brought to mean 0 and standard deviation 1."""
 
     objective: ObjectiveName = option("clip", group="objective")
     """Policy objective, a name in OBJECTIVES."""
-    clip_eps: float = option(0.2, when=(CLIP, SEVERAL_STEPS))
+    clip_eps: float = option(0.2, when=(effects.CLIP, effects.SEVERAL_STEPS))
     """Probability ratios are clipped to 1 - clip_eps .. 1 + clip_eps (objective='clip')."""
-    clip_eps_schedule: Annealing = option("linear", when=(CLIP, SEVERAL_STEPS, CLIP_EPS_FORM))
+    clip_eps_schedule: Annealing = option(
+        "linear", when=(effects.CLIP, effects.SEVERAL_STEPS, effects.CLIP_EPS_FORM)
+    )
     """How clip_eps falls to that fraction; constant: not at all."""
-    clip_eps_final_scale: float = option(1.0, when=(CLIP, SEVERAL_STEPS, CLIP_EPS_FALLS))
+    clip_eps_final_scale: float = option(
+        1.0, when=(effects.CLIP, effects.SEVERAL_STEPS, effects.CLIP_EPS_FALLS)
+    )
     """clip_eps falls to this fraction of itself."""
-    clip_eps_warmup: float | None = option(None, when=(CLIP, SEVERAL_STEPS))
+    clip_eps_warmup: float | None = option(None, when=(effects.CLIP, effects.SEVERAL_STEPS))
     """Part of the run in which it first rises, from one update's share of it; None: none."""
-    kl_coef: float = option(1.0, when=(KL_PENALTY, SEVERAL_STEPS))
+    kl_coef: float = option(1.0, when=(effects.KL_PENALTY, effects.SEVERAL_STEPS))
     """Weight of the KL penalty, beta (its first value under objective='adaptive_kl')."""
-    adaptive_kl_target: float = option(0.01, when=(ADAPTIVE_KL,))
+    adaptive_kl_target: float = option(0.01, when=(effects.ADAPTIVE_KL,))
     """KL divergence per update that adaptive_kl aims for."""
-    target_kl: float | None = option(None, when=(SEVERAL_STEPS,))
+    target_kl: float | None = option(None, when=(effects.SEVERAL_STEPS,))
     """Skip the rest of an update once a minibatch's approx_kl exceeds this; None: never."""
 
-    value_loss: ValueLoss = option("squared", when=(CRITIC,), group="value")
+    value_loss: ValueLoss = option("squared", when=(effects.CRITIC,), group="value")
     """Loss of the critic."""
     value_coef: float = 0.5
     """Weight of the value loss."""
-    value_clip_eps: float = option(0.2, when=(CLIPPED_VALUE, SEVERAL_STEPS))
+    value_clip_eps: float = option(0.2, when=(effects.CLIPPED_VALUE, effects.SEVERAL_STEPS))
     """Values move at most this far from the rollout's (value_loss='clipped', in its units)."""
-    huber_delta: float = option(1.0, when=(HUBER,))
+    huber_delta: float = option(1.0, when=(effects.HUBER,))
     """Error at which the value loss turns linear (value_loss='huber', in its units)."""
-    value_bins: int = option(101, BINS, when=(CATEGORICAL,))
+    value_bins: int = option(101, BINS, when=(effects.CATEGORICAL,))
     """Values that a categorical critic chooses among (value_loss='categorical')."""
-    value_min: float = option(-20_000.0, VALUE, when=(CATEGORICAL,))
+    value_min: float = option(-20_000.0, VALUE, when=(effects.CATEGORICAL,))
     """Value of the lowest bin: what is below it counts as this."""
-    value_max: float = option(20_000.0, VALUE, when=(CATEGORICAL,))
+    value_max: float = option(20_000.0, VALUE, when=(effects.CATEGORICAL,))
     """Value of the highest bin: what is above it counts as this."""
-    value_symlog: bool = option(True, when=(CATEGORICAL,))
+    value_symlog: bool = option(True, when=(effects.CATEGORICAL,))
     """Bins are evenly spaced in sign(V) log(1 + |V|), not in V: a wide range, fine near 0."""
-    value_sigma: float = option(0.75, SIGMA, when=(CATEGORICAL,))
+    value_sigma: float = option(0.75, SIGMA, when=(effects.CATEGORICAL,))
     """Standard deviation of the Gaussian that a target is spread by, in widths of a bin."""
     entropy_coef: float = option(0.0, group="objective")
     """Weight of the entropy bonus."""
-    entropy_coef_schedule: Annealing = option("linear", when=(ENTROPY, ENTROPY_FORM))
+    entropy_coef_schedule: Annealing = option(
+        "linear", when=(effects.ENTROPY, effects.ENTROPY_FORM)
+    )
     """How entropy_coef falls to that fraction; constant: not at all."""
-    entropy_coef_final_scale: float = option(1.0, when=(ENTROPY, ENTROPY_FALLS))
+    entropy_coef_final_scale: float = option(1.0, when=(effects.ENTROPY, effects.ENTROPY_FALLS))
     """entropy_coef falls to this fraction of itself."""
-    entropy_coef_warmup: float | None = option(None, when=(ENTROPY,))
+    entropy_coef_warmup: float | None = option(None, when=(effects.ENTROPY,))
     """Part of the run in which it first rises, from one update's share of it; None: none."""
 
     exploration: Literal["none", "rnd"] = option("none", group="exploration")
     """Bonus for observations that are new, beside the rewards; rnd: random network distillation."""
-    exploration_coef: float = option(0.5, when=(EXPLORES,))
+    exploration_coef: float = option(0.5, when=(effects.EXPLORES,))
     """Weight of the bonus's advantages beside those of the rewards."""
-    exploration_gamma: float = option(0.99, when=(EXPLORES,))
+    exploration_gamma: float = option(0.99, when=(effects.EXPLORES,))
     """Discount of bonuses per step; they are counted beyond the ends of episodes."""
-    exploration_size: int = option(512, *COUNT, when=(EXPLORES,))
+    exploration_size: int = option(512, *COUNT, when=(effects.EXPLORES,))
     """Numbers that the random network makes of an observation, for another to predict."""
 
     torso: Literal["auto", "mlp", "cnn", "nature", "impala"] = option("auto", group="network")
     """Body of the network; auto: nature for images, cnn for smaller grids, mlp for all else."""
     core: Literal["none", "gru", "lstm", "linear", "gtrxl", "mingru"] = "none"
     """Memory of the policy, behind the torso; none: feed-forward."""
-    core_size: int = option(64, *COUNT, when=(CORE,))
+    core_size: int = option(64, *COUNT, when=(effects.CORE,))
     """Width of the memory."""
-    core_layers: int = option(2, *COUNT, when=(LAYERED,))
+    core_layers: int = option(2, *COUNT, when=(effects.LAYERED,))
     """Layers of the memory (core='gtrxl', 'mingru')."""
-    core_heads: int = option(4, *COUNT, when=(GTRXL,))
+    core_heads: int = option(4, *COUNT, when=(effects.GTRXL,))
     """Heads of attention, a divisor of core_size (core='gtrxl')."""
-    core_window: int = option(64, *COUNT, when=(GTRXL,))
+    core_window: int = option(64, *COUNT, when=(effects.GTRXL,))
     """Past steps of its episode that each step sees (core='gtrxl')."""
     sequence_length: int | None = option(None, *COUNT)
     """Steps that gradients flow back through a memory, a divisor of num_steps; None: num_steps."""
     hidden_sizes: tuple[int, ...] = option((64, 64), *WIDTHS)
     """Width of each hidden layer."""
-    critic_hidden_sizes: tuple[int, ...] = option((), *OTHER_WIDTHS, when=(APART,))
+    critic_hidden_sizes: tuple[int, ...] = option((), *OTHER_WIDTHS, when=(effects.APART,))
     """Width of each hidden layer of the critic; none: as hidden_sizes."""
     activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"
     """Nonlinearity of the hidden layers."""
@@ -277,7 +222,7 @@ class PPOConfig:
     """One torso (and memory) for actor and critic instead of one each."""
     actor_observation: tuple[str, ...] = option((), NAMES)
     """Entries of the observation that the actor reads, inner ones as part/name; (): all of it."""
-    critic_observation: tuple[str, ...] = option((), NAMES, when=(CRITIC,))
+    critic_observation: tuple[str, ...] = option((), NAMES, when=(effects.CRITIC,))
     """Entries that the critic reads, which acting can do without (a privileged critic); (): all."""
     squash_actions: bool = False
     """Continuous actions: a normal distribution squashed into the bounds by tanh, not clipped."""
@@ -287,7 +232,7 @@ class PPOConfig:
     """Bring observations to mean 0 and variance 1 by running statistics."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
-    normalize_values: bool = option(False, when=(CRITIC, ONE_NUMBER))
+    normalize_values: bool = option(False, when=(effects.CRITIC, effects.ONE_NUMBER))
     """Bring the critic's targets to mean 0 and variance 1 by running statistics, with PopArt."""
 
     def __post_init__(self) -> None:
@@ -297,7 +242,7 @@ class PPOConfig:
         check_fields(self, PPOConfig)
         check_sizes(self)
         check_effects(self, PPOConfig)
-        if BY_KL.applies(self):
+        if effects.BY_KL.applies(self):
             check_ascending(self, "learning_rate_min", "learning_rate", "learning_rate_max")
 
     @property
@@ -434,26 +379,3 @@ def as_config(config: PPOConfig | Mapping[str, Any]) -> PPOConfig:
         ConfigError: it is neither, or `PPOConfig.from_dict` refuses it.
     """
     return config if isinstance(config, PPOConfig) else PPOConfig.from_dict(config)
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """Reads a TOML file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Values by key, as TOML has them.
-
-    Raises:
-        ConfigError: it cannot be read, or is no TOML.
-    """
-    if not isinstance(path, str | Path):
-        raise ConfigError(f"path={shown(path)} must be the name of a file: use 'config.toml'")
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    # no UTF-8; no TOML; integers too long or tables too deep for Python
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{str(path)!r} is no TOML file: {shown(str(error))}") from error

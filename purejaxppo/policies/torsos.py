@@ -6,7 +6,7 @@ what they give is put side by side and goes through one MLP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -16,10 +16,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from purejaxppo.assertions import chex
-from purejaxppo.errors import ConfigError, did_you_mean, shown
+from purejaxppo.errors import ConfigError
 from purejaxppo.policies.layers import bias_apart, convolve, orthogonal
 from purejaxppo.spaces import (
-    MASKS,
     PIXELS,
     Box,
     Discrete,
@@ -27,7 +26,6 @@ from purejaxppo.spaces import (
     Space,
     SpaceTree,
     entries,
-    fields,
     is_within,
     one_hot,
     without_mask,
@@ -228,40 +226,6 @@ def check_torso(name: str, observation: SpaceTree) -> None:
             f"torso={name!r} needs images of at least {size} x {size}, not {shapes}: use "
             "torso='cnn'"
         )
-
-
-def check_entries(field: str, names: Sequence[str], observation: SpaceTree) -> None:
-    """Checks that an observation has the entries that are named.
-
-    Args:
-        field: of the configuration, which names them.
-        names: of the entries; none stand for the whole observation.
-        observation: spaces (`EnvSpec.observation`).
-
-    Raises:
-        ConfigError: it has none with such a name, or nothing in it has a name.
-    """
-    if names and not fields(observation):
-        raise ConfigError(
-            f"{field}={shown(names)} names entries of a dictionary, and the observation is "
-            f"{shown(observation)}: leave it at ()"
-        )
-    arrays = [name.split("/") for name, _ in entries(observation)]
-    known = {"/".join(parts[:n]) for parts in arrays for n in range(1, len(parts) + 1)}
-    for name in names:
-        if name in MASKS and name in fields(observation):
-            raise ConfigError(
-                f"{field} entry {name!r} is the action mask, which is read in any case: leave it "
-                "out"
-            )
-        if name not in known:
-            raise ConfigError(
-                f"{field} entry {shown(name)} is not in the observation: "
-                f"{did_you_mean(name, known)}"
-            )
-        others = [other for other in names if other != name]
-        if others and is_within(name, others):
-            raise ConfigError(f"{field} entry {name!r} is in another one: leave it out")
 
 
 def _check_channels(name: str, space: Space) -> None:

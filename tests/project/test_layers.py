@@ -51,6 +51,7 @@ WIDE_FOLDERS = {
     "sweeps": "a module for each part of a sweep; what is made of one has a package of its own",
     ".": "what everything is built of, and what users call; families have packages of their own",
     "ppo": "a module for each part of an update, named as papers name it",
+    "envs": "what an environment is, and how many are one; suites and wrappers have packages",
     "cli": "how words are read, and what is printed; what moves has a package of its own",
     "runs": "a module for each thing that a run does; its files have a package of their own",
 }
@@ -63,6 +64,7 @@ ONE_IMPORTER = {
     "cli.sweep": "what the command does around `sweep`",
     "cli.watch": "a command that goes on until a signal or the end of all runs",
     "config.file": "what a file may hold beside the fields, which `PPOConfig.from_toml` refuses",
+    "envs.environments": "what a configuration says of them; `components` says the rest",
     "envs.given": "what may stand for an environment; names are another matter",
     "envs.known": "names of suites that need not be installed",
     "envs.wrappers.steps": "what users put around an environment, and one suite too",
