@@ -398,6 +398,8 @@ VARIED = {
     "penalty": PLAIN.replace(
         objective="kl_penalty", value_loss="huber", optimizer="adamw",
         learning_rate_schedule="kl_adaptive", learning_rate_final_scale=1.0, desired_kl=0.003,
+        advantage="vtrace", recompute_advantages=True, vtrace_rho=0.5, vtrace_c=0.5,
+        exploration="rnd", exploration_size=4,
     ),
 }  # fmt: skip
 # (configuration, field, another value)
@@ -431,6 +433,10 @@ ACTIVE = [
     ("adaptive", "value_clip_eps", 1e-3),
     ("penalty", "kl_coef", 50.0),
     ("penalty", "huber_delta", 0.01),
+    ("penalty", "vtrace_rho", 0.9),
+    ("penalty", "vtrace_c", 0.1),
+    ("penalty", "exploration_coef", 5.0),
+    ("penalty", "exploration_gamma", 0.5),
 ]
 IDLE = [
     ("clip", "kl_coef", 50.0),
@@ -439,6 +445,8 @@ IDLE = [
     ("clip", "huber_delta", 0.01),
     ("clip", "weight_decay", 1.0),
     ("clip", "desired_kl", 1e-8),
+    ("clip", "vtrace_rho", 0.1),
+    ("clip", "exploration_coef", 5.0),
     ("adaptive", "adam_eps", 0.1),
     ("adaptive", "clip_eps", 0.3),
     ("adaptive", "huber_delta", 0.01),
