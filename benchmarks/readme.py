@@ -293,6 +293,27 @@ def privileged() -> str:
     return table(["task", "steps", *heads], rows)
 
 
+def methods() -> str:
+    """Returns with each method, and how far they are from the plain setting's."""
+    found = read("methods")
+    rows = []
+    for name in next(iter(found.values()))["methods"]:
+        row = [f"`{name}`"]
+        for task in found.values():
+            run = task["methods"][name]
+            text = f"{run['final_return_mean']:.1f} ± {run['final_return_std']:.1f}"
+            if "over_plain_95" in run:
+                low, high = run["over_plain_95"]
+                text += f" ({low:+.1f} to {high:+.1f})"
+            row.append(text)
+        rows.append(row)
+    heads = [
+        f"{name}, {task['config']['total_timesteps'] / 1000:.0f}k steps"
+        for name, task in found.items()
+    ]
+    return table(["method", *heads], rows)
+
+
 def sweep() -> str:
     """A sweep beside as many runs."""
     found = read("sweep")
@@ -486,7 +507,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     for made in (
         first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
-        gpu, sweep, sweeps, privileged, exploration,
+        gpu, sweep, sweeps, privileged, exploration, methods,
     )
 }  # fmt: skip
 

@@ -300,6 +300,7 @@ VARIANTS = [
     PPOConfig(
         **SIZES, env="support.probes:Dials", actor_observation=("target", "time"),
         critic_observation=("target", "board"), torso="mlp", normalize_observations=True,
+        critic_hidden_sizes=(4,),
     ),
     PPOConfig(
         **SIZES, core="gtrxl", core_size=4, core_heads=2, core_window=3, core_layers=1,

@@ -89,10 +89,13 @@ def test_continuous_action(changes):
     assert np.exp(dist.log_std[0, 0]) < 0.9  # from 1: spread costs
 
 
+NEEDED = {"n_step": dict(n_step=3), "vtrace": dict(recompute_advantages=True)}
+"""What an estimator has no effect without."""
+
+
 @pytest.mark.parametrize("advantage", ADVANTAGES)
 def test_credit_for_a_reward_one_step_after_the_action(advantage):
-    steps = dict(n_step=3) if advantage == "n_step" else {}
-    value, dist = trained(Delayed(), 0, -1, 1, advantage=advantage, **steps)
+    value, dist = trained(Delayed(), 0, -1, 1, advantage=advantage, **NEEDED.get(advantage, {}))
     assert chance_of_one(dist)[0] > 0.95
     np.testing.assert_allclose(value[[0, 2]], [GAMMA, 1.0], atol=0.1)
 
@@ -104,9 +107,9 @@ def test_a_time_limit_is_not_an_end(advantage):
     Taken for terminations, the cuts would leave V(1) below 1 + .9 + .81 + .729 = 3.4; continued
     from the next episode's first observation they would make it negative.
     """
-    steps = dict(n_step=3) if advantage == "n_step" else {}
     env = Marked(max_steps_in_episode=5)
-    value, _ = trained(env, -1, 1, advantage=advantage, total_timesteps=6144, **steps)
+    needed = NEEDED.get(advantage, {})
+    value, _ = trained(env, -1, 1, advantage=advantage, total_timesteps=6144, **needed)
     np.testing.assert_allclose(value, [0.0, 10.0], atol=0.5)
 
 

@@ -24,7 +24,6 @@ from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.spaces import Discrete
 
 CORES = ("none", "gru", "lstm", "linear", "mingru", "gtrxl")
-OPTIONS = {"gtrxl": {"core_window": 32}}
 SYMBOLS, BEFORE, STEPS = 4, 4, 32
 
 
@@ -107,11 +106,17 @@ TASKS = {
 }
 
 
+# what a window has to hold; short sequences, for attention to be cheap
+WINDOWS: dict[str, dict[str, Any]] = {
+    "CartPole-v1, velocities hidden": dict(core_window=8, core_layers=1, sequence_length=16),
+}
+
+
 def measure(task: str, core: str, seeds: int, total_timesteps: int | None) -> dict:
     """Trains one core on one task; returns what there is to report."""
     env, env_params, config = TASKS[task]()
     if core != "none":
-        options = OPTIONS.get(core, {})
+        options = WINDOWS.get(task, dict(core_window=32)) if core == "gtrxl" else {}
         config = config.replace(core=core, core_size=config.hidden_sizes[0], **options)
     if total_timesteps:
         config = config.replace(total_timesteps=max(total_timesteps, config.batch_size))

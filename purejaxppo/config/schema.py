@@ -80,7 +80,7 @@ class PPOConfig:
     # floats are hyperparameters: what they must be is in `hyperparams.BOUNDS`. Those of bins are
     # constants of the program, of which a network's first logits are made
     learning_rate: float = option(2.5e-4, group="optimisation")
-    """Step size of the optimizer; where it begins under learning_rate_schedule='kl_adaptive'."""
+    """Step size of the optimizer; with kl_adaptive where it begins."""
     learning_rate_schedule: RateSchedule = option(
         "linear", when=(effects.LEARNING_RATE_FORM, effects.MOVED)
     )

@@ -22,7 +22,9 @@ WIDTHS = [60, 80, 100, 120]
 def values(lines):
     """The value in brackets of every option in a help, by its name."""
     text = re.sub(r"\s+", " ", " ".join(lines)) + " --"
-    found = re.findall(r" (--[a-z][a-z-]*)(?=[ ,])(?:(?! --[a-z]).)*?\[([^\[\]]*)\](?= |$)", text)
+    found = re.findall(
+        r" (--[a-z][a-z0-9-]*)(?=[ ,])(?:(?! --[a-z]).)*?\[([^\[\]]*)\](?= |$)", text
+    )
     return {name[2:].removeprefix("no-").replace("-", "_"): value for name, value in found}
 
 
@@ -114,7 +116,7 @@ def test_what_stands_behind_help_does_not_count(monkeypatch, capsys):
 
 GROUPS = [
     "arguments", "what is trained", "sizes", "optimisation", "advantages", "objective", "value",
-    "network", "normalisation", "seeds and run folder", "evaluation",
+    "exploration", "network", "normalisation", "seeds and run folder", "evaluation",
     "several processes", "loggers", "compilation and output",
 ]  # fmt: skip
 
@@ -229,7 +231,7 @@ BASH = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here
         ("train CartPole-v1 --no-layer", ["--no-layer-norm"]),
         ("train CartPole-v1 --algorithm ", ["ppo", "ppo_kl", "a2c", "reinforce"]),
         ("train CartPole-v1 --objective = c", ["clip"]),  # as bash splits --objective=c
-        ("train CartPole-v1 --value-loss =", ["squared", "clipped", "huber"]),
+        ("train CartPole-v1 --value-loss =", ["squared", "clipped", "huber", "categorical"]),
         ("train CartPole-v1 --preset cl", ["classic"]),
         ("train CartPole-v1 --preset no", ["none"]),
         ("train CartPole-v1 --num-envs ", []),
@@ -258,7 +260,7 @@ def test_environments_that_were_listed_are_completed(cache, folders):
     completion.remember_environments(["Catch-bsuite", "pgx/2048"])
     assert completed("purejaxppo", "train", "pgx/") == ["pgx/2048"]
     assert completed("purejaxppo", "check-env", "Catch") == ["Catch-bsuite"]
-    assert completed("purejaxppo", "envs", "p") == ["pgx"]
+    assert completed("purejaxppo", "envs", "p") == ["pgx", "playground"]
 
 
 def test_names_that_cannot_be_kept_are_no_fault(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """One program for all values: what differs in numbers alone is compiled once."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def with_other_floats(config):
         try:
             return config.replace(**changes), set(changes)
         except ValueError as error:
-            idle = [name for name in changes if f"{name}=" in str(error)]
+            idle = [name for name in changes if re.search(rf"\b{name}=", str(error))]
             assert idle and all(getattr(config, n) == getattr(default, n) for n in idle), error
             del changes[idle[0]]
 

@@ -361,7 +361,7 @@ def test_another_study_of_the_name_is_refused_by_its_first_difference(place):
         ({"space": other}, "has vary gamma='0.9..0.99', and this sweep '0.9..0.999'"),
         ({"config": CONFIG.replace(num_steps=64)}, "has num_steps=125, and this sweep 64"),
         ({"score": ("evaluation",)}, "has score=.'final_return'., and this sweep .'evaluation'."),
-        ({"own": {"optimizer": "mine"}}, "has optimizer=None, and this sweep 'mine'"),
+        ({"own": {"optimizer": "mine"}}, "has optimizer='adam', and this sweep 'mine'"),
         ({"seeds": 3}, "has seeds=1, and this sweep 3: name another with --study-name"),
     ]:
         with pytest.raises(ConfigError, match=words):

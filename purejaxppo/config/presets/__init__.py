@@ -80,9 +80,12 @@ def tables(name: str) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: no such preset; the nearest names are given.
     """
-    files = _files(name.rpartition("/")[0]) if isinstance(name, str) else {}
-    if name not in files:
-        hint = did_you_mean(name if isinstance(name, str) else "", names())
+    text = name if isinstance(name, str) else ""
+    files = _files(text.rpartition("/")[0])
+    if text not in files:
+        # where no name is near, those of suites are too many to be listed
+        near = did_you_mean(text, names())
+        hint = near if near.startswith("did") else did_you_mean(text, _files(""))
         raise ConfigError(f"unknown preset {shown(name)}: {hint}")
     found = dict(_read(files[name]))
     if ENVIRONMENTS not in found:
