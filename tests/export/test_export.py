@@ -315,7 +315,11 @@ def named(name, tree):
 
 def load(folder, n, memory):
     policy = onnxruntime.InferenceSession(folder / "policy.onnx")
-    inputs = {x.name: np.ones((n, *x.shape[1:]), np.float32) for x in policy.get_inputs()}
+    whole = {"tensor(int32)": np.int32}
+    inputs = {
+        x.name: np.ones((n, *x.shape[1:]), whole.get(x.type, np.float32))
+        for x in policy.get_inputs()
+    }
     outputs = [x.name for x in policy.get_outputs()]
     def act(obs, starts):
         inputs.update(named("obs", obs))

@@ -27,7 +27,7 @@ SMOKE = {
     "speed.memory_plan": "--shapes a --turns 4 2 --updates 2 --rounds 2",
     "learning.exploration": "--quick --total-timesteps 640",
     "learning.memory": "--cores none --seeds 2 --total-timesteps 4096",
-    "learning.methods": "--tasks CartPole-v1 --methods categorical --seeds 2 --total-timesteps 2000",
+    "learning.methods": "--tasks CartPole-v1 --methods muon --seeds 2 --total-timesteps 2000",
     "learning.precision": "--tasks CartPole-v1 --seeds 2 --total-timesteps 2000",
     "learning.privileged": "--quick --tasks Pendulum-v1,\\ gravity\\ hidden",
     "peers.peers": f"--shapes a --peers none --rounds 2 {SMALL}",

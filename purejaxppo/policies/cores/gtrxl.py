@@ -55,8 +55,7 @@ class GTrXL(nn.Module):
     def initial_carry(self, batch_shape: tuple[int, ...]) -> dict[str, Array]:
         """Returns the memory at an episode's start: an empty window."""
         shape = (*batch_shape, self.layers, self.window, self.size)
-        count, window = jnp.zeros(batch_shape, jnp.float32), jnp.zeros(shape, jnp.float32)
-        return {"count": count, "window": window}
+        return {"count": jnp.zeros(batch_shape, jnp.int32), "window": jnp.zeros(shape, jnp.float32)}
 
     @nn.compact
     def __call__(
@@ -66,7 +65,7 @@ class GTrXL(nn.Module):
 
         Args:
             carry: `window` [B, layers, W, H], what each layer has read of the steps before the
-                first, the latest last; and `count` [B], how many of them are there.
+                first, the latest last; and `count` [B] int32, how many of them are there.
             x: [B, L, F].
             episode_start: [B, L] bool.
 
@@ -76,7 +75,7 @@ class GTrXL(nn.Module):
         check_shapes((), carry, x, episode_start)
         window = carry["window"]
         chex.assert_shape(window, (None, self.layers, self.window, self.size))
-        before = _steps_before(carry["count"].astype(jnp.int32), episode_start)
+        before = _steps_before(carry["count"], episode_start)
         seen = _seen(before, self.window)
         x = From(self.size, dtype=self.dtype, name="input")(x)
 
@@ -91,7 +90,7 @@ class GTrXL(nn.Module):
         there = jnp.arange(self.window)[None] >= self.window - count[:, None]
         window = jnp.stack([steps[:, -self.window :] for steps in read], 1)
         window = jnp.where(there[:, None, :, None], window, 0.0)
-        return {"count": count.astype(jnp.float32), "window": window}, x
+        return {"count": count, "window": window}, x
 
 
 class GatedBlock(nn.Module):
