@@ -300,7 +300,10 @@ def methods() -> str:
     for name in next(iter(found.values()))["methods"]:
         row = [f"`{name}`"]
         for task in found.values():
-            run = task["methods"][name]
+            run = task["methods"].get(name)
+            if run is None:
+                row.append("")
+                continue
             text = f"{run['final_return_mean']:.1f} ± {run['final_return_std']:.1f}"
             if "over_plain_95" in run:
                 low, high = run["over_plain_95"]

@@ -10,6 +10,8 @@ tenth of its updates, actions sampled; the difference from the plain setting has
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,14 +104,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="agents per run, in one program")
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the task's own")
     parser.add_argument("--quick", action="store_true", help="two tasks, 4 seeds, 50,000 steps")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
         args.tasks, args.seeds, args.total_timesteps = list(TASKS)[:2], 4, 50_000
     use_cores(args.seeds)
-    results = {
-        task: measure(task, args.methods, args.seeds, args.total_timesteps) for task in args.tasks
-    }
+    # what an earlier process has measured stays, and each task is kept as soon as it is
+    kept = args.out is not None and args.out.exists()
+    results = json.loads(args.out.read_text(encoding="utf-8"))["results"] if kept else {}
+    for task in args.tasks:
+        if task not in results:
+            results[task] = measure(task, args.methods, args.seeds, args.total_timesteps)
+            with contextlib.redirect_stdout(sys.stderr):
+                report("methods", results, args.out)
     report("methods", results, args.out)
 
 
