@@ -110,8 +110,9 @@ def main() -> None:
         args.tasks, args.seeds, args.total_timesteps = list(TASKS)[:2], 4, 50_000
     use_cores(args.seeds)
     # what an earlier process has measured stays, and each task is kept as soon as it is
-    kept = args.out is not None and args.out.exists()
-    results = json.loads(args.out.read_text(encoding="utf-8"))["results"] if kept else {}
+    results: dict[str, Any] = {}
+    if args.out is not None and args.out.exists():
+        results = json.loads(args.out.read_text(encoding="utf-8"))["results"]
     for task in args.tasks:
         if task not in results:
             results[task] = measure(task, args.methods, args.seeds, args.total_timesteps)
