@@ -663,6 +663,8 @@ def importing(monkeypatch, where, raised):
         exec(raised, {"__name__": where})
 
     monkeypatch.setattr(registry, "import_module", import_module)
+    registry._made.cache_clear()  # it may have been made before
+    registry._make_env.cache_clear()  # it may have been made before
     yield
 
 
