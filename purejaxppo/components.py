@@ -89,6 +89,11 @@ class Components(NamedTuple):
         return isinstance(self.env, HostEnvironment)
 
     @property
+    def keeps_final_obs(self) -> bool:
+        """Says whether a rollout keeps what its actions led to, for later stages to read."""
+        return self.config.recompute_advantages or self.explorer is not None
+
+    @property
     def own_params(self) -> EnvParams:
         """Returns the parameters that were passed for all environments alike, or None."""
         return None if self.alike is not None else self.custom.get("env_params")

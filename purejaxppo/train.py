@@ -129,7 +129,6 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
     """
     config, policy, objective = components.config, components.policy, components.objective
     explorer, schedule = components.explorer, components.schedule
-    keeps_final = config.recompute_advantages or explorer is not None
     vec_env = components.vectorize(num_envs := config.num_envs // devices)
 
     def defaults(hyperparams, env_params):
@@ -181,7 +180,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         # experience: T steps of N environments, and what is paid for the new in it
         state, rollout = collect(
             policy, components.critic, vec_env, config.num_steps, state, env_params, key_rollout,
-            config.num_minibatches, keeps_final, components.sequence_length,
+            config.num_minibatches, components.keeps_final_obs, components.sequence_length,
         )  # fmt: skip
         state, rollout, told = explore(explorer, hyper, state, rollout, more, axis_name)
         done = rollout.terminated | rollout.truncated

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.config.coerce import coerce
+from purejaxppo.envs.suites.adapter import field_name
 from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.types import EnvParams
 
@@ -82,17 +83,8 @@ def numbers_in(params: EnvParams) -> dict[str, int | float]:
     found = {}
     for where, leaf in jax.tree_util.tree_leaves_with_path(params):
         if _is_plain(leaf) and np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind != "b":
-            found[name_of(where)] = np.asarray(leaf).item()
+            found[field_name(where)] = np.asarray(leaf).item()
     return found
-
-
-def name_of(where: Any) -> str:
-    """Returns what a number in the parameters of an environment is called.
-
-    Args:
-        where: its path, as `jax.tree_util` gives it.
-    """
-    return jax.tree_util.keystr(where, simple=True, separator=".")
 
 
 def changed_numbers(params: EnvParams, defaults: EnvParams) -> dict[str, int | float]:
@@ -127,7 +119,7 @@ def with_numbers(numbers: Mapping[str, Any], defaults: EnvParams) -> EnvParams:
         changed[name] = coerce(f"env_params {name}", type(known[name]), number, known[name])
 
     def replaced(where: Any, leaf: Any) -> Any:
-        value = changed.get(name_of(where))
+        value = changed.get(field_name(where))
         if value is None or isinstance(leaf, int | float):
             return leaf if value is None else value
         return jnp.asarray(value, leaf.dtype)

@@ -120,7 +120,7 @@ def shapes_of(components: Components, shares: int = 1) -> Shapes:
 
     def roll(state, key):
         policy, critic, params = components.policy, components.critic, components.env_params
-        here, kept = (state, params, key), config.recompute_advantages
+        here, kept = (state, params, key), components.keeps_final_obs
         return collect(
             policy, critic, vec_env, config.num_steps, *here, keep_final_obs=kept,
             length=components.sequence_length,

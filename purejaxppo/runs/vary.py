@@ -11,9 +11,10 @@ import numpy as np
 
 from purejaxppo.components import Components
 from purejaxppo.config.coerce import coerce
+from purejaxppo.envs.suites.adapter import field_name
 from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.hyperparams import BOUNDS, Hyperparams
-from purejaxppo.run_folder.env_params import name_of, numbers_in
+from purejaxppo.run_folder.env_params import numbers_in
 from purejaxppo.run_folder.files import damaged
 from purejaxppo.run_folder.paths import given_path
 from purejaxppo.run_folder.read import read_run
@@ -51,7 +52,7 @@ class Own(NamedTuple):
         if not self.env_params:
             return env_params
         return jax.tree_util.tree_map_with_path(
-            lambda where, x: self.env_params.get(name_of(where), x), env_params
+            lambda where, x: self.env_params.get(field_name(where), x), env_params
         )
 
 
@@ -67,7 +68,7 @@ def own_of(values: Mapping[str, Any], env_params: EnvParams) -> Own:
         env_params: of the environment, whose numbers have the dtypes.
     """
     leaves = {
-        name_of(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(env_params)
+        field_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(env_params)
     }
     own = Own({}, {})
     for name, each in values.items():

@@ -174,7 +174,7 @@ def keeping(dist, log_prob, batch, hyper, state):
 
 
 def test_behind_each_update_the_divergence_of_the_whole_rollout_decides():
-    """Against the divergence that an objective is told: one computation serves both."""
+    """By the divergence that an objective adapts to: one computation serves both."""
     told = Objective(keeping, init=lambda hyper: jnp.float32(0), adapt=lambda state, kl, hyper: kl)
     config = BY_KL.replace(
         adapt_learning_rate="update", desired_kl=3e-3, learning_rate=0.05, learning_rate_max=0.1

@@ -29,7 +29,7 @@ from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import plan_for, plan_of, seeds_played_at_once
 from purejaxppo.sharding import spread_over
 from purejaxppo.train import learner_of
-from purejaxppo.tuning import compiler_options, nbytes
+from purejaxppo.tuning import compiled_for, compiler_options, nbytes
 
 TINY = PPOConfig(
     num_envs=16, num_steps=64, num_minibatches=2, total_timesteps=1024 * 6, hidden_sizes=(8,)
@@ -173,6 +173,19 @@ def test_as_many_seeds_as_fit_by_hand():
     assert one.peak(90, 1) <= 1000 < one.peak(91, 1)
     # where little is needed beside what is held, cutting seeds out would take more
     assert Footprint(held=100, working=10).at_once(2, 250) == 2
+
+
+def test_on_a_cpu_as_many_seeds_as_stay_in_its_cache_are_updated_together():
+    """Of 9 MiB: nine seeds that need one each; one of those that need more; elsewhere all."""
+    small, large = Footprint(held=10, working=2**20), Footprint(held=10, working=2**24)
+    with compiled_for("cpu"):
+        assert [small.at_once(seeds, None) for seeds in (4, 9, 64)] == [4, 9, 9]
+        assert large.at_once(64, None) == 1
+        assert (
+            small.at_once(64, 5 * 2**20) == 3
+        )  # four fifths of the memory hold four, less what is held
+    with compiled_for("cuda"):
+        assert [one.at_once(64, None) for one in (small, large)] == [64, 64]
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 3, 4, 6, 7, 9])

@@ -127,7 +127,7 @@ class Adapter:
 
 
 def field_name(where: Any) -> str:
-    """Returns the name of a field of a model, such as `opt.gravity`.
+    """Returns the name of a place in parameters or in a model, such as `opt.gravity`.
 
     Args:
         where: its path, as `jax.tree_util` gives it.
