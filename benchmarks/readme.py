@@ -304,11 +304,12 @@ def methods() -> str:
             if run is None:
                 row.append("")
                 continue
-            text = f"{run['final_return_mean']:.1f} ± {run['final_return_std']:.1f}"
-            if "over_plain_95" in run:
-                low, high = run["over_plain_95"]
+            returns = run["mean_returns"]
+            text = f"{returns['mean']:.1f} ± {returns['std']:.1f}"
+            if returns.get("over_plain_95"):
+                low, high = returns["over_plain_95"]
                 text += f" ({low:+.1f} to {high:+.1f})"
-            row.append(text)
+            row.append(f"{text}, {run['final_returns']['mean']:.1f}")
         rows.append(row)
     heads = [
         f"{name}, {task['config']['total_timesteps'] / 1000:.0f}k steps"

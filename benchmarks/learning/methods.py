@@ -2,8 +2,9 @@
 
 Each method is one change of a task's configuration; all else, steps and seeds too, is the same.
 Muon's updates have another size than Adam's, so its learning rate is the best of three for a few
-other seeds. The final return of a seed is the mean return of the episodes that ended in the last
-tenth of its updates, actions sampled; the difference from the plain setting has a 95% interval
+other seeds. Two numbers of a seed, actions sampled: its mean return over the run, the mean over all
+updates of that of the episodes that ended in each, and its final return, that of the episodes that
+ended in the last tenth of the updates. The difference from the plain setting has a 95% interval
 (Welch's t).
 """
 
@@ -22,6 +23,7 @@ from scipy import stats
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.sweeps.scores import mean_returns
 
 TUNED_FROM = 1000
 """First seed of those that a learning rate is chosen with."""
@@ -53,47 +55,57 @@ METHODS: dict[str, list[dict[str, Any]]] = {
 """What is changed of a task's configuration; where there are several changes, one is chosen."""
 
 
-def returns_of(config: PPOConfig, seeds: int, seed: int = 0) -> tuple[np.ndarray, float]:
-    """Trains agents; returns the final return of each, and the seconds that they took."""
+def returns_of(config: PPOConfig, seeds: int, seed: int = 0) -> dict[str, Any]:
+    """Trains agents; returns the numbers of each, and the seconds that they took."""
     result = fit(config, seeds=seeds, seed=seed)
-    return np.asarray(final_returns(result.metrics)), result.run_seconds
+    return {
+        "mean_returns": mean_returns(result.metrics).tolist(),
+        "final_returns": final_returns(result.metrics).tolist(),
+        "run_seconds": result.run_seconds,
+    }
 
 
 def chosen(config: PPOConfig, changes: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
-    """Returns the change whose mean return is highest for seeds of their own."""
+    """Returns the change whose mean return over the run is highest for seeds of their own."""
     if len(changes) == 1:
         return changes[0]
     means = [
-        returns_of(config.replace(**change), seeds, TUNED_FROM)[0].mean() for change in changes
+        np.mean(returns_of(config.replace(**change), seeds, TUNED_FROM)["mean_returns"])
+        for change in changes
     ]
     return changes[int(np.argmax(means))]
 
 
-def measure(task: str, methods: list[str], seeds: int, steps: int | None) -> dict[str, Any]:
-    """Trains one task with each method; returns what there is to report."""
-    preset, own = TASKS[task]
-    config = PPOConfig.preset(preset, **own)
-    if steps:
-        config = config.replace(total_timesteps=max(steps, config.batch_size))
-    found: dict[str, Any] = {}
-    for name in dict.fromkeys(["plain", *methods]):
-        print(task, name, file=sys.stderr, flush=True)
-        change = chosen(config, METHODS[name], min(seeds, 4))
-        returns, seconds = returns_of(config.replace(**change), seeds)
-        entry = {
-            "change": change,
-            "final_return_mean": float(returns.mean()),
-            "final_return_std": float(returns.std(ddof=1)),
-            "final_returns": returns.tolist(),
-            "run_seconds": seconds,
+def over(returns: list[float], plain: list[float]) -> list[float] | None:
+    """Returns the 95% interval of what a method adds to a mean; None if nothing ever differs."""
+    if np.std(returns) == np.std(plain) == 0:
+        return None
+    interval = stats.ttest_ind(returns, plain, equal_var=False).confidence_interval()
+    return [float(interval.low), float(interval.high)]
+
+
+def measure(config: PPOConfig, name: str, seeds: int, plain: dict[str, Any] | None) -> dict:
+    """Trains a task with one method; returns what there is to report.
+
+    Args:
+        config: of the task.
+        name: of the method.
+        seeds: agents.
+        plain: what there was to report of the plain setting; None: this is it.
+    """
+    change = chosen(config, METHODS[name], min(seeds, 4))
+    returns = returns_of(config.replace(**change), seeds)
+    found: dict[str, Any] = {"change": change, "run_seconds": returns["run_seconds"]}
+    for kind in ("mean_returns", "final_returns"):
+        values: list[float] = returns[kind]
+        found[kind] = {
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values, ddof=1)),
+            "values": values,
         }
-        if found and returns.std() > 0:
-            interval = stats.ttest_ind(
-                returns, found["plain"]["final_returns"], equal_var=False
-            ).confidence_interval()
-            entry["over_plain_95"] = [float(interval.low), float(interval.high)]
-        found[name] = entry
-    return {"seeds": seeds, "config": config.to_dict(), "methods": found}
+        if plain is not None:
+            found[kind]["over_plain_95"] = over(values, plain[kind]["values"])
+    return found
 
 
 def main() -> None:
@@ -109,13 +121,23 @@ def main() -> None:
     if args.quick:
         args.tasks, args.seeds, args.total_timesteps = list(TASKS)[:2], 4, 50_000
     use_cores(args.seeds)
-    # what an earlier process has measured stays, and each task is kept as soon as it is
+    # what an earlier process has measured stays, and each method is kept as soon as it is
     results: dict[str, Any] = {}
     if args.out is not None and args.out.exists():
         results = json.loads(args.out.read_text(encoding="utf-8"))["results"]
     for task in args.tasks:
-        if task not in results:
-            results[task] = measure(task, args.methods, args.seeds, args.total_timesteps)
+        preset, own = TASKS[task]
+        config = PPOConfig.preset(preset, **own)
+        if args.total_timesteps:
+            steps = max(args.total_timesteps, config.batch_size)
+            config = config.replace(total_timesteps=steps)
+        start = {"seeds": args.seeds, "config": config.to_dict(), "methods": {}}
+        there = results.setdefault(task, start)["methods"]
+        for name in dict.fromkeys(["plain", *args.methods]):
+            if name in there:
+                continue
+            print(task, name, file=sys.stderr, flush=True)
+            there[name] = measure(config, name, args.seeds, there.get("plain"))
             with contextlib.redirect_stdout(sys.stderr):
                 report("methods", results, args.out)
     report("methods", results, args.out)

@@ -130,7 +130,12 @@ class Host:
         entries: Sequence[str] = (),
     ):
         self.env, self.num_envs, self._info_metrics = env, num_envs, info_metrics
-        self._entries, self._spaces = entries, only(env.spec.observation, entries)
+        # taken apart once, for a step of N cheap environments takes as long as a few walks of trees
+        self._entries, seen = entries, only(env.spec.observation, entries)
+        self._spaces, self._seen = jax.tree.flatten(seen)
+        self._shapes = [(num_envs, *space.shape) for space in self._spaces]
+        self._actions, self._acted = jax.tree.flatten(env.spec.action)
+        self._forms = self._acted.flatten_up_to(env.forms)
         self.info: Any = {}  # of the last step
         self.envs: Any = None  # what `env.make` returns
         self.run = self.clock = 0
@@ -154,9 +159,7 @@ class Host:
             self.masked = False  # whether a reset of some, not all, has been looked at
             self.returns = np.zeros(self.num_envs, np.float64)
             self.lengths = np.zeros(self.num_envs, np.int32)
-            obs = self._copied(obs)
-            jax.tree.map_with_path(self._check_observation, self._spaces, obs)
-            return self._where(), obs
+            return self._where(), self._copied(obs)
 
     def step(self, where: np.ndarray, action: Action) -> tuple[np.ndarray, EnvStep]:
         """Steps all environments, and resets those whose episode ends.
@@ -178,18 +181,19 @@ class Host:
                 "since this state; go on from the last one, or begin with init"
             )
         with self._keeping_errors():
-            action = from_start(self.env.spec.action, jax.tree.map(np.asarray, action))
-            action = jax.tree.map(lambda form, x: form(x), self.env.forms, action)
-            obs, *paid, self.info = envs.step(action)
+            obs, *paid, self.info = envs.step(self._formed(action))
             # the last observations are copied before a reset, which may write over them
             final = self._copied(obs)
-            if self.clock == 0:  # later steps return what the first one does
+            if self.clock == 0:  # later steps return such numbers too, if as many
                 for x in paid:
                     self._check_numbers(x)
             kinds = float, bool, bool
-            reward, terminated, truncated = (
+            reward, terminated, truncated = numbers = [
                 np.array(x, kind) for x, kind in zip(paid, kinds, strict=True)
-            )
+            ]
+            for x, given in zip(numbers, paid, strict=True):
+                if x.shape != (self.num_envs,):
+                    self._check_numbers(given)
             done = terminated | truncated
             told = at_ends(self.info, self._info_metrics, done)
             obs = final
@@ -205,9 +209,9 @@ class Host:
                 reward = np.clip(reward, -1, 1)
             # an episode that ends in both ways has ended by the task
             flags = terminated, truncated & ~terminated
-            numbers: Any = (reward.astype(np.float32), *flags, *counted, told)
             self.clock = (self.clock + 1) % 2**31
-            return self._where(), EnvStep(obs, final, *numbers)
+            after: Any = (obs, final, reward.astype(np.float32), *flags, *counted, told)
+            return self._where(), EnvStep(*after)
 
     def close(self) -> None:
         """Closes the environments.
@@ -286,13 +290,25 @@ class Host:
                 f"shape {list(x.shape)}, its space says {list(shape)}"
             )
 
+    def _formed(self, action: Action) -> Arrays:
+        """Returns actions as the environments count and take them, in arrays of their own."""
+        parts = zip(self._actions, self._forms, self._acted.flatten_up_to(action), strict=True)
+        formed = [form(from_start(space, x) if starts(space) else x) for space, form, x in parts]
+        return jax.tree.unflatten(self._acted, formed)
+
     def _copied(self, obs: Obs) -> Obs:
         """Copies observations: the environments may write the next ones where these are."""
-
-        def copied(space: Space, x: Any) -> np.ndarray:  # integers are counted from 0 inside
-            return np.array(np.subtract(x, space.start) if starts(space) else x, space.dtype)
-
-        return jax.tree.map(copied, self._spaces, only(obs, self._entries))
+        parts = self._seen.flatten_up_to(only(obs, self._entries))
+        copies = [
+            # integers are counted from 0 inside
+            np.array(np.subtract(x, space.start) if starts(space) else x, space.dtype)
+            for space, x in zip(self._spaces, parts, strict=True)
+        ]
+        copied = jax.tree.unflatten(self._seen, copies)
+        if [x.shape for x in copies] != self._shapes:
+            spaces = jax.tree.unflatten(self._seen, self._spaces)
+            jax.tree.map_with_path(self._check_observation, spaces, copied)
+        return copied
 
 
 def _words(error: Exception, workers: Sequence[Any] = ()) -> str:

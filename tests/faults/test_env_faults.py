@@ -658,6 +658,21 @@ def test_rewards_and_flags_on_the_host_that_are_no_numbers(place, change):
         stepped(place, change)
 
 
+@pytest.mark.parametrize(
+    ("place", "change", "words"),
+    [
+        (0, lambda x: x[:, :1], r"observation of 2 environments has shape \[2, 1\], .* \[2, 2\]"),
+        (1, lambda x: 1.0, "step returns an array of float32 \\[\\] .*must be 2 numbers"),
+        (3, lambda x: x[:1], "step returns an array of bool .*must be 2 numbers"),
+    ],
+    ids=["observation", "reward", "truncated"],
+)
+def test_a_later_step_on_the_host_of_another_shape_is_named(place, change, words):
+    calls = iter(range(100))
+    with pytest.raises(HostError, match=words):
+        stepped(place, lambda x: change(x) if next(calls) >= 3 else x)
+
+
 def dying(happens, at):
     """CartPole in two processes, and something that happens at a step or reset."""
     inner, _ = make_env("gymnasium/CartPole-v1", processes=True)

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from support.processes import free_port
 
-GLOO = re.compile(r"\[Gloo\]|\d*$")
-"""A line of what Gloo says of itself; it is written in pieces, of which the last is a number."""
+GLOO = re.compile(
+    r"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. "
+    r"|Expected number of connected peer ranks is : )*"
+)
+"""A line of what Gloo says of itself: it is written in pieces, and threads come in between."""
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-c", "from purejaxppo.cli.main import main\nmain()"]
@@ -70,6 +73,6 @@ class Processes:
         found = []
         for process in self.running:
             out, err = process.communicate(timeout=seconds)
-            lines = [line for line in err.splitlines() if not GLOO.match(line)]
+            lines = [line for line in err.splitlines() if not GLOO.fullmatch(line)]
             found.append((process.returncode, out, "\n".join(lines)))
         return found

@@ -41,7 +41,8 @@ def make_env(
         max_steps: a time limit in place of the environment's own.
         **options: as in `gymnasium.make`.
     """
-    settings: dict[str, object] = {"autoreset_mode": AutoresetMode.DISABLED}
+    # what they return is copied by who steps them
+    settings: dict[str, object] = {"autoreset_mode": AutoresetMode.DISABLED, "copy": False}
     if processes:
         settings["context"] = "spawn"  # a fork would inherit the threads of JAX
     options = with_limit(options, max_steps, "max_episode_steps")
