@@ -44,6 +44,13 @@ def report(name: str, results: Any, out: Path | None) -> None:
     print(record(name, results, out))
 
 
+def measured_before(out: Path | None) -> dict[str, Any]:
+    """Returns the results in a file that is to be gone on with; none where there is no file."""
+    if out is None or not out.exists():
+        return {}
+    return json.loads(out.read_text(encoding="utf-8"))["results"]
+
+
 def record(name: str, results: Any, out: Path | None) -> str:
     """Writes a benchmark's results where asked; returns the JSON."""
     record = {

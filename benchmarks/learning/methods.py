@@ -2,28 +2,22 @@
 
 Each method is one change of a task's configuration; all else, steps and seeds too, is the same.
 Muon's updates have another size than Adam's, so its learning rate is the best of three for a few
-other seeds. Two numbers of a seed, actions sampled: its mean return over the run, the mean over all
-updates of that of the episodes that ended in each, and its final return, that of the episodes that
-ended in the last tenth of the updates. The difference from the plain setting has a 95% interval
-(Welch's t).
+other seeds. Mean and final returns are those of `benchmarks.common.returns`; the difference from
+the plain setting has a 95% interval (Welch's t).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from benchmarks.common.timing import report
-from purejaxppo import PPOConfig, fit, use_cores
-from purejaxppo.run_folder.rows import final_returns
-from purejaxppo.sweeps.scores import mean_returns
+from benchmarks.common.returns import compared, returns_of
+from benchmarks.common.timing import measured_before, record, report
+from purejaxppo import PPOConfig, use_cores
 
 TUNED_FROM = 1000
 """First seed of those that a learning rate is chosen with."""
@@ -55,16 +49,6 @@ METHODS: dict[str, list[dict[str, Any]]] = {
 """What is changed of a task's configuration; where there are several changes, one is chosen."""
 
 
-def returns_of(config: PPOConfig, seeds: int, seed: int = 0) -> dict[str, Any]:
-    """Trains agents; returns the numbers of each, and the seconds that they took."""
-    result = fit(config, seeds=seeds, seed=seed)
-    return {
-        "mean_returns": mean_returns(result.metrics).tolist(),
-        "final_returns": final_returns(result.metrics).tolist(),
-        "run_seconds": result.run_seconds,
-    }
-
-
 def chosen(config: PPOConfig, changes: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
     """Returns the change whose mean return over the run is highest for seeds of their own."""
     if len(changes) == 1:
@@ -76,36 +60,11 @@ def chosen(config: PPOConfig, changes: list[dict[str, Any]], seeds: int) -> dict
     return changes[int(np.argmax(means))]
 
 
-def over(returns: list[float], plain: list[float]) -> list[float] | None:
-    """Returns the 95% interval of what a method adds to a mean; None if nothing ever differs."""
-    if np.std(returns) == np.std(plain) == 0:
-        return None
-    interval = stats.ttest_ind(returns, plain, equal_var=False).confidence_interval()
-    return [float(interval.low), float(interval.high)]
-
-
 def measure(config: PPOConfig, name: str, seeds: int, plain: dict[str, Any] | None) -> dict:
-    """Trains a task with one method; returns what there is to report.
-
-    Args:
-        config: of the task.
-        name: of the method.
-        seeds: agents.
-        plain: what there was to report of the plain setting; None: this is it.
-    """
+    """Trains a task with one method; returns what there is to report, beside the plain setting."""
     change = chosen(config, METHODS[name], min(seeds, 4))
     returns = returns_of(config.replace(**change), seeds)
-    found: dict[str, Any] = {"change": change, "run_seconds": returns["run_seconds"]}
-    for kind in ("mean_returns", "final_returns"):
-        values: list[float] = returns[kind]
-        found[kind] = {
-            "mean": float(np.mean(values)),
-            "std": float(np.std(values, ddof=1)),
-            "values": values,
-        }
-        if plain is not None:
-            found[kind]["over_plain_95"] = over(values, plain[kind]["values"])
-    return found
+    return {"change": change} | compared(returns, plain)
 
 
 def main() -> None:
@@ -122,9 +81,7 @@ def main() -> None:
         args.tasks, args.seeds, args.total_timesteps = list(TASKS)[:2], 4, 50_000
     use_cores(args.seeds)
     # what an earlier process has measured stays, and each method is kept as soon as it is
-    results: dict[str, Any] = {}
-    if args.out is not None and args.out.exists():
-        results = json.loads(args.out.read_text(encoding="utf-8"))["results"]
+    results = measured_before(args.out)
     for task in args.tasks:
         preset, own = TASKS[task]
         config = PPOConfig.preset(preset, **own)
@@ -138,8 +95,7 @@ def main() -> None:
                 continue
             print(task, name, file=sys.stderr, flush=True)
             there[name] = measure(config, name, args.seeds, there.get("plain"))
-            with contextlib.redirect_stdout(sys.stderr):
-                report("methods", results, args.out)
+            record("methods", results, args.out)
     report("methods", results, args.out)
 
 

@@ -25,10 +25,16 @@ SMOKE = {
     "speed.driver": f"--rounds 2 --checkpoints 1 {SMALL}",
     "speed.first_run": "--here --total-timesteps 2000",
     "speed.memory_plan": "--shapes a --turns 4 2 --updates 2 --rounds 2",
+    "learning.ablations": (
+        "--tasks CartPole-v1 --details no\\ orthogonal\\ initialisation "
+        "no\\ bootstrap\\ at\\ time\\ limits --seeds 2 --total-timesteps 2000"
+    ),
+    "learning.guard": "--tasks CartPole-v1 --seeds 2 --total-timesteps 2000",
     "learning.exploration": "--quick --total-timesteps 640",
     "learning.memory": "--cores none --seeds 2 --total-timesteps 4096",
     "learning.methods": "--tasks CartPole-v1 --methods muon --seeds 2 --total-timesteps 2000",
     "learning.precision": "--tasks CartPole-v1 --seeds 2 --total-timesteps 2000",
+    "learning.presets": "--quick --folder OUT",
     "learning.privileged": "--quick --tasks Pendulum-v1,\\ gravity\\ hidden",
     "peers.peers": f"--shapes a --peers none --rounds 2 {SMALL}",
     "peers.compile_time": f"--shapes a --peers none --processes 1 {SMALL}",
@@ -41,7 +47,8 @@ SMOKE = {
     "speed.suites": "--envs CartPole-v1 gymnasium/HalfCheetah-v5 --total-timesteps 1000",
     "speed.sweep": "--trials 2 --runs 1 --total-timesteps 1000",
     "learning.table1": (
-        "--tasks InvertedPendulum-v5 --settings fixed\\ KL,\\ 1 --seeds 1 --total-timesteps 4096"
+        "--tasks InvertedPendulum-v5 --settings fixed\\ KL,\\ 1 --seeds 1 --total-timesteps 4096 "
+        "--folder OUT"
     ),
     "learning.sweeps": (
         "--envs CartPole-v1 --methods random --repetitions 2 --trials 2 --steps 1024"
@@ -77,7 +84,8 @@ def test_every_script_has_a_smoke_run():
 @pytest.mark.parametrize("script", SMOKE)
 def test_smoke(script, tmp_path):
     out = tmp_path / "result.json"
-    printed = run(script, *shlex.split(SMOKE[script]), "--out", out)
+    words = shlex.split(SMOKE[script].replace("OUT", str(tmp_path)))
+    printed = run(script, *words, "--out", out)
     record = json.loads(out.read_text())
     assert json.loads(printed) == record
     assert {"benchmark", "date", "device", "machine", "versions", "results"} <= set(record)

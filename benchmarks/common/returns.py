@@ -1,0 +1,70 @@
+"""Returns of the agents that a benchmark trains, two numbers of each, and how far two sets differ.
+
+The mean return of a seed is that over its run: the mean over all updates of that of the episodes
+that ended in each. Its final return is that of the episodes that ended in the last tenth of the
+updates. Actions are sampled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from purejaxppo import HostEnvironment, PPOConfig, fit, make_env
+from purejaxppo.run_folder.rows import final_returns
+from purejaxppo.sweeps.scores import mean_returns
+
+KINDS = ("mean_returns", "final_returns")
+
+
+def returns_of(config: PPOConfig, seeds: int, seed: int = 0, **parts: Any) -> dict[str, Any]:
+    """Trains agents, side by side where the environment can be.
+
+    Args:
+        config: of each.
+        seeds: how many.
+        seed: that their keys are split from; on the host, of the first agent, counted up.
+        **parts: what takes the place of what `config` describes, see `fit`.
+
+    Returns:
+        `mean_returns` and `final_returns`, a list of one number for each seed, and the seconds.
+    """
+    hosted = isinstance(parts.get("env") or make_env(config.env)[0], HostEnvironment)
+    keys = [(1, seed + i) for i in range(seeds)] if hosted else [(seeds, seed)]
+    runs = [fit(config, seeds=n, seed=key, **parts) for n, key in keys]
+    return {
+        "mean_returns": np.concatenate([mean_returns(r.metrics) for r in runs]).tolist(),
+        "final_returns": np.concatenate([final_returns(r.metrics) for r in runs]).tolist(),
+        "run_seconds": sum(r.run_seconds for r in runs),
+    }
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Returns mean, standard deviation and every value."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": deviation, "values": values}
+
+
+def over(returns: list[float], plain: list[float]) -> list[float] | None:
+    """Returns the 95% interval of the difference of two means (Welch's t); None if it has none."""
+    if np.std(returns) == np.std(plain) == 0:
+        return None
+    interval = stats.ttest_ind(returns, plain, equal_var=False).confidence_interval()
+    return [float(interval.low), float(interval.high)]
+
+
+def compared(returns: dict[str, Any], plain: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns what there is to report of agents, beside that of others.
+
+    Args:
+        returns: of `returns_of`.
+        plain: of this function, of the others; None: there are none.
+    """
+    found: dict[str, Any] = {"run_seconds": returns["run_seconds"]}
+    for kind in KINDS:
+        found[kind] = spread(returns[kind])
+        if plain is not None:
+            found[kind]["over_plain_95"] = over(returns[kind], plain[kind]["values"])
+    return found
