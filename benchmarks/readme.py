@@ -42,15 +42,10 @@ GROWN = {
 PEERS = {
     "purejaxrl": "PureJaxRL", "rejax": "rejax", "brax": "Brax PPO", "sbx": "SBX", "sb3": "SB3",
 }  # fmt: skip
-FIRST_PAGE = {
-    "CartPole-v1, ppo": "CartPole-v1", "CartPole-v1, a2c": "CartPole-v1, a2c",
-    "Pendulum-v1, ppo": "Pendulum-v1", "Acrobot-v1, ppo": "Acrobot-v1",
-    "MountainCarContinuous-v0, ppo": "MountainCarContinuous-v0",
-    "Breakout-MinAtar": "Breakout-MinAtar", "brax/hopper": "brax/hopper",
-    "gymnasium/Hopper-v5": "gymnasium/Hopper-v5",
-}  # fmt: skip
-MINATAR = ("Breakout-MinAtar", "SpaceInvaders-MinAtar")
-HOPPERS = ("brax/hopper", "gymnasium/Hopper-v5")
+FIRST_PAGE = (
+    "CartPole-v1", "CartPole-v1, A2C", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0",
+    "Breakout-MinAtar", "brax/hopper", "gymnasium/Hopper-v5",
+)  # fmt: skip
 
 
 def read(name: str) -> dict[str, Any]:
@@ -71,60 +66,44 @@ def paragraph(text: str) -> str:
     return wrap.fill(" ".join(text.split()))
 
 
-def mean_and_std(run: dict[str, Any]) -> str:
-    """Mean and deviation over seeds; returns that were kept as whole numbers have no decimals."""
-    returns = run.get("final_returns")
-    if returns and all(isinstance(x, int) for x in returns):
-        return f"{statistics.fmean(returns):.0f} ± {statistics.pstdev(returns):.0f}"
-    return f"{run['final_return_mean']:.1f} ± {run['final_return_std']:.1f}"
+def mean_and_std(found: dict[str, Any]) -> str:
+    """Mean and deviation over seeds; large ones have no decimals."""
+    digits = 0 if abs(found["mean"]) >= 1000 else 1
+    return f"{found['mean']:,.{digits}f} ± {found['std']:,.{digits}f}"
 
 
 def steps_of(run: dict[str, Any]) -> int:
     """Steps of each seed."""
-    return run["config"]["total_timesteps"] if "config" in run else run["total_timesteps"]
+    return run["config"]["total_timesteps"]
 
 
 def first_page() -> str:
-    """Final returns and speed of some presets."""
-    runs = {**read("scores"), **read("commands")}
+    """Scores and speed of some presets."""
+    found = read("scores")
     rows = [
-        (name, f"{steps_of(run):,}", mean_and_std(run), run["seeds"],
+        (name, f"{steps_of(run):,}", mean_and_std(run["evaluation"]), run["seeds"],
          f"{run['steps_per_second']:,.0f}")
-        for name, run in ((name, runs[key]) for key, name in FIRST_PAGE.items())
+        for name, run in ((name, found[name]) for name in FIRST_PAGE)
     ]  # fmt: skip
-    return table(["preset", "steps", "final return", "seeds", "steps/s"], rows)
+    return table(["preset", "steps", "return", "seeds", "steps/s"], rows)
 
 
 def scores() -> str:
-    """Final returns of all presets of classic control."""
-    rows = [
-        (name, f"{steps_of(run):,}", mean_and_std(run), f"{run['steps_per_second']:,.0f}",
-         f"{run['run_seconds']:.0f}")
-        for name, run in read("scores").items()
-    ]  # fmt: skip
-    head = ["preset, algorithm", "steps", "final return (8 seeds)", "steps/s", "seconds"]
-    return table(head, rows)
-
-
-def minatar() -> str:
-    """Final returns of MinAtar's presets."""
+    """Scores of all presets that were trained, beside those of others."""
     rows = []
-    for name, run in ((name, read("commands")[name]) for name in MINATAR):
-        steps, speed = steps_of(run), run["steps_per_second"]
-        minutes = steps * run["seeds"] / speed / 60
-        rows.append((name, f"{steps:,}", mean_and_std(run), f"{speed:,.0f}", f"{minutes:.0f}"))
-    return table(["preset", "steps", "final return (3 seeds)", "steps/s", "minutes"], rows)
-
-
-def hoppers() -> str:
-    """Final returns of the hoppers, seed by seed."""
-    rows = [
-        (name, f"{steps_of(run):,}", ", ".join(map(str, run["final_returns"])), mean_and_std(run),
-         f"{run['steps_per_second']:,.0f}")
-        for name, run in ((name, read("commands")[name]) for name in HOPPERS)
-    ]  # fmt: skip
-    head = ["preset", "steps", "final return of each seed", "mean and deviation", "steps/s"]
-    return table(head, rows)
+    for name, run in read("scores").items():
+        others = "; ".join(
+            f"{other['score']} ({', '.join(filter(None, (other['steps'], other['source'])))})"
+            for other in run["references"]
+        )
+        found = run["evaluation"]
+        (low, high), digits = found["iqm_95"], 0 if abs(found["iqm"]) >= 1000 else 1
+        iqm = f"{found['iqm']:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+        final = mean_and_std(run["final_return"])
+        row = (name, f"{steps_of(run):,}", others, mean_and_std(found), iqm, final)
+        rows.append((*row, run["seeds"], f"{run['run_seconds']:,.0f}"))
+    heads = ["steps", "others", "return", "interquartile mean (95%)", "while training"]
+    return table(["preset", *heads, "seeds", "seconds"], rows)
 
 
 def speed() -> str:
@@ -509,7 +488,7 @@ def measured_gpu(found: dict[str, Any]) -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        first_page, scores, minatar, hoppers, speed, compile_time, scaling, growth, breakdown,
+        first_page, scores, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
         gpu, sweep, sweeps, privileged, exploration, methods,
     )

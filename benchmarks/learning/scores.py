@@ -1,50 +1,124 @@
-"""Final returns of the presets: mean and standard deviation over seeds.
+"""Scores of the presets, beside those that others publish.
 
-The final return of a seed is the mean return of the episodes that ended in the last tenth of its
-updates, with actions sampled as in training.
+Two numbers of a seed: the mean return of 100 episodes at the end of its run, most probable actions
+taken, and its final return, that of the episodes which ended in the last tenth of its updates,
+actions sampled. Interquartile means over seeds have 95% bootstrap intervals (arXiv:2108.13264).
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from benchmarks.common.timing import report
-from purejaxppo import PPOConfig, fit, use_cores
+import numpy as np
+
+from benchmarks.common.returns import spread
+from benchmarks.common.timing import measured_before, record, report
+from purejaxppo import HostEnvironment, PPOConfig, fit, make_env, use_cores
 from purejaxppo.config.schema import Algorithm
+from purejaxppo.report.aggregate import bootstrap_interval, iqm
 from purejaxppo.run_folder.rows import final_returns
 
-RUNS: dict[str, tuple[str, Algorithm, dict[str, Any]]] = {
-    "CartPole-v1, ppo": ("CartPole-v1", "ppo", {}),
-    "CartPole-v1, ppo_kl": ("CartPole-v1", "ppo_kl", {}),
-    "CartPole-v1, ppo_kl, adaptive": ("CartPole-v1", "ppo_kl", {"objective": "adaptive_kl"}),
-    "CartPole-v1, a2c": ("CartPole-v1", "a2c", {}),
-    "CartPole-v1, reinforce": ("CartPole-v1", "reinforce", {}),
-    "CartPole-v1, classic": ("classic", "ppo", {}),
-    "Pendulum-v1, ppo": ("Pendulum-v1", "ppo", {}),
-    "Acrobot-v1, ppo": ("Acrobot-v1", "ppo", {}),
-    "MountainCarContinuous-v0, ppo": ("MountainCarContinuous-v0", "ppo", {}),
+EPISODES = 100
+
+GYMNAX, BLINES = "gymnax's README", "gymnax-blines"
+ZOO, CLEANRL, BASELINES = "RL Baselines3 Zoo", "CleanRL", "openai/baselines"
+
+
+class Reference(NamedTuple):
+    """A score that others publish: as they write it, after how many steps, and where."""
+
+    score: str
+    steps: str
+    source: str
+
+
+REFERENCES: dict[str, list[Reference]] = {
+    "CartPole-v1": [
+        Reference("490.0 ± 6.1", "500k", CLEANRL), Reference("497.5 ± 4.0", "500k", BASELINES),
+        Reference("500", "100k", ZOO), Reference("500", "128k-144k", BLINES),
+    ],
+    "Acrobot-v1": [
+        Reference("-86.4 ± 1.3", "500k", CLEANRL), Reference("-81.8 ± 5.6", "500k", BASELINES),
+        Reference("-73.5", "1M", ZOO), Reference("-80", "", GYMNAX),
+    ],
+    "Pendulum-v1": [Reference("-172.2", "100k", ZOO), Reference("-130", "", GYMNAX)],
+    "MountainCar-v0": [Reference("-110.4", "1M", ZOO), Reference("-118", "", GYMNAX)],
+    "MountainCarContinuous-v0": [Reference("88.3", "20k", ZOO), Reference("92", "", GYMNAX)],
+    "Breakout-MinAtar": [Reference("28", "10M", BLINES)],
+    "SpaceInvaders-MinAtar": [Reference("131", "10M", BLINES)],
+    "Asterix-MinAtar": [Reference("15", "10M", BLINES)],
+    "Freeway-MinAtar": [Reference("58", "10M", BLINES)],
+    "gymnasium/Hopper-v5": [
+        Reference("2382.9 ± 272 (v4)", "1M", CLEANRL), Reference("2316.2 (v1)", "1M", BASELINES),
+        Reference("2410 (v3)", "1M", ZOO),
+    ],
+}  # fmt: skip
+"""By environment; who gives a deviation has several seeds, all others one run or model."""
+
+
+class Row(NamedTuple):
+    """A preset: its algorithm, what is changed of it, and how many seeds are trained."""
+
+    preset: str
+    algorithm: Algorithm = "ppo"
+    changes: Mapping[str, Any] = MappingProxyType({})
+    seeds: int = 8
+
+
+ROWS: dict[str, Row] = {
+    "CartPole-v1": Row("CartPole-v1"),
+    "CartPole-v1, KL penalty": Row("CartPole-v1", "ppo_kl"),
+    "CartPole-v1, adaptive KL": Row("CartPole-v1", "ppo_kl", {"objective": "adaptive_kl"}),
+    "CartPole-v1, A2C": Row("CartPole-v1", "a2c"),
+    "CartPole-v1, REINFORCE": Row("CartPole-v1", "reinforce"),
+    "CartPole-v1, classic": Row("classic"),
+    "Acrobot-v1": Row("Acrobot-v1"),
+    "Pendulum-v1": Row("Pendulum-v1"),
+    "MountainCar-v0": Row("MountainCar-v0"),
+    "MountainCarContinuous-v0": Row("MountainCarContinuous-v0"),
+    "Breakout-MinAtar": Row("Breakout-MinAtar", seeds=6),
+    "SpaceInvaders-MinAtar": Row("SpaceInvaders-MinAtar", seeds=6),
+    "Asterix-MinAtar": Row("Asterix-MinAtar", seeds=6),
+    "Freeway-MinAtar": Row("Freeway-MinAtar", seeds=6),
+    "brax/hopper": Row("brax/hopper", seeds=6),
+    "gymnasium/Hopper-v5": Row("gymnasium/Hopper-v5", seeds=6),
 }
 
 
-def measure(name: str, seeds: int, seed: int, total_timesteps: int | None) -> dict:
-    """Trains one preset; returns what there is to report."""
-    preset, algorithm, changes = RUNS[name]
-    config = PPOConfig.preset(preset, algorithm, **changes)
+def over_seeds(values: np.ndarray) -> dict[str, Any]:
+    """Returns mean, deviation and values over seeds, and their interquartile mean."""
+    low, high = bootstrap_interval(values)
+    means = {"iqm": float(iqm(values)), "iqm_95": [float(low), float(high)]}
+    return spread(values.tolist()) | means
+
+
+def measure(row: Row, seeds: int, seed: int, total_timesteps: int | None) -> dict[str, Any]:
+    """Trains a preset; returns what there is to report."""
+    config = PPOConfig.preset(row.preset, row.algorithm, **row.changes)
     if total_timesteps:
         config = config.replace(total_timesteps=total_timesteps)
-    result = fit(config, seeds=seeds, seed=seed)
-    returns = final_returns(result.metrics)
+    # on the host one seed after the other, elsewhere all in one program
+    hosted = isinstance(make_env(config.env)[0], HostEnvironment)
+    keys = [(1, seed + i) for i in range(seeds)] if hosted else [(seeds, seed)]
+    runs = [
+        fit(config, seeds=n, seed=key, eval_every=config.timesteps, eval_episodes=EPISODES)
+        for n, key in keys
+    ]
+    seconds = sum(run.run_seconds for run in runs)
     return {
-        "final_return_mean": float(returns.mean()),
-        "final_return_std": float(returns.std()),
-        "final_returns": returns.tolist(),
+        "references": [reference._asdict() for reference in REFERENCES.get(config.env, [])],
+        "evaluation": over_seeds(np.concatenate([np.asarray(run.best.returns) for run in runs])),
+        "final_return": over_seeds(np.concatenate([final_returns(run.metrics) for run in runs])),
         "seeds": seeds,
         "seed": seed,
-        "run_seconds": result.run_seconds,
-        "compile_seconds": result.compile_seconds,
-        "steps_per_second": seeds * config.timesteps / result.run_seconds,
+        "run_seconds": seconds,
+        "compile_seconds": sum(run.compile_seconds for run in runs),
+        "steps_per_second": seeds * config.timesteps / seconds,
         "config": config.to_dict(),
     }
 
@@ -52,16 +126,23 @@ def measure(name: str, seeds: int, seed: int, total_timesteps: int | None) -> di
 def main() -> None:
     """Trains the presets one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", nargs="*", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--seeds", type=int, default=8, help="agents per preset, in one program")
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", type=int, help="agents per preset; those of its row if none")
     parser.add_argument("--seed", type=int, default=0, help="of the key that theirs are split from")
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the preset's")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="two presets, 2 seeds, 50,000 steps")
+    parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
-    use_cores(args.seeds)
-    results = {}
-    for name in args.runs:
-        results[name] = measure(name, args.seeds, args.seed, args.total_timesteps)
+    if args.quick:
+        args.rows, args.seeds, args.total_timesteps = list(ROWS)[:2], 2, 50_000
+    use_cores(args.seeds or max(row.seeds for row in ROWS.values()))
+    results = measured_before(args.out)
+    for name in args.rows:
+        if name not in results:
+            print(name, file=sys.stderr, flush=True)
+            seeds = args.seeds or ROWS[name].seeds
+            results[name] = measure(ROWS[name], seeds, args.seed, args.total_timesteps)
+            record("scores", results, args.out)
     report("scores", results, args.out)
 
 

@@ -231,13 +231,15 @@ def call_host(function: Callable[..., Any], shapes: PyTree, *args: Any) -> Any:
 
     # on a CPU the program's memory is the host's: a copy of a few numbers takes a fifteenth of the
     # time in which `io_callback` makes arrays of JAX of them
-    def fill(context: Any, results: PyTree, *args: PyTree) -> None:
-        given = jax.tree.map(lambda x: np.asarray(x).copy(), args)
-        returned = function(*given)
-        for result, x in zip(jax.tree.leaves(results), jax.tree.leaves(returned), strict=True):
+    leaves, tree = jax.tree.flatten(shapes)
+
+    def fill(context: Any, results: list[Any], *args: PyTree) -> None:
+        returned = function(*jax.tree.map(lambda x: np.asarray(x).copy(), args))
+        for result, x in zip(results, jax.tree.leaves(returned), strict=True):
             np.asarray(result)[...] = x
 
-    return buffer_callback(fill, shapes, has_side_effect=True)(*args)
+    filled = buffer_callback(fill, leaves, has_side_effect=True)(*args)
+    return jax.tree.unflatten(tree, filled)
 
 
 def _here(mesh: Mesh | None) -> int | None:
