@@ -46,6 +46,12 @@ FIRST_PAGE = (
     "CartPole-v1", "CartPole-v1, A2C", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0",
     "Breakout-MinAtar", "brax/hopper", "gymnasium/Hopper-v5",
 )  # fmt: skip
+MUJOCO = {
+    "HalfCheetah-v5": ("1,668.6", "1,442.6 ± 46.0"), "Hopper-v5": ("2,316.2", "2,382.9 ± 271.7"),
+    "InvertedDoublePendulum-v5": ("7,102.9", ""),
+    "InvertedPendulum-v5": ("809.4", "963.1 ± 22.2"), "Reacher-v5": ("-6.7", ""),
+    "Swimmer-v5": ("111.2", ""), "Walker2d-v5": ("3,425.0", "2,288.0 ± 571.8"),
+}  # fmt: skip
 
 
 def read(name: str) -> dict[str, Any]:
@@ -297,6 +303,70 @@ def methods() -> str:
     return table(["method", *heads], rows)
 
 
+def table1() -> str:
+    """The paper's scores of its settings beside ours."""
+    found = read("table1")
+    tasks = list(found["tasks"])
+    rows = []
+    for setting, scores in found["settings"].items():
+        low, high = scores["interval"]
+        seeds = max(map(len, scores["by_task"].values()))
+        each = [scores["by_task"].get(task) for task in tasks]
+        by_task = [f"{statistics.fmean(x):.2f}" if x else "" for x in each]
+        ours = f"{scores['score']:.2f} ({low:.2f} to {high:.2f})"
+        rows.append((setting, f"{scores['paper']:.2f}", ours, seeds, *by_task))
+    heads = [task.removesuffix("-v5") for task in tasks]
+    return table(["setting", "paper", "here (95%)", "seeds", *heads], rows)
+
+
+def mujoco() -> str:
+    """Returns on MuJoCo's tasks beside those of others."""
+    rows = []
+    for task, found in read("table1")["tasks"].items():
+        runs = found["runs"].get("clipping, 0.2", {})
+        if not runs:
+            continue
+        scores = [run["score"] for run in runs.values()]
+        deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        ours = mean_and_std({"mean": statistics.fmean(scores), "std": deviation})
+        rows.append((task, *MUJOCO[task], ours, len(runs), f"{found['random']:,.1f}"))
+    heads = ["openai/baselines (v1)", "CleanRL (v4)", "here", "seeds", "random actions"]
+    return table(["task", *heads], rows)
+
+
+def ablations() -> str:
+    """What each detail is worth."""
+    found = read("ablations")
+    rows = []
+    for detail in next(iter(found.values())):
+        row = [detail]
+        for task in found.values():
+            returns = task[detail]["mean_returns"]
+            text = f"{returns['mean']:.1f} ± {returns['std']:.1f}"
+            if returns.get("over_plain_95"):
+                low, high = returns["over_plain_95"]
+                text += f" ({low:+.1f} to {high:+.1f})"
+            row.append(text)
+        rows.append(row)
+    return table(["", *found], rows)
+
+
+def presets() -> str:
+    """Presets beside what their sweeps find."""
+    rows = []
+    for name, run in read("presets").items():
+        setting = ", ".join(
+            f"`{field}` {value:.3g}" if isinstance(value, float) else f"`{field}` {value}"
+            for field, value in run["setting"].items()
+        )
+        returns = [mean_and_std(run[who]["mean_returns"]) for who in ("preset", "found")]
+        difference = run["found"]["mean_returns"].get("over_plain_95")
+        apart = "{:+.1f} to {:+.1f}".format(*difference) if difference else ""
+        rows.append((name, setting, *returns, apart))
+    heads = ["found", "mean return, preset", "found", "difference (95%)"]
+    return table(["preset", *heads], rows)
+
+
 def sweep() -> str:
     """A sweep beside as many runs."""
     found = read("sweep")
@@ -491,6 +561,7 @@ FIGURES: dict[str, Callable[[], str]] = {
         first_page, scores, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
         gpu, sweep, sweeps, privileged, exploration, methods,
+        table1, mujoco, ablations, presets,
     )
 }  # fmt: skip
 

@@ -295,6 +295,55 @@ def gpu(results: dict[str, Any]) -> Figure | None:
     return figure
 
 
+def ablations(results: dict[str, Any]) -> Figure | None:
+    """Interquartile means of the return over the run, without one detail at a time."""
+    tasks = {task: found for task, found in results.items() if "all details" in found}
+    if not tasks:
+        return None
+    details = list(dict.fromkeys(detail for found in tasks.values() for detail in found))
+    figure, row = new_figure(len(tasks), height=1.2 + 0.26 * len(details))
+    for axes, (task, found) in zip(row, tasks.items(), strict=True):
+        for place, detail in enumerate(details):
+            if detail in found:
+                returns = found[detail]["mean_returns"]
+                low, high = returns["iqm_95"]
+                color = "C1" if detail == "all details" else "C0"
+                axes.plot([low, high], [place, place], color=color, linewidth=2)
+                axes.plot(returns["iqm"], place, "o", color=color, markersize=4)
+        axes.axvline(found["all details"]["mean_returns"]["iqm"], color="C1", linewidth=0.8)
+        axes.set_yticks(range(len(details)), details if axes is row[0] else [], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("mean return over the run", fontsize=8)
+    return figure
+
+
+def table1(results: dict[str, Any]) -> Figure | None:
+    """Learning curves of each task: the mean over seeds for every setting."""
+    tasks = results["tasks"]
+    if not tasks:
+        return None
+    settings = list(results["settings"])
+    figure, row = new_figure(len(tasks), width=1.0 + 2.3 * len(tasks))
+    for axes, (task, found) in zip(row, tasks.items(), strict=True):
+        for setting, runs in found["runs"].items():
+            curves = [run["curve"] for run in runs.values()]
+            # None where no episode has ended
+            known = [[x for x in at if x is not None] for at in zip(*curves, strict=True)]
+            steps = next(iter(runs.values()))["steps"]
+            points = [(x, sum(at) / len(at)) for x, at in zip(steps, known, strict=True) if at]
+            color = f"C{settings.index(setting)}"
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1, label=setting)
+        axes.set_title(task, fontsize=9)
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+        axes.tick_params(labelsize=7)
+    handles = {str(h.get_label()): h for axes in row for h in axes.get_lines()}
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=8
+    )  # fmt: skip
+    return figure
+
+
 def shares_of_updates(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     """What each part of an update takes of all of it, and how long kernels wait, by task."""
     shares = {}
@@ -327,6 +376,8 @@ PLOTS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
     "time_to_score": time_to_score,
     "breakdown": breakdown,
     "gpu": gpu,
+    "ablations": ablations,
+    "table1": table1,
 }
 
 

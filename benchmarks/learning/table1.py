@@ -83,7 +83,7 @@ def told(run: Results) -> dict[str, Any]:
         "final_return": float(run.final_returns[0]),
         "run_seconds": run.summary["run_seconds"],
         "steps": (updates * run.config.batch_size).tolist(),
-        "curve": returns[0].tolist(),
+        "curve": [None if np.isnan(x) else x for x in returns[0].tolist()],
     }
 
 

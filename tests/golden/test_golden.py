@@ -77,9 +77,12 @@ class Gates:
 
 
 SMALL = dict(num_envs=4, num_steps=16, num_minibatches=2, num_epochs=2, hidden_sizes=(8, 8))
-PRESET = PPOConfig.preset("CartPole-v1", **SMALL, total_timesteps=128)
+CARTPOLE = PPOConfig(
+    env="CartPole-v1", **SMALL, total_timesteps=128, learning_rate=2.5e-3,
+    learning_rate_final_scale=0.0, gae_lambda=0.9,
+)  # fmt: skip
 CONFIGS = {
-    "discrete": (PRESET, {}),
+    "discrete": (CARTPOLE, {}),
     "continuous": (
         PPOConfig(
             env="Pendulum-v1", **SMALL, total_timesteps=128, normalize_observations=True,
@@ -89,7 +92,7 @@ CONFIGS = {
         ),
         {},
     ),
-    "gru": (PRESET.replace(core="gru", core_size=8, sequence_length=8, chunk_size=8), {}),
+    "gru": (CARTPOLE.replace(core="gru", core_size=8, sequence_length=8, chunk_size=8), {}),
     "cnn": (
         PPOConfig(
             env="Breakout-MinAtar", num_envs=2, num_steps=8, num_minibatches=2, num_epochs=1,
@@ -106,7 +109,7 @@ CONFIGS = {
         ),
         {},
     ),
-    "seeds": (PRESET, {}),
+    "seeds": (CARTPOLE, {}),
 }  # fmt: skip
 
 
