@@ -270,8 +270,8 @@ def privileged() -> str:
     for task, found in read("privileged").items():
         row = [task, f"{steps_of(found['alike']):,}"]
         for name in ("alike", "privileged"):
-            mean, explained = found[name]["mean_return"], found[name]["explained_variance"]
-            row.append(f"{mean['mean']:.1f} ± {mean['half_width']:.1f} ({explained['mean']:.2f})")
+            mean, final = found[name]["mean_return"], found[name]["final_return"]
+            row.append(f"{mean['mean']:.1f} ± {mean['half_width']:.1f}, {final['mean']:.1f}")
         low, high = found["gain"]["interval"]
         rows.append((*row, f"{found['gain']['mean']:+.1f} ({low:+.1f} .. {high:+.1f})"))
     heads = ["sees as much", "sees what is hidden", "gain (95%)"]

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import scipy.stats
 
-from benchmarks.common.timing import report
+from benchmarks.common.timing import measured_before, record, report
 from purejaxppo import PPOConfig, fit, make_env, use_cores
 from purejaxppo.envs.wrappers.base import ObservationWrapper, Remembered, RememberingWrapper
 from purejaxppo.run_folder.rows import final_returns
@@ -141,11 +141,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="agents per run, in one program")
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the task's own")
     parser.add_argument("--quick", action="store_true", help="2 seeds of 10,000 steps: a trial")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     seeds, steps = (2, 10_000) if args.quick else (args.seeds, args.total_timesteps)
     use_cores(seeds)
-    report("privileged", {task: measure(task, seeds, steps) for task in args.tasks}, args.out)
+    results = measured_before(args.out)
+    for task in args.tasks:
+        if task not in results:
+            results[task] = measure(task, seeds, steps)
+            record("privileged", results, args.out)
+    report("privileged", results, args.out)
 
 
 if __name__ == "__main__":
