@@ -49,7 +49,8 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def over(returns: list[float], plain: list[float]) -> list[float] | None:
     """Returns the 95% interval of the difference of two means (Welch's t); None if it has none."""
-    if np.std(returns) == np.std(plain) == 0:
+    both = [*returns, *plain]
+    if np.std(both) < 1e-6 * np.abs(np.mean(both)):  # a return that all reach, such as 500
         return None
     interval = stats.ttest_ind(returns, plain, equal_var=False).confidence_interval()
     return [float(interval.low), float(interval.high)]

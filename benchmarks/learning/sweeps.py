@@ -11,7 +11,6 @@ setting   mean final return of the best setting over 8 fresh seeds; a population
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import jax
 import numpy as np
 import scipy.stats
 
-from benchmarks.common.timing import record, report
+from benchmarks.common.timing import measured_before, record, report
 from purejaxppo import PPOConfig, fit, load_agents, make_evaluate, use_cores
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.sweeps.sweep import SweepResult, sweep
@@ -119,28 +118,23 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--trials", type=int, default=64, help="or agents of a population")
     parser.add_argument("--steps", type=int, help="of each trial; the environment's own if none")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     use_cores(args.trials)
-    results = {} if args.out is None or not args.out.exists() else before(args.out)
+    results = measured_before(args.out)
     for env in args.envs:
         budget = {"trials": args.trials, "steps": args.steps, "config": BASE[env], "space": SPACE}
-        known = results.get(env, {})
+        name = f"{env}, {args.trials} trials"
+        known = results.get(name, {})
         runs = known["runs"] if known.get("budget") == budget else {}
         for method in args.methods:
             found = runs.setdefault(method, [])
             for seed in range(len(found), args.repetitions):
                 print(env, method, seed, file=sys.stderr, flush=True)
                 found.append(measure(env, method, seed, args.trials, args.steps))
-                results[env] = {"budget": budget, "runs": runs, "summary": compared(runs)}
-                if args.out is not None:  # a run that is cut off goes on
-                    record("sweeps", results, args.out)
+                results[name] = {"budget": budget, "runs": runs, "summary": compared(runs)}
+                record("sweeps", results, args.out)  # a run that is cut off goes on
     report("sweeps", results, args.out)
-
-
-def before(path: Path) -> dict[str, Any]:
-    """Results that are there already, of which no run is made again."""
-    return json.loads(path.read_text(encoding="utf-8"))["results"]
 
 
 if __name__ == "__main__":
