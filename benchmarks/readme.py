@@ -43,8 +43,9 @@ PEERS = {
     "purejaxrl": "PureJaxRL", "rejax": "rejax", "brax": "Brax PPO", "sbx": "SBX", "sb3": "SB3",
 }  # fmt: skip
 FIRST_PAGE = (
-    "CartPole-v1", "CartPole-v1, A2C", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0",
-    "Breakout-MinAtar", "brax/hopper", "gymnasium/Hopper-v5",
+    "CartPole-v1", "CartPole-v1, A2C", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0",
+    "MountainCarContinuous-v0", "Breakout-MinAtar", "SpaceInvaders-MinAtar", "brax/hopper",
+    "gymnasium/Hopper-v5",
 )  # fmt: skip
 MUJOCO = {
     "HalfCheetah-v5": ("1,668.6", "1,442.6 ± 46.0"), "Hopper-v5": ("2,316.2", "2,382.9 ± 271.7"),
@@ -89,7 +90,7 @@ def first_page() -> str:
     rows = [
         (name, f"{steps_of(run):,}", mean_and_std(run["evaluation"]), run["seeds"],
          f"{run['steps_per_second']:,.0f}")
-        for name, run in ((name, found[name]) for name in FIRST_PAGE)
+        for name, run in ((name, found[name]) for name in FIRST_PAGE if name in found)
     ]  # fmt: skip
     return table(["preset", "steps", "return", "seeds", "steps/s"], rows)
 
@@ -409,7 +410,7 @@ def memory_plan() -> str:
     """What is estimated beside what is compiled, and what turns cost."""
     found, words = (
         read("memory_plan"),
-        SHAPES | {"cnn": "Breakout-MinAtar's preset", "gru": "b with a GRU"},
+        SHAPES | {"cnn": "Breakout-MinAtar with a convolution", "gru": "b with a GRU"},
     )
     rows = []
     for name, run in found["shapes"].items():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.common.shapes import SHAPES, Shape
+from benchmarks.common.shapes import CNN, SHAPES, Shape
 from purejaxppo import ConfigError, PPOConfig, compiled_for, compiler_options, make_learner, tuning
 from purejaxppo.ppo.shuffle import permutations
 
@@ -16,7 +16,7 @@ MEASURED = {
     "d": SHAPES["d"],
     "e": SHAPES["e"],
     "f": SHAPES["f"],
-    "cnn": Shape(PPOConfig.preset("Breakout-MinAtar")),
+    "cnn": Shape(CNN),
     "gru": Shape(SHAPES["b"].config.replace(core="gru", normalize_rewards=True)),
 }
 """Of the benchmarks' shapes, those that are not another one with other sizes; and two networks."""

@@ -2,7 +2,7 @@
 
 The details are those that papers list beside the algorithm (Engstrom et al. 2020, arXiv:2005.12729;
 Andrychowicz et al. 2021, arXiv:2006.05990; Huang et al. 2022, "The 37 Implementation Details of
-PPO"). Sizes and learning rates are those of the tasks' presets. Returns are those of
+PPO"). Returns are those of
 `benchmarks.common.returns`; their interquartile means over seeds have 95% bootstrap intervals.
 """
 
@@ -17,22 +17,22 @@ import jax
 import numpy as np
 
 from benchmarks.common.returns import KINDS, compared, returns_of
+from benchmarks.common.shapes import FLAT
 from benchmarks.common.timing import measured_before, record, report
 from purejaxppo import ADVANTAGES, PPOConfig, use_cores
 from purejaxppo.components import make_components
 from purejaxppo.report.aggregate import bootstrap_interval, iqm
 from purejaxppo.types import Array, Estimate, Params, Policy, Rollout
 
-TASKS: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {"total_timesteps": 200_000},
-    "Pendulum-v1": {"total_timesteps": 300_000},
-    "MountainCarContinuous-v0": {"total_timesteps": 300_000},
-    # laid out flat, and short: what a CPU does in a minute
-    "Breakout-MinAtar": {
-        "torso": "mlp", "hidden_sizes": (64, 64), "total_timesteps": 2**19,
-    },
-}  # fmt: skip
-"""The presets, and what is changed of them."""
+TASKS: dict[str, PPOConfig] = {
+    "CartPole-v1": PPOConfig.preset("CartPole-v1", total_timesteps=200_000),
+    "Pendulum-v1": PPOConfig.preset("Pendulum-v1", total_timesteps=300_000),
+    "MountainCarContinuous-v0": PPOConfig.preset(
+        "MountainCarContinuous-v0", total_timesteps=300_000
+    ),
+    "Breakout-MinAtar": FLAT,
+}
+"""Sizes and learning rates, in runs that are short enough for differences to be seen."""
 
 DETAILS: dict[str, Any] = {
     "advantage_normalization": "minibatch", "value_loss": "clipped", "max_grad_norm": 0.5,
@@ -91,7 +91,7 @@ def parts_of(detail: str, config: PPOConfig) -> dict[str, Any]:
 
 def measure(task: str, detail: str, seeds: int, steps: int | None, plain: Any) -> dict[str, Any]:
     """Trains a task without one detail; returns what there is to report."""
-    config = PPOConfig.preset(task, **{**DETAILS, **TASKS[task], **WITHOUT[detail]})
+    config = TASKS[task].replace(**{**DETAILS, **WITHOUT[detail]})
     if steps is not None:
         config = config.replace(total_timesteps=max(steps, config.batch_size))
     found = compared(returns_of(config, seeds, **parts_of(detail, config)), plain)

@@ -19,6 +19,7 @@ from typing import Any
 from scipy import stats
 
 from benchmarks.common.returns import over, returns_of, spread
+from benchmarks.common.shapes import FLAT
 from benchmarks.common.timing import measured_before, record, report
 from benchmarks.learning.memory import memory_chain
 from purejaxppo import PPOConfig, use_cores
@@ -26,17 +27,15 @@ from purejaxppo import PPOConfig, use_cores
 LOWER = 0.01
 """Probability of chance below which returns count as lower."""
 
-TASKS: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {"total_timesteps": 200_000},
-    "Acrobot-v1": {"total_timesteps": 200_000},
-    "Pendulum-v1": {"total_timesteps": 200_000},
-    "MountainCarContinuous-v0": {"total_timesteps": 200_000},
-    "Breakout-MinAtar": {
-        "torso": "mlp", "hidden_sizes": (64, 64), "total_timesteps": 2**18,
-    },
-    "gymnasium/Hopper-v5": {"total_timesteps": 60_000},
+SHORT = {
+    "CartPole-v1": 200_000, "Acrobot-v1": 200_000, "Pendulum-v1": 200_000,
+    "MountainCarContinuous-v0": 200_000, "gymnasium/Hopper-v5": 60_000,
 }  # fmt: skip
-"""The presets, and what is changed of them: short runs, in which every step counts."""
+TASKS: dict[str, PPOConfig] = {
+    **{task: PPOConfig.preset(task, total_timesteps=steps) for task, steps in SHORT.items()},
+    "Breakout-MinAtar": FLAT.replace(total_timesteps=2**18),
+}
+"""Short runs, in which every step counts."""
 
 MEMORY = "MemoryChain-bsuite"
 
@@ -48,7 +47,7 @@ def agents_of(task: str, steps: int | None) -> tuple[PPOConfig, dict[str, Any]]:
         parts = {"env": env, "env_params": params}
         config = config.replace(core="gru", core_size=32)
     else:
-        config, parts = PPOConfig.preset(task, **TASKS[task]), {}
+        config, parts = TASKS[task], {}
     if steps is not None:
         config = config.replace(total_timesteps=max(steps, config.batch_size))
     return config, parts

@@ -16,26 +16,26 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.returns import compared, returns_of
+from benchmarks.common.shapes import FLAT
 from benchmarks.common.timing import measured_before, record, report
 from purejaxppo import PPOConfig, use_cores
 
 TUNED_FROM = 1000
 """First seed of those that a learning rate is chosen with."""
 
-TASKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "CartPole-v1": ("CartPole-v1", {}),
-    "Pendulum-v1": ("Pendulum-v1", {}),
-    # laid out flat, and short: what a CPU does in minutes
-    "Breakout-MinAtar": (
-        "Breakout-MinAtar",
-        dict(torso="mlp", hidden_sizes=(64, 64), shared_torso=False, total_timesteps=2**19),
+TASKS: dict[str, PPOConfig] = {
+    "CartPole-v1": PPOConfig(
+        num_envs=8, num_steps=125, learning_rate=2.5e-3, learning_rate_final_scale=0.0,
+        gae_lambda=0.9, total_timesteps=500_000,
     ),
-    "brax/inverted_double_pendulum": (
-        "brax/hopper",
-        dict(env="brax/inverted_double_pendulum", total_timesteps=250_000, reset_batch=None),
+    "Pendulum-v1": PPOConfig.preset("Pendulum-v1"),
+    "Breakout-MinAtar": FLAT,
+    "brax/inverted_double_pendulum": PPOConfig.preset(
+        "brax/hopper", env="brax/inverted_double_pendulum", total_timesteps=250_000,
+        reset_batch=None,
     ),
-}
-"""The preset of each task, and what is changed of it."""
+}  # fmt: skip
+"""The plain setting of each task."""
 
 METHODS: dict[str, list[dict[str, Any]]] = {
     "plain": [{}],
@@ -83,8 +83,7 @@ def main() -> None:
     # what an earlier process has measured stays, and each method is kept as soon as it is
     results = measured_before(args.out)
     for task in args.tasks:
-        preset, own = TASKS[task]
-        config = PPOConfig.preset(preset, **own)
+        config = TASKS[task]
         if args.total_timesteps:
             steps = max(args.total_timesteps, config.batch_size)
             config = config.replace(total_timesteps=steps)

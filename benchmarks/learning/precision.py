@@ -12,15 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.shapes import FLAT
 from benchmarks.common.timing import report
 from benchmarks.learning.memory import memory_chain
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.run_folder.rows import final_returns
 
 DTYPES = ("float32", "bfloat16")
-BREAKOUT: dict[str, Any] = dict(
-    torso="mlp", hidden_sizes=(64, 64), shared_torso=False, total_timesteps=2**19
-)  # what a CPU does in minutes: its convolutions take twenty times as long, in either dtype
 
 
 def chain() -> tuple[Any, Any, PPOConfig]:
@@ -31,7 +29,7 @@ def chain() -> tuple[Any, Any, PPOConfig]:
 
 TASKS = {
     "CartPole-v1": lambda: (None, None, PPOConfig.preset("CartPole-v1")),
-    "Breakout-MinAtar": lambda: (None, None, PPOConfig.preset("Breakout-MinAtar", **BREAKOUT)),
+    "Breakout-MinAtar": lambda: (None, None, FLAT),
     "MemoryChain-bsuite, GRU": chain,
 }
 """Environment, its parameters and configuration; None: those that the configuration names."""

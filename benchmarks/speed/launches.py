@@ -19,6 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from benchmarks.common import ahead
+from benchmarks.common.shapes import CNN
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig
 
@@ -45,7 +46,7 @@ _NORMALIZED = PPOConfig(
 )  # fmt: skip
 PROGRAMS = {
     "CartPole-v1": Program(_CARTPOLE),
-    "Breakout-MinAtar": Program(PPOConfig.preset("Breakout-MinAtar", **_LARGE, num_minibatches=8)),
+    "Breakout-MinAtar": Program(CNN.replace(**_LARGE)),
     "CartPole-v1, gru": Program(_CARTPOLE.replace(core="gru")),
     "CartPole-v1, lstm": Program(_CARTPOLE.replace(core="lstm")),
     "CartPole-v1, linear": Program(_CARTPOLE.replace(core="linear")),

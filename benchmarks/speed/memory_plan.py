@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from benchmarks.common.programs import predicted_bytes
-from benchmarks.common.shapes import SHAPES, Shape
+from benchmarks.common.shapes import CNN, SHAPES, Shape
 from benchmarks.common.timing import quartiles, report
 from purejaxppo import PPOConfig, make_mesh
 from purejaxppo.components import make_components
@@ -27,13 +27,12 @@ from purejaxppo.runs.memory import footprint_of, shapes_of
 from purejaxppo.runs.plan import plan_of
 from purejaxppo.sharding import spread_over
 
-CNN = PPOConfig.preset("Breakout-MinAtar")
 MEASURED = {
     **SHAPES,
     "cnn": Shape(CNN.replace(total_timesteps=CNN.batch_size)),
     "gru": Shape(SHAPES["b"].config.replace(core="gru")),
 }
-"""The shapes, and a preset with a convolutional network, and b with a memory."""
+"""The shapes, and a convolutional network, and b with a memory."""
 
 TURNS = [64, 32, 16, 8, 1]
 SMALL = PPOConfig(
