@@ -342,6 +342,9 @@ def ablations() -> str:
     for detail in next(iter(found.values())):
         row = [detail]
         for task in found.values():
+            if detail not in task:
+                row.append("")
+                continue
             returns = task[detail]["mean_returns"]
             text = f"{returns['mean']:.1f} ± {returns['std']:.1f}"
             if returns.get("over_plain_95"):

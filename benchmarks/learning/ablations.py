@@ -41,6 +41,9 @@ DETAILS: dict[str, Any] = {
 }  # fmt: skip
 """All of those that are fields; the others are always on."""
 
+NOT_THERE = {"Breakout-MinAtar": ("normalize_observations",)}  # its observations are bits
+"""Details that a task cannot have."""
+
 WITHOUT: dict[str, dict[str, Any]] = {
     "all details": {},
     "no advantage normalisation": {"advantage_normalization": "none"},
@@ -91,7 +94,9 @@ def parts_of(detail: str, config: PPOConfig) -> dict[str, Any]:
 
 def measure(task: str, detail: str, seeds: int, steps: int | None, plain: Any) -> dict[str, Any]:
     """Trains a task without one detail; returns what there is to report."""
-    config = TASKS[task].replace(**{**DETAILS, **WITHOUT[detail]})
+    fields = {**DETAILS, **WITHOUT[detail]}
+    there = {name: x for name, x in fields.items() if name not in NOT_THERE.get(task, ())}
+    config = TASKS[task].replace(**there)
     if steps is not None:
         config = config.replace(total_timesteps=max(steps, config.batch_size))
     found = compared(returns_of(config, seeds, **parts_of(detail, config)), plain)
@@ -120,7 +125,8 @@ def main() -> None:
     for task in args.tasks:
         there = results.setdefault(task, {})
         for detail in dict.fromkeys(["all details", *args.details]):
-            if detail in there:
+            cannot = any(name in NOT_THERE.get(task, ()) for name in WITHOUT[detail])
+            if detail in there or cannot:
                 continue
             print(task, detail, file=sys.stderr, flush=True)
             plain = there.get("all details")

@@ -93,6 +93,21 @@ def test_a_second_fit_of_other_numbers_compiles_nothing(monkeypatch):
     np.testing.assert_allclose(scale, 1 - np.arange(15) / 15 * (1 - 0.501), rtol=1e-5)
 
 
+def test_what_an_evaluation_does_not_read_may_have_another_shape_in_the_next_fit():
+    """The evaluation reads no statistics of rewards, of which the second fit has more."""
+    for envs in (2, 4):
+        config = CLIP.replace(num_envs=envs, normalize_rewards=True, total_timesteps=16)
+        result = fit(config, eval_every=16, eval_episodes=3)
+        assert np.isfinite(result.best.returns).all()
+
+
+def test_arguments_that_a_program_does_not_read_are_of_one_shape():
+    program = jax.jit(lambda x, y: x + 1)
+    for size in (2, 3, 2):
+        lowered = program.lower(jnp.float32(1), jnp.zeros(size))
+        assert compiled(lowered)(jnp.float32(1), jnp.zeros(size)) == 2
+
+
 def test_programs_that_call_python_are_compiled_each_time():
     heard = []
 
