@@ -280,7 +280,7 @@ def compiled(lowered: Any) -> Any:
     hoisted = jax.config.jax_use_simplified_jaxpr_constants  # pyright: ignore
     if "callback" in text or hoisted:
         return lowered.compile(options)
-    # arguments that it does not read are not in its text, and must have the same shapes all the same
+    # what it does not read is not in its text, and must have the same shapes all the same
     given = [(x.shape, x.dtype) for x in jax.tree.leaves(lowered.args_info)]
     key = hashlib.sha256(f"{platform_in_use()} {options} {given} {text}".encode()).hexdigest()
     trees = lowered.in_tree, lowered.out_tree  # a class that is defined again is another one
