@@ -113,6 +113,26 @@ def scores() -> str:
     return table(["preset", *heads, "seeds", "seconds"], rows)
 
 
+def earlier() -> str:
+    """What commands have printed of presets that have no score yet."""
+    scores = read("scores")
+    rows = []
+    for name, run in read("commands").items():
+        if name in scores:
+            continue
+        values = run.get("final_returns")
+        found = spread_of(values) if values else [run[f"final_return_{x}"] for x in ("mean", "std")]
+        returns = mean_and_std(dict(zip(("mean", "std"), found, strict=True)))
+        speed = f"{run['steps_per_second']:,.0f}"
+        rows.append((name, f"{run['total_timesteps']:,}", returns, run["seeds"], speed))
+    return table(["preset", "steps", "while training", "seeds", "steps/s"], rows)
+
+
+def spread_of(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation."""
+    return statistics.fmean(values), statistics.stdev(values)
+
+
 def speed() -> str:
     """Steps per second and what they are over those of others; the share of the roofline."""
     peers, shapes = read("peers"), read("throughput")["shapes"]
@@ -363,11 +383,14 @@ def presets() -> str:
             f"`{field}` {value:.3g}" if isinstance(value, float) else f"`{field}` {value}"
             for field, value in run["setting"].items()
         )
-        returns = [mean_and_std(run[who]["mean_returns"]) for who in ("preset", "found")]
+        returns = [
+            mean_and_std(run[who]["mean_returns"]) if who in run else ""
+            for who in ("before", "preset", "found")
+        ]
         difference = run["found"]["mean_returns"].get("over_plain_95")
         apart = "{:+.1f} to {:+.1f}".format(*difference) if difference else ""
         rows.append((name, setting, *returns, apart))
-    heads = ["found", "mean return, preset", "found", "difference (95%)"]
+    heads = ["found", "earlier preset", "preset", "found", "found over preset (95%)"]
     return table(["preset", *heads], rows)
 
 
@@ -562,7 +585,7 @@ def measured_gpu(found: dict[str, Any]) -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        first_page, scores, speed, compile_time, scaling, growth, breakdown,
+        first_page, scores, earlier, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
         gpu, sweep, sweeps, privileged, exploration, methods,
         table1, mujoco, ablations, presets,

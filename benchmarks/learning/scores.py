@@ -51,8 +51,6 @@ REFERENCES: dict[str, list[Reference]] = {
     "MountainCarContinuous-v0": [Reference("88.3", "20k", ZOO), Reference("92", "", GYMNAX)],
     "Breakout-MinAtar": [Reference("28", "10M", BLINES)],
     "SpaceInvaders-MinAtar": [Reference("131", "10M", BLINES)],
-    "Asterix-MinAtar": [Reference("15", "10M", BLINES)],
-    "Freeway-MinAtar": [Reference("58", "10M", BLINES)],
     "gymnasium/Hopper-v5": [
         Reference("2382.9 ± 272 (v4)", "1M", CLEANRL), Reference("2316.2 (v1)", "1M", BASELINES),
         Reference("2410 (v3)", "1M", ZOO),
@@ -83,8 +81,6 @@ ROWS: dict[str, Row] = {
     "MountainCarContinuous-v0": Row("MountainCarContinuous-v0"),
     "Breakout-MinAtar": Row("Breakout-MinAtar", seeds=6),
     "SpaceInvaders-MinAtar": Row("SpaceInvaders-MinAtar", seeds=6),
-    "Asterix-MinAtar": Row("Asterix-MinAtar", seeds=6),
-    "Freeway-MinAtar": Row("Freeway-MinAtar", seeds=6),
     "brax/hopper": Row("brax/hopper", seeds=6),
     "gymnasium/Hopper-v5": Row("gymnasium/Hopper-v5", seeds=6),
 }
