@@ -269,7 +269,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", TEXTS)
 def test_scripts_and_modules_that_are_named_exist(page):
     """`python -m benchmarks.x.y`, and paths of modules in backticks."""
-    for script in re.findall(r"python\s+-m\s+(benchmarks\.[a-z_.]+)", TEXTS[page]):
+    for script in re.findall(r"python\s+-m\s+(benchmarks\.[a-z0-9_.]+)", TEXTS[page]):
         assert (ROOT / f"{script.replace('.', '/')}.py").exists(), script
     for path in re.findall(r"`((?:\w+/)*\w+\.py)`", TEXTS[page]):
         roots = (ROOT, ROOT / "purejaxppo", ROOT / "tests/envs")
