@@ -8,13 +8,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from jax.profiler import ProfileData
+from scipy import stats
 
+import purejaxppo.config.presets
 from benchmarks import readme
-from benchmarks.common import plots, traces
+from benchmarks.common import plots, runs, traces
+from benchmarks.learning import guard, presets, table1
 from benchmarks.speed import gpu
 from purejaxppo import PPOConfig, make_learner
 
@@ -272,6 +278,53 @@ def test_tables_by_hand():
     row = next(line for line in readme.speed().splitlines() if line.startswith("| b:"))
     ours = results("peers")["b"]["ours"]["steps_per_second"]["median"]
     assert row.split(" | ")[1] == f"{ours:,.0f}"
+
+
+# -- evidence, by hand -----------------------------------------------------------------------------
+
+
+def test_scores_of_the_papers_table_by_hand():
+    metrics = SimpleNamespace(
+        episodes=np.array([[50, 60, 70, 0]]), return_sum=np.array([[0.0, 60.0, 140.0, 0.0]])
+    )
+    run: Any = SimpleNamespace(metrics=metrics)
+    assert table1.last_episodes(run) == 200 / 130  # of the last updates with 100 episodes
+    runs = {"a": {"0": {"score": 10.0}, "1": {"score": 6.0}}, "b": {"0": {"score": -6.0}}}
+    scores = table1.scaled({"task": {"random": 2.0, "runs": runs}})
+    assert scores["a"]["task"].tolist() == [1.0, 0.5]
+    assert scores["b"]["task"].tolist() == [-1.0]
+    assert table1.interval([np.array([1.0, 1.0]), np.array([3.0])]) == (2.0, 2.0)
+
+
+def test_the_guard_finds_returns_that_are_lower():
+    def agents(values):
+        return {"mean_returns": {"values": values, "mean": float(np.mean(values))}}
+
+    before = agents([float(x) for x in range(10, 18)])
+    same, lower = (guard.beside(agents([x + d for x in range(10, 18)]), before) for d in (0.0, -6))
+    assert not same["lower"] and same["chance"] > 0.4
+    exact = stats.mannwhitneyu(range(4, 12), range(10, 18), alternative="less").pvalue
+    assert lower["lower"] and lower["chance"] == exact < 0.01
+    low, high = lower["difference_95"]
+    assert low < -6 < high < 0
+
+
+def test_flags_of_settings_are_those_of_the_command():
+    words = runs.flags_of({"num_envs": 1, "hidden_sizes": (8, 4), "max_grad_norm": None})
+    assert words == ["--num-envs", "1", "--hidden-sizes", "8", "4", "--max-grad-norm", "None"]
+    assert runs.flags_of({"layer_norm": True, "shared_torso": False}) == [
+        "--layer-norm", "--no-shared-torso",
+    ]  # fmt: skip
+    command = presets.with_flags("purejaxppo sweep X --trials 64", trials=4, retrain=1)
+    assert command == "purejaxppo sweep X --retrain 1 --trials 4"
+
+
+def test_presets_that_were_found_by_a_sweep_have_its_command():
+    commands = {name: presets.command_of(name) for name in purejaxppo.config.presets.names()}
+    found = {name for name, command in commands.items() if command}
+    assert {"CartPole-v1", "Acrobot-v1", "Pendulum-v1", "Breakout-MinAtar"} <= found
+    for name in found:
+        assert commands[name].split()[:3] == ["purejaxppo", "sweep", name]
 
 
 def test_speeds_of_the_suites_are_those_of_the_results():
