@@ -48,7 +48,7 @@ SMOKE = {
     "speed.gpu": "--quick --platform cpu --tasks CartPole-v1 --peers rejax --envs-dir nowhere",
     "speed.growth": "--kinds environments --largest-environments 16 --updates 1 --rounds 2",
     "speed.scaling": "--shapes a --devices 2 --updates 1 --rounds 2",
-    "learning.scores": "--runs CartPole-v1,\\ classic --seeds 2 --total-timesteps 4096",
+    "learning.scores": "--rows CartPole-v1,\\ classic --seeds 2 --total-timesteps 4096",
     "learning.shuffle": "--presets CartPole-v1 --seeds 2 --total-timesteps 20000 --rounds 2",
     "speed.suites": "--envs CartPole-v1 gymnasium/HalfCheetah-v5 --total-timesteps 1000",
     "speed.sweep": "--trials 2 --runs 1 --total-timesteps 1000",
