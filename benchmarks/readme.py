@@ -300,6 +300,16 @@ def privileged() -> str:
     return table(["task", "steps", *heads], rows)
 
 
+def over_plain(run: dict[str, Any]) -> str:
+    """Mean return over the run, and the interval of what it adds to that of the plain setting."""
+    returns = run["mean_returns"]
+    text = f"{returns['mean']:.1f} ± {returns['std']:.1f}"
+    if not returns.get("over_plain_95"):
+        return text
+    low, high = returns["over_plain_95"]
+    return f"{text} ({low:+.1f} to {high:+.1f})"
+
+
 def methods() -> str:
     """Returns with each method, and how far they are from the plain setting's."""
     found = read("methods")
@@ -311,12 +321,7 @@ def methods() -> str:
             if run is None:
                 row.append("")
                 continue
-            returns = run["mean_returns"]
-            text = f"{returns['mean']:.1f} ± {returns['std']:.1f}"
-            if returns.get("over_plain_95"):
-                low, high = returns["over_plain_95"]
-                text += f" ({low:+.1f} to {high:+.1f})"
-            row.append(f"{text}, {run['final_returns']['mean']:.1f}")
+            row.append(f"{over_plain(run)}, {run['final_returns']['mean']:.1f}")
         rows.append(row)
     heads = [
         f"{name}, {task['config']['total_timesteps'] / 1000:.0f}k steps"
@@ -361,15 +366,7 @@ def ablations() -> str:
     for detail in next(iter(found.values())):
         row = [detail]
         for task in found.values():
-            if detail not in task:
-                row.append("")
-                continue
-            returns = task[detail]["mean_returns"]
-            text = f"{returns['mean']:.1f} ± {returns['std']:.1f}"
-            if returns.get("over_plain_95"):
-                low, high = returns["over_plain_95"]
-                text += f" ({low:+.1f} to {high:+.1f})"
-            row.append(text)
+            row.append(over_plain(task[detail]) if detail in task else "")
         rows.append(row)
     return table(["", *found], rows)
 
@@ -382,14 +379,11 @@ def presets() -> str:
             f"`{field}` {value:.4g}" if isinstance(value, float) else f"`{field}` {value}"
             for field, value in run["setting"].items()
         )
-        returns = [
-            mean_and_std(run[who]["mean_returns"]) if who in run else ""
-            for who in ("before", "preset", "found")
-        ]
+        returns = [mean_and_std(run[who]["mean_returns"]) for who in ("preset", "found")]
         difference = run["found"]["mean_returns"].get("over_plain_95")
         apart = "{:+.1f} to {:+.1f}".format(*difference) if difference else ""
         rows.append((name, setting, *returns, apart))
-    heads = ["found", "earlier preset", "preset", "found", "found over preset (95%)"]
+    heads = ["found", "preset", "found", "found over preset (95%)"]
     return table(["preset", *heads], rows)
 
 

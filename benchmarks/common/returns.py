@@ -12,28 +12,35 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from purejaxppo import HostEnvironment, PPOConfig, fit, make_env
+from purejaxppo import FitResult, HostEnvironment, PPOConfig, fit, make_env
+from purejaxppo.report.aggregate import bootstrap_interval, iqm
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.sweeps.scores import mean_returns
 
 KINDS = ("mean_returns", "final_returns")
 
 
-def returns_of(config: PPOConfig, seeds: int, seed: int = 0, **parts: Any) -> dict[str, Any]:
-    """Trains agents, side by side where the environment can be.
+def runs_of(config: PPOConfig, seeds: int, seed: int = 0, **options: Any) -> list[FitResult]:
+    """Trains agents: in one program, or on the host one after the other.
 
     Args:
         config: of each.
         seeds: how many.
         seed: that their keys are split from; on the host, of the first agent, counted up.
-        **parts: what takes the place of what `config` describes, see `fit`.
+        **options: of `fit`.
+    """
+    hosted = isinstance(options.get("env") or make_env(config.env)[0], HostEnvironment)
+    keys = [(1, seed + i) for i in range(seeds)] if hosted else [(seeds, seed)]
+    return [fit(config, seeds=n, seed=key, **options) for n, key in keys]
+
+
+def returns_of(config: PPOConfig, seeds: int, seed: int = 0, **parts: Any) -> dict[str, Any]:
+    """Trains agents, see `runs_of`.
 
     Returns:
         `mean_returns` and `final_returns`, a list of one number for each seed, and the seconds.
     """
-    hosted = isinstance(parts.get("env") or make_env(config.env)[0], HostEnvironment)
-    keys = [(1, seed + i) for i in range(seeds)] if hosted else [(seeds, seed)]
-    runs = [fit(config, seeds=n, seed=key, **parts) for n, key in keys]
+    runs = runs_of(config, seeds, seed, **parts)
     return {
         "mean_returns": np.concatenate([mean_returns(r.metrics) for r in runs]).tolist(),
         "final_returns": np.concatenate([final_returns(r.metrics) for r in runs]).tolist(),
@@ -42,9 +49,15 @@ def returns_of(config: PPOConfig, seeds: int, seed: int = 0, **parts: Any) -> di
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Returns mean, standard deviation and every value."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "std": deviation, "values": values}
+    """Returns mean, deviation, every value, and the interquartile mean with its 95% interval."""
+    low, high = bootstrap_interval(np.array(values))
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "iqm": float(iqm(np.array(values))),
+        "iqm_95": [float(low), float(high)],
+        "values": values,
+    }
 
 
 def over(returns: list[float], plain: list[float]) -> list[float] | None:

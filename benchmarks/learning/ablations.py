@@ -2,8 +2,8 @@
 
 The details are those that papers list beside the algorithm (Engstrom et al. 2020, arXiv:2005.12729;
 Andrychowicz et al. 2021, arXiv:2006.05990; Huang et al. 2022, "The 37 Implementation Details of
-PPO"). Returns are those of
-`benchmarks.common.returns`; their interquartile means over seeds have 95% bootstrap intervals.
+PPO"). Returns are those of `benchmarks.common.returns`; their interquartile means over seeds have
+95% bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from benchmarks.common.returns import KINDS, compared, returns_of
+from benchmarks.common.returns import compared, returns_of
 from benchmarks.common.shapes import FLAT
 from benchmarks.common.timing import measured_before, record, report
 from purejaxppo import ADVANTAGES, PPOConfig, use_cores
 from purejaxppo.components import make_components
-from purejaxppo.report.aggregate import bootstrap_interval, iqm
 from purejaxppo.types import Array, Estimate, Params, Policy, Rollout
 
 TASKS: dict[str, PPOConfig] = {
@@ -84,7 +82,7 @@ def as_if_terminated(rollout: Rollout, hyperparams: Any, config: Any) -> Estimat
 
 
 def parts_of(detail: str, config: PPOConfig) -> dict[str, Any]:
-    """Returns the parts of one's own that a detail's absence is."""
+    """Returns what takes the place of a part of the algorithm, where a detail is no field."""
     if detail == "no orthogonal initialisation":
         return {"policy": scaled_by_inputs(make_components(config).policy)}
     if detail == "no bootstrap at time limits":
@@ -99,12 +97,7 @@ def measure(task: str, detail: str, seeds: int, steps: int | None, plain: Any) -
     config = TASKS[task].replace(**there)
     if steps is not None:
         config = config.replace(total_timesteps=max(steps, config.batch_size))
-    found = compared(returns_of(config, seeds, **parts_of(detail, config)), plain)
-    for kind in KINDS:
-        values = np.array(found[kind]["values"])
-        low, high = bootstrap_interval(values)
-        found[kind] |= {"iqm": float(iqm(values)), "iqm_95": [float(low), float(high)]}
-    return found
+    return compared(returns_of(config, seeds, **parts_of(detail, config)), plain)
 
 
 def main() -> None:

@@ -93,9 +93,14 @@ def main() -> None:
     use_cores(args.seeds)
     before, results = measured_before(args.against), measured_before(args.out)
     for task in args.tasks:
+        config, parts = agents_of(task, args.total_timesteps)
+        if task in before and (steps := before[task]["timesteps"]) != config.timesteps:
+            parser.error(
+                f"--against: {task} is on record after {steps:,} steps, not {config.timesteps:,}: "
+                "leave out --quick and --total-timesteps"
+            )
         if task not in results:
             print(task, file=sys.stderr, flush=True)
-            config, parts = agents_of(task, args.total_timesteps)
             returns = returns_of(config, args.seeds, args.seed, **parts)
             results[task] = {
                 "timesteps": config.timesteps,

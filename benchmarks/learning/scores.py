@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common.returns import spread
+from benchmarks.common.returns import runs_of, spread
 from benchmarks.common.timing import measured_before, record, report
-from purejaxppo import HostEnvironment, PPOConfig, fit, make_env, use_cores
+from purejaxppo import PPOConfig, use_cores
 from purejaxppo.config.schema import Algorithm
-from purejaxppo.report.aggregate import bootstrap_interval, iqm
 from purejaxppo.run_folder.rows import final_returns
 
 EPISODES = 100
@@ -86,30 +85,20 @@ ROWS: dict[str, Row] = {
 }
 
 
-def over_seeds(values: np.ndarray) -> dict[str, Any]:
-    """Returns mean, deviation and values over seeds, and their interquartile mean."""
-    low, high = bootstrap_interval(values)
-    means = {"iqm": float(iqm(values)), "iqm_95": [float(low), float(high)]}
-    return spread(values.tolist()) | means
-
-
 def measure(row: Row, seeds: int, seed: int, total_timesteps: int | None) -> dict[str, Any]:
     """Trains a preset; returns what there is to report."""
     config = PPOConfig.preset(row.preset, row.algorithm, **row.changes)
     if total_timesteps:
         config = config.replace(total_timesteps=total_timesteps)
-    # on the host one seed after the other, elsewhere all in one program
-    hosted = isinstance(make_env(config.env)[0], HostEnvironment)
-    keys = [(1, seed + i) for i in range(seeds)] if hosted else [(seeds, seed)]
-    runs = [
-        fit(config, seeds=n, seed=key, eval_every=config.timesteps, eval_episodes=EPISODES)
-        for n, key in keys
-    ]
+    runs = runs_of(config, seeds, seed, eval_every=config.timesteps, eval_episodes=EPISODES)
+    returns = np.concatenate([np.asarray(run.best.returns) for run in runs])
     seconds = sum(run.run_seconds for run in runs)
     return {
         "references": [reference._asdict() for reference in REFERENCES.get(config.env, [])],
-        "evaluation": over_seeds(np.concatenate([np.asarray(run.best.returns) for run in runs])),
-        "final_return": over_seeds(np.concatenate([final_returns(run.metrics) for run in runs])),
+        "evaluation": spread(returns.tolist()),
+        "final_return": spread(
+            np.concatenate([final_returns(run.metrics) for run in runs]).tolist()
+        ),
         "seeds": seeds,
         "seed": seed,
         "run_seconds": seconds,

@@ -19,8 +19,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
 
+from benchmarks.common.returns import over
 from benchmarks.common.timing import measured_before, record, report
 from purejaxppo import PPOConfig, fit, load_agents, make_evaluate, use_cores
 from purejaxppo.run_folder.rows import final_returns
@@ -101,10 +101,8 @@ def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             others = [run[figure] for run in runs.get("random", []) if figure in run]
             if method != "random" and len(others) == len(values) > 1:
                 # the same seed is no pair: what is drawn differs
-                test = scipy.stats.ttest_ind(values, others, equal_var=False)
-                interval = test.confidence_interval(0.95)
                 entry["over_random"] = statistics.fmean(values) - statistics.fmean(others)
-                entry["over_random_95"] = [float(interval.low), float(interval.high)]
+                entry["over_random_95"] = over(values, others)
                 entry["better"] = sum(a > b for a, b in zip(values, others, strict=True))
             summary.setdefault(method, {})[figure] = entry
     return summary

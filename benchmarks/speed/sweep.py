@@ -12,16 +12,15 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.runs import COMMAND
 from benchmarks.common.timing import report
 
-COMMAND = [sys.executable, "-c", "from purejaxppo.cli import main; main()"]
 RATES = "log:1e-4..1e-2"
 
 

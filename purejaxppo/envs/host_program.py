@@ -229,8 +229,8 @@ def call_host(function: Callable[..., Any], shapes: PyTree, *args: Any) -> Any:
     if platform_in_use() != "cpu":
         return io_callback(function, shapes, *args)
 
-    # on a CPU the program's memory is the host's: a copy of a few numbers takes a fifteenth of the
-    # time in which `io_callback` makes arrays of JAX of them
+    # on a CPU the program's memory is the host's, and copying a few numbers takes far less time
+    # than the arrays of JAX that `io_callback` makes of them
     leaves, tree = jax.tree.flatten(shapes)
 
     def fill(context: Any, results: list[Any], *args: PyTree) -> None:
