@@ -412,16 +412,16 @@ assert np.isfinite(more.metrics.policy_loss).all()
 
 @pytest.mark.slow
 def test_agents_on_two_devices_learn_as_on_one():
-    """64 seeds each: final returns of CartPole-v1 have the same mean, and the same spread.
+    """64 seeds each: returns over a run of CartPole-v1 have the same mean, and the same spread.
 
     Both at 0.005: in one of a hundred changes of last digits, equal ones would be taken for others.
+    Over the whole run, in which episodes of every agent end: two updates at its end may see none.
     """
     on_devices(
         2,
         START
         + """
 from scipy import stats
-from purejaxppo import final_returns
 
 config = PPOConfig.preset("CartPole-v1", total_timesteps=20_000)
 returns = []
@@ -431,10 +431,11 @@ for devices in (1, 2):
         lambda state, _: learner.update(state), learner.init(key), length=config.num_updates
     )
     keys = jax.random.split(jax.random.key(devices), 64)
-    returns.append(np.asarray(final_returns(jax.jit(jax.vmap(train))(keys)[1])))
+    metrics = jax.jit(jax.vmap(train))(keys)[1]
+    returns.append(np.sum(metrics.return_sum, axis=1) / np.sum(metrics.episodes, axis=1))
 assert stats.ttest_ind(*returns, equal_var=False).pvalue > 0.005, returns
 assert stats.levene(*returns).pvalue > 0.005, returns
-assert np.mean(returns, axis=1).min() > 80, returns  # from 20
+assert np.mean(returns, axis=1).min() > 60, returns  # from 20
 """,
     )
 
