@@ -118,6 +118,8 @@ def test_the_best_are_those_of_the_highest_scores():
     # of equal ones the lower numbers, and those without a score at last
     assert best_of([1.0, 1.0, 1.0], [7, 3, 5], 2) == [1, 2]
     assert best_of([np.nan, np.nan, -1e9], [0, 1, 2], 2) == [0, 2]
+    # a rung that no episode has reached stops none
+    assert best_of([np.nan, np.nan, np.nan], [0, 1, 2], 1) == [0, 1, 2]
 
 
 def test_long_episodes_are_no_disadvantage_at_a_rung():
@@ -137,6 +139,8 @@ def test_who_arrives_first_goes_on_unless_another_is_better():
     assert [goes_on(record, n, 4) for n in (0, 1, 2)] == [False, True, False]
     eight = [[n, float(n)] for n in range(8)]
     assert [n for n in range(8) if goes_on(eight, n, 4)] == [6, 7]
+    blind = [[n, np.nan] for n in range(8)]
+    assert all(goes_on(blind, n, 4) for n in range(8))
 
 
 # -- halving ---------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@ r"""Successive halving: of all trials that train side by side, the best part goe
 Of n trials that reach a rung, the best $\max(1, \lfloor n / \eta \rfloor)$ go on; the others are
 stopped. Their agents are gathered into a program of their number: nothing is trained again, and one
 program is compiled for each rung, however many batches of trials there are. Trials that have ended
-no episode come last, and equal scores go by number, the lower first.
+no episode come last (if none has ended one, all go on), and equal scores go by number, the lower
+first.
 
 Asynchronous halving, which fills the places of those that are stopped: `asha`.
 

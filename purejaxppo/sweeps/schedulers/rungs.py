@@ -4,7 +4,8 @@ Rung k stands at $r \eta^k$ steps, with $r$ = min_steps and $\eta$ = factor, rou
 updates; the last one is the end of the training. At a rung a trial is known by the episodes that
 ended in the last tenth of its own updates so far (score=final_return), or in all of them
 (mean_return): the mean over its seeds. Few updates may be shorter than an episode of a good agent:
-where none ended in the last tenth, those of the last update in which one did count instead.
+where none ended in the last tenth, those of the last update in which one did count instead. Where
+no trial has ended one, there is nothing to choose by, and all go on.
 
 Reference: arXiv:1502.07943, algorithm 1; arXiv:1810.05934, algorithms 1 and 2.
 """
@@ -72,7 +73,7 @@ def rungs_of(config: PPOConfig, options: SweepOptions) -> tuple[int, ...]:
 
 
 def best_of(scores: ArrayLike, numbers: Sequence[int], count: int) -> list[int]:
-    """Finds the best trials.
+    """Finds the best trials; all of them where not one has a score.
 
     Args:
         scores: larger is better; NaN, of trials that have ended no episode, is the worst.
@@ -82,7 +83,10 @@ def best_of(scores: ArrayLike, numbers: Sequence[int], count: int) -> list[int]:
     Returns:
         Where they stand, in the order in which they are given.
     """
-    known = np.where(np.isnan(scores), -np.inf, scores)
+    unknown = np.isnan(scores)
+    if unknown.all():
+        return [*range(len(numbers))]
+    known = np.where(unknown, -np.inf, scores)
     ranked = sorted(range(len(known)), key=lambda i: (-known[i], numbers[i]))
     return sorted(ranked[:count])
 
