@@ -348,12 +348,17 @@ for config in VARIANTS:
 
 @pytest.mark.slow
 def test_two_seeds_on_eight_devices_are_each_on_four():
-    """A mesh of 2 x 4, as `fit` makes it, against each seed's own four devices."""
+    """A mesh of 2 x 4, as `fit` makes it, against each seed's own four devices.
+
+    States of the environment have an array without an element, as those of simulators do.
+    """
     on_devices(
         8,
         START
         + """
-config = PPOConfig(**SIZES, normalize_observations=True, normalize_rewards=True)
+config = PPOConfig(
+    **SIZES, env="support.probes:Walk", normalize_observations=True, normalize_rewards=True
+)
 both = fit(config, seeds=2, devices=8, seed=3)
 used = {d for x in jax.tree.leaves(both.state.obs) for d in x.devices()}
 assert used == set(jax.devices())

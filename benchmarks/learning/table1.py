@@ -1,11 +1,11 @@
 """The PPO paper's Table 1: surrogate objectives on seven MuJoCo tasks, with the paper's settings.
 
 Each cell, a task with a setting and a seed, is a run folder, trained by a command in a process of
-its own: one that is finished is not trained again, one that was stopped goes on, and the table is
-of those that are finished. As in the paper the score of a run is the mean return of its last 100
-episodes (of the last updates in which as many ended), scaled so that random actions have 0 and the
-best run of the task 1, and that of a setting is the mean over tasks and seeds; its 95% interval is
-a bootstrap over seeds within each task.
+its own: one that is finished, there or in the file of `--out`, is not trained again, one that was
+stopped goes on, and the table is of all that are finished. As in the paper the score of a run is
+the mean return of its last 100 episodes (of the last updates in which as many ended), scaled so
+that random actions have 0 and the best run of the task 1, and that of a setting is the mean over
+tasks and seeds; its 95% interval is a bootstrap over seeds within each task.
 
 What differs: Gymnasium's v5 of the tasks (the paper's were v1 of OpenAI Gym), and the best run is
 that of the settings which are measured. As in the code of the paper's authors, observations are
@@ -15,7 +15,7 @@ normalised, and nothing else is; neither rates nor clip ranges fall.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import gymnasium
 import numpy as np
 
 from benchmarks.common.runs import finished, flags_of, train_all
-from benchmarks.common.timing import report
+from benchmarks.common.timing import measured_before, report
 from purejaxppo.report.aggregate import binned_returns
 from purejaxppo.report.results import Results
 
@@ -80,6 +80,7 @@ def told(run: Results) -> dict[str, Any]:
     assert run.summary is not None
     return {
         "score": last_episodes(run),
+        "total_timesteps": run.config.total_timesteps,
         "final_return": float(run.final_returns[0]),
         "run_seconds": run.summary["run_seconds"],
         "steps": (updates * run.config.batch_size).tolist(),
@@ -114,14 +115,41 @@ def scaled(found: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     return scores
 
 
-def interval(by_task: list[np.ndarray], resamples: int = 10_000) -> tuple[float, float]:
+def interval(scores: list[np.ndarray], resamples: int = 10_000) -> tuple[float, float]:
     """Returns a 95% interval of the mean over tasks: seeds are drawn within each."""
     rng = np.random.default_rng(0)
     means = [
-        x[rng.integers(0, len(x), (resamples, len(x)))].mean(axis=1) for x in by_task if len(x)
+        x[rng.integers(0, len(x), (resamples, len(x)))].mean(axis=1) for x in scores if len(x)
     ]
     low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
     return float(low), float(high)
+
+
+def told_before(results: Mapping[str, Any], steps: int) -> dict[tuple[str, str, int], Any]:
+    """Returns what a file tells of runs of so many steps, by task, setting and seed."""
+    return {
+        (task, setting, int(seed)): run
+        for task, cells in results.get("tasks", {}).items()
+        for setting, runs in cells["runs"].items()
+        for seed, run in runs.items()
+        if run["total_timesteps"] == steps
+    }
+
+
+def by_task(cells: Mapping[tuple[str, str, int], Any], known: Mapping[str, float]) -> dict:
+    """Returns what is told of runs by task, setting and seed, each in its order.
+
+    Args:
+        cells: what is told of each.
+        known: returns of random actions by task, as far as they were measured before.
+    """
+    found: dict[str, Any] = {}
+    order = [(task, setting) for task in TASKS for setting in SETTINGS]
+    for task, setting, seed in sorted(cells, key=lambda cell: (order.index(cell[:2]), cell[2])):
+        if task not in found:
+            found[task] = {"random": known.get(task) or random_return(task), "runs": {}}
+        found[task]["runs"].setdefault(setting, {})[str(seed)] = cells[task, setting, seed]
+    return found
 
 
 def cells_of(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
@@ -141,34 +169,37 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/table1"), help="of the runs")
     parser.add_argument("--no-training", action="store_true", help="read what is finished")
     parser.add_argument("--quick", action="store_true", help="two tasks, 1 seed, 20,000 steps")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
         args.tasks, args.seeds, args.total_timesteps = args.tasks[2:4], 1, 20_000
         args.folder /= "quick"
 
+    before = measured_before(args.out)
+    cells = told_before(before, args.total_timesteps)
     runs = {}
     for task, setting, seed in cells_of(args):
-        words = {"total_timesteps": args.total_timesteps, **PAPER, **SETTINGS[setting][1]}
-        command = [f"gymnasium/{task}", "--preset", "none", *flags_of(words), "--seed", str(seed)]
-        runs[folder_of(args.folder, task, setting, seed)] = command
+        if (task, setting, seed) not in cells:
+            words = {"total_timesteps": args.total_timesteps, **PAPER, **SETTINGS[setting][1]}
+            flags = ["--preset", "none", *flags_of(words), "--seed", str(seed)]
+            runs[folder_of(args.folder, task, setting, seed)] = [f"gymnasium/{task}", *flags]
     if not args.no_training:
         train_all(runs, args.jobs)
 
-    found: dict[str, Any] = {}
-    for task, setting, seed in cells_of(args):
-        run = finished(folder_of(args.folder, task, setting, seed))
+    for cell in cells_of(args):
+        run = finished(folder_of(args.folder, *cell))
         if run is not None:
-            cells = found.setdefault(task, {"random": random_return(task), "runs": {}})
-            cells["runs"].setdefault(setting, {})[str(seed)] = told(run)
+            cells[cell] = told(run)
+    known = {task: at["random"] for task, at in before.get("tasks", {}).items()}
+    found = by_task(cells, known)
     settings: dict[str, Any] = {}
-    for setting, by_task in scaled(found).items():
-        scores = list(by_task.values())
+    for setting, each in scaled(found).items():
+        scores = list(each.values())
         settings[setting] = {
             "paper": SETTINGS[setting][0],
             "score": float(np.mean([x.mean() for x in scores])),
             "interval": interval(scores),
-            "by_task": {task: x.tolist() for task, x in by_task.items()},
+            "by_task": {task: x.tolist() for task, x in each.items()},
         }
     report("table1", {"settings": settings, "tasks": found}, args.out)
 

@@ -190,10 +190,11 @@ def lower_run(
     shard = partial(jax.shard_map, mesh=mesh, check_vma=False)
     by_seed, everywhere = NamedSharding(mesh, P(SEEDS)), NamedSharding(mesh, P())
     keys = jax.ShapeDtypeStruct((seeds,), jax.random.key(0).dtype, sharding=by_seed)
+    # said twice where the state is: arrays without an element would else be everywhere
     start = jax.jit(
         shard(init, in_specs=(P(SEEDS), P(), P(SEEDS)), out_specs=specs),
-        in_shardings=(by_seed, everywhere, by_seed),
-    )
+        in_shardings=(by_seed, everywhere, by_seed), out_shardings=shardings_of(mesh, specs),
+    )  # fmt: skip
     init_lowered = start.lower(keys, given, own)
     chunk = jax.jit(
         shard(run_chunk, in_specs=(specs, P(), P(), P(SEEDS)), out_specs=(specs, P(SEEDS))),

@@ -28,6 +28,7 @@ class State:
 
     x: jax.Array  # ()
     time: jax.Array  # () int32
+    sensors: jax.Array = struct.field(default_factory=lambda: jnp.zeros((0, 3)))  # of which are none
 
 
 class Probe:
