@@ -1,4 +1,4 @@
-"""The presets learn. `benchmarks/scores.py` gives the same runs at full length, with figures."""
+"""The presets learn; `benchmarks.learning.scores` has the same runs at full length."""
 
 import json
 import os

@@ -141,8 +141,11 @@ def main() -> None:
     parser.add_argument("--cores", nargs="*", choices=CORES, default=list(CORES))
     parser.add_argument("--seeds", type=int, default=8, help="agents per run, in one program")
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the task's own")
+    parser.add_argument("--quick", action="store_true", help="none and gru, 2 seeds, 20,000 steps")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    if args.quick:
+        args.cores, args.seeds, args.total_timesteps = ["none", "gru"], 2, 20_000
     use_cores(args.seeds)
     results = {
         task: {core: measure(task, core, args.seeds, args.total_timesteps) for core in args.cores}

@@ -60,8 +60,11 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=8, help="agents per run, in one program")
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the task's own")
+    parser.add_argument("--quick", action="store_true", help="one task, 2 seeds, 50,000 steps")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    if args.quick:
+        args.tasks, args.seeds, args.total_timesteps = args.tasks[:1], 2, 50_000
     use_cores(args.seeds)
     results = {
         task: {dtype: measure(task, dtype, args.seeds, args.total_timesteps) for dtype in DTYPES}

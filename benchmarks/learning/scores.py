@@ -50,10 +50,29 @@ REFERENCES: dict[str, list[Reference]] = {
     "MountainCarContinuous-v0": [Reference("88.3", "20k", ZOO), Reference("92", "", GYMNAX)],
     "Breakout-MinAtar": [Reference("28", "10M", BLINES)],
     "SpaceInvaders-MinAtar": [Reference("131", "10M", BLINES)],
+    "Asterix-MinAtar": [Reference("15", "10M", BLINES)],
+    "Freeway-MinAtar": [Reference("58", "10M", BLINES)],
     "gymnasium/Hopper-v5": [
         Reference("2382.9 ± 272 (v4)", "1M", CLEANRL), Reference("2316.2 (v1)", "1M", BASELINES),
         Reference("2410 (v3)", "1M", ZOO),
     ],
+    "gymnasium/HalfCheetah-v5": [
+        Reference("1442.6 ± 46 (v4)", "1M", CLEANRL), Reference("1668.6 (v1)", "1M", BASELINES),
+        Reference("5819 (v3)", "1M", ZOO),
+    ],
+    "gymnasium/Walker2d-v5": [
+        Reference("2288.0 ± 571.8 (v4)", "1M", CLEANRL), Reference("3425.0 (v1)", "1M", BASELINES),
+        Reference("3479 (v3)", "1M", ZOO),
+    ],
+    "gymnasium/InvertedPendulum-v5": [
+        Reference("963.1 ± 22.2 (v4)", "1M", CLEANRL), Reference("809.4 (v1)", "1M", BASELINES),
+    ],
+    "gymnasium/InvertedDoublePendulum-v5": [Reference("7102.9 (v1)", "1M", BASELINES)],
+    "gymnasium/Reacher-v5": [Reference("-6.7 (v1)", "1M", BASELINES)],
+    "gymnasium/Swimmer-v5": [Reference("111.2 (v1)", "1M", BASELINES)],
+    "gymnasium/Humanoid-v5": [Reference("716.1 ± 49.1 (v4)", "1M", CLEANRL)],
+    "gymnasium/Pusher-v5": [Reference("-40.4 ± 7.2 (v4)", "1M", CLEANRL)],
+    "gymnasium/Ant-v5": [Reference("1824 ± 906 (v4)", "8M", CLEANRL)],
 }  # fmt: skip
 """By environment; who gives a deviation has several seeds, all others one run or model."""
 
@@ -66,6 +85,8 @@ class Row(NamedTuple):
     changes: Mapping[str, Any] = MappingProxyType({})
     seeds: int = 8
 
+
+STICKY = MappingProxyType({"env_options": ("sticky_actions=0.1",)})
 
 ROWS: dict[str, Row] = {
     "CartPole-v1": Row("CartPole-v1"),
@@ -80,9 +101,23 @@ ROWS: dict[str, Row] = {
     "MountainCarContinuous-v0": Row("MountainCarContinuous-v0"),
     "Breakout-MinAtar": Row("Breakout-MinAtar", seeds=6),
     "SpaceInvaders-MinAtar": Row("SpaceInvaders-MinAtar", seeds=6),
-    "brax/hopper": Row("brax/hopper", seeds=6),
-    "gymnasium/Hopper-v5": Row("gymnasium/Hopper-v5", seeds=6),
-}
+    "Asterix-MinAtar": Row("Asterix-MinAtar", seeds=6),
+    "Freeway-MinAtar": Row("Freeway-MinAtar", seeds=6),
+    "Breakout-MinAtar, sticky actions": Row("Breakout-MinAtar", changes=STICKY, seeds=6),
+    "SpaceInvaders-MinAtar, sticky actions": Row("SpaceInvaders-MinAtar", changes=STICKY, seeds=6),
+    "Asterix-MinAtar, sticky actions": Row("Asterix-MinAtar", changes=STICKY, seeds=6),
+    "Freeway-MinAtar, sticky actions": Row("Freeway-MinAtar", changes=STICKY, seeds=6),
+    **{name: Row(name, seeds=6) for name in (
+        "navix/Navix-Empty-8x8-v0", "navix/Navix-DoorKey-5x5-v0", "navix/Navix-FourRooms-v0",
+        "xminigrid/MiniGrid-EmptyRandom-8x8", "xminigrid/MiniGrid-DoorKey-5x5",
+        "xminigrid/MiniGrid-FourRooms", "jumanji/Game2048-v1", "jumanji/Maze-v0",
+        "jumanji/Snake-v1", "brax/hopper", "brax/walker2d",
+    )},
+    **{f"gymnasium/{name}-v5": Row(f"gymnasium/{name}-v5", seeds=6) for name in (
+        "Hopper", "HalfCheetah", "Walker2d", "InvertedPendulum", "InvertedDoublePendulum",
+        "Reacher", "Swimmer", "Humanoid", "Pusher", "Ant",
+    )},
+}  # fmt: skip
 
 
 def measure(row: Row, seeds: int, seed: int, total_timesteps: int | None) -> dict[str, Any]:
@@ -90,11 +125,13 @@ def measure(row: Row, seeds: int, seed: int, total_timesteps: int | None) -> dic
     config = PPOConfig.preset(row.preset, row.algorithm, **row.changes)
     if total_timesteps:
         config = config.replace(total_timesteps=total_timesteps)
+    same = "env_options" not in row.changes  # the environment that others have
+    references = REFERENCES.get(config.env, []) if same else []
     runs = runs_of(config, seeds, seed, eval_every=config.timesteps, eval_episodes=EPISODES)
     returns = np.concatenate([np.asarray(run.best.returns) for run in runs])
     seconds = sum(run.run_seconds for run in runs)
     return {
-        "references": [reference._asdict() for reference in REFERENCES.get(config.env, [])],
+        "references": [reference._asdict() for reference in references],
         "evaluation": spread(returns.tolist()),
         "final_return": spread(
             np.concatenate([final_returns(run.metrics) for run in runs]).tolist()

@@ -72,8 +72,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the preset's")
     parser.add_argument("--rounds", type=int, default=11, help="timed calls")
+    parser.add_argument("--quick", action="store_true", help="one preset, 4 seeds, 50,000 steps")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    if args.quick:
+        args.presets, args.seeds, args.total_timesteps = args.presets[:1], 4, 50_000
     use_cores(args.seeds)
     results = {"seconds": {rows: seconds(rows, args.rounds) for rows in ROWS}, "learning": {}}
     for name in args.presets:

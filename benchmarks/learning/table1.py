@@ -118,9 +118,7 @@ def scaled(found: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 def interval(scores: list[np.ndarray], resamples: int = 10_000) -> tuple[float, float]:
     """Returns a 95% interval of the mean over tasks: seeds are drawn within each."""
     rng = np.random.default_rng(0)
-    means = [
-        x[rng.integers(0, len(x), (resamples, len(x)))].mean(axis=1) for x in scores if len(x)
-    ]
+    means = [x[rng.integers(0, len(x), (resamples, len(x)))].mean(axis=1) for x in scores if len(x)]
     low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
     return float(low), float(high)
 

@@ -165,6 +165,37 @@ def test_max_steps_is_a_time_limit_of_every_suite(suite):
     assert cut == [False] * (limit - 1) + [True]
 
 
+def test_actions_of_gymnax_may_stick():
+    """With the probability that is asked for the action before acts again: counted over steps."""
+    env, params = make_env("Breakout-MinAtar", sticky_actions=0.5)
+
+    def moved(key):  # left in the second step, unless the paddle stays where it was once more
+        _, state = env.reset_env(key, params)
+        _, state, *_ = env.step_env(key, state, jnp.int32(0), params)
+        before = state.env_state.pos
+        after = env.step_env(jax.random.fold_in(key, 1), state, jnp.int32(1), params)[1]
+        return after.env_state.pos != before
+
+    moves = np.mean(jax.vmap(moved)(jax.random.split(jax.random.key(0), 400)))
+    assert 0.42 < moves < 0.58  # three deviations of 0.025
+    text = refusal("Breakout-MinAtar", sticky_actions=2)
+    assert text == "probability=2.0 must be within 0 .. 1, such as 0.25"
+    assert "sticky_actions" in refusal("Breakout-MinAtar", sticky_action=0.1)
+    env, params = make_env("Breakout-MinAtar", sticky_actions=0)
+    assert not hasattr(env.reset_env(jax.random.key(0), params)[1], "memory")
+
+
+@pytest.mark.slow
+def test_rewards_of_brax_may_be_scaled():
+    """What is learned from is ten times the reward, 1 of a pole that stands; returns are brax's."""
+    name = "brax/inverted_pendulum"
+    with jax.numpy_rank_promotion("allow"):
+        env, params = make_env(name, backend="spring", reward_scaling=10)
+        state, key = env.reset_env(jax.random.key(0), params)[1], jax.random.key(1)
+        _, state, reward, *_ = env.step_env(key, state, jnp.zeros(1), params)
+    assert (reward, state.episode_return) == (10, 1)
+
+
 HOSTED = {
     "gymnasium": "gymnasium/CartPole-v1",
     "ale": "ale/Pong-v5",

@@ -28,7 +28,9 @@ class State:
 
     x: jax.Array  # ()
     time: jax.Array  # () int32
-    sensors: jax.Array = struct.field(default_factory=lambda: jnp.zeros((0, 3)))  # of which are none
+    sensors: jax.Array = struct.field(
+        default_factory=lambda: jnp.zeros((0, 3))
+    )  # of which are none
 
 
 class Probe:

@@ -17,7 +17,9 @@ from jax import Array
 from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 from numpy.typing import ArrayLike, DTypeLike
 
-from purejaxppo.envs.wrappers.episodes import TimeLimit
+from purejaxppo.config.coerce import coerce
+from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, TimeLimit
+from purejaxppo.envs.wrappers.steps import ScaleReward
 from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.spaces import Box, SpaceTree
 from purejaxppo.types import Environment, EnvParams, EnvState, PyTree
@@ -213,6 +215,20 @@ def limited(env: Environment, max_steps: int | None) -> tuple[Environment, EnvPa
     """
     env = env if max_steps is None else TimeLimit(env, max_steps)
     return env, env.default_params
+
+
+def scaled(env: Environment, reward_scaling: Any) -> Environment:
+    """Returns an environment whose rewards are multiplied, and whose returns are not.
+
+    Args:
+        env: one environment.
+        reward_scaling: the factor, as it was given.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    factor = coerce("reward_scaling", float, reward_scaling, 1.0)
+    return env if factor == 1.0 else ScaleReward(EpisodeStatistics(env), factor)
 
 
 def box(

@@ -10,7 +10,7 @@ from brax import envs
 from jax import Array
 
 from purejaxppo.envs.interface import arguments_of
-from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, limited
+from purejaxppo.envs.suites.adapter import Adapter, RawEnv, anything, box, limited, scaled
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn
 from purejaxppo.types import Action, Environment, EnvParams, EnvState
 
@@ -62,12 +62,16 @@ def options_of(name: str) -> list[str]:
     return arguments_of(envs._envs[name])
 
 
-def make_env(name: str, *, max_steps: int = STEPS, **options: Any) -> tuple[Environment, EnvParams]:
+def make_env(
+    name: str, *, max_steps: int = STEPS, reward_scaling: float = 1.0, **options: Any
+) -> tuple[Environment, EnvParams]:
     """Makes one environment and its parameters, of which there are none.
 
     Args:
         name: as brax registers it, such as `ant`.
         max_steps: the time limit.
+        reward_scaling: what rewards are multiplied by; the returns that are reported are not.
         **options: as in `brax.envs.get_environment`, such as `backend="spring"`.
     """
-    return limited(Brax(envs.get_environment(name, **options)), max_steps)
+    env, params = limited(Brax(envs.get_environment(name, **options)), max_steps)
+    return scaled(env, reward_scaling), params

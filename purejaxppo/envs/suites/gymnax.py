@@ -22,6 +22,7 @@ from purejaxppo.envs.suites.adapter import (
     with_limit,
 )
 from purejaxppo.envs.wrappers.base import ObservationWrapper
+from purejaxppo.envs.wrappers.steps import StickyActions
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.spaces import DeclaredSpace
 from purejaxppo.types import Environment, EnvParams, EnvState, Obs
@@ -105,13 +106,15 @@ def names() -> list[str]:
 
 
 def make_env(
-    name: str, *, max_steps: int | None = None, **options: Any
+    name: str, *, max_steps: int | None = None, sticky_actions: float = 0.0, **options: Any
 ) -> tuple[Environment, EnvParams]:
     """Makes one environment and its parameters.
 
     Args:
         name: as gymnax registers it, such as `CartPole-v1`.
         max_steps: the time limit; None: that of its parameters.
+        sticky_actions: the probability that an action is the one before again; 0.1 in the games of
+            MinAtar as their own package plays them (Young and Tian 2019, arXiv:1903.03176).
         **options: parameters in place of its own, such as `gravity=5.0`, each of the type that it
             has; or what its constructor takes, such as `size=10` for `DeepSea-bsuite`.
 
@@ -125,7 +128,7 @@ def make_env(
     own = {key: value for key, value in options.items() if key not in known}
     for key in own:
         if key not in arguments_of(type(raw)):
-            known += ["max_steps", *arguments_of(type(raw))]
+            known += ["max_steps", "sticky_actions", *arguments_of(type(raw))]
             raise ConfigError(no_option(name, key, known))
     if own:
         raw, params = gymnax.make(name, **own)
@@ -137,7 +140,8 @@ def make_env(
     env.default_params = params.replace(
         **{key: _as_typed(key, value, getattr(params, key)) for key, value in changes.items()}
     )
-    return env, env.default_params
+    sticky = coerce("sticky_actions", float, sticky_actions, 0.1)
+    return StickyActions(env, sticky) if sticky else env, env.default_params
 
 
 def _as_typed(name: str, value: Any, default: Any) -> Any:

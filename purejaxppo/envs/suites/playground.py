@@ -25,10 +25,10 @@ from purejaxppo.envs.suites.adapter import (
     check_limit,
     downloading,
     limited,
+    scaled,
 )
 from purejaxppo.envs.wrappers.base import ResetReturn, StepReturn, check_count
-from purejaxppo.envs.wrappers.episodes import EpisodeStatistics
-from purejaxppo.envs.wrappers.steps import ActionRepeat, ScaleReward
+from purejaxppo.envs.wrappers.steps import ActionRepeat
 from purejaxppo.errors import ConfigError
 from purejaxppo.types import Action, Environment, EnvParams, EnvState
 
@@ -125,7 +125,6 @@ def make_env(
     settings = defaults | changes
     check_choice("impl", settings.get("impl", "jax"), IMPLEMENTATIONS)
     check_limit(options, max_steps, "episode_length")
-    scale = coerce("reward_scaling", float, reward_scaling, 1.0)
     repeat = check_count("action_repeat", settings.get("action_repeat", 1), 1, 4)
 
     # the models of robots are the files of another repository
@@ -138,9 +137,7 @@ def make_env(
     # it leaves the limit, repetitions and scale to those who train
     limit = settings["episode_length"] if max_steps is None else max_steps * repeat
     env, params = limited(Playground(raw, buffers), int(limit))
-    env = ActionRepeat(env, repeat) if repeat > 1 else env
-    env = ScaleReward(EpisodeStatistics(env), scale) if scale != 1.0 else env
-    return env, params
+    return scaled(ActionRepeat(env, repeat) if repeat > 1 else env, reward_scaling), params
 
 
 def _entries(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
