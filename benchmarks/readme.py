@@ -330,6 +330,24 @@ def methods() -> str:
     return table(["method", *heads], rows)
 
 
+def control_suite() -> str:
+    """Returns on Playground's tasks beside those of Brax's PPO."""
+    rows = []
+    for task, found in read("control_suite").items():
+        last = {arm: mean_and_std(found[arm]["last"]) for arm in ("ours", "brax") if arm in found}
+        published = [f"{mean:,.1f} ± {std:,.1f}" for _, mean, std in found["published"][1:]]
+        low, high = found["ours"]["last"]["iqm_95"]
+        iqm = f"{found['ours']['last']['iqm']:,.1f} ({low:,.1f} to {high:,.1f})"
+        rows.append((
+            task, last["ours"], iqm, found["ours"]["seeds"],
+            f"{found['ours']['run_seconds']:,.0f}", last.get("brax", ""), *published,
+        ))  # fmt: skip
+    steps = f"{next(iter(read('control_suite').values()))['steps'] / 1e6:.1f}M"
+    published = [f"published, {x}" for x in ("10.5M", "21.1M")]
+    heads = [f"ours, {steps}", "interquartile mean (95%)", "seeds", "seconds"]
+    return table(["task", *heads, f"Brax, our sizes, {steps}", *published], rows)
+
+
 def table1() -> str:
     """The paper's scores of its settings beside ours, and our returns beside those of others."""
     if not (RESULTS / "table1.json").exists():
@@ -581,7 +599,7 @@ FIGURES: dict[str, Callable[[], str]] = {
         first_page, scores, earlier, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
         gpu, sweep, sweeps, privileged, exploration, methods,
-        table1, ablations, presets,
+        table1, ablations, presets, control_suite,
     )
 }  # fmt: skip
 

@@ -344,6 +344,35 @@ def table1(results: dict[str, Any]) -> Figure | None:
     return figure
 
 
+def control_suite(results: dict[str, Any]) -> Figure | None:
+    """Evaluations of each task against steps: every seed, their mean, and Brax as published."""
+    tasks = {task: found for task, found in results.items() if "ours" in found}
+    if not tasks:
+        return None
+    figure, row = new_figure(len(tasks))
+    for axes, (task, found) in zip(row, tasks.items(), strict=True):
+        for arm, label, color in (("ours", "ours", "C0"), ("brax", "Brax PPO, our sizes", "C1")):
+            if arm in found:
+                steps, curves = found[arm]["steps"], found[arm]["returns"]
+                for curve in curves:
+                    axes.plot(steps, curve, color=color, linewidth=0.6, alpha=0.5)
+                means = [sum(at) / len(at) for at in zip(*curves, strict=True)]
+                axes.plot(steps, means, color=color, label=label)
+        steps, means, deviations = zip(*found["published"], strict=True)
+        look: dict[str, Any] = dict(color="C2", marker="o", markersize=4, capsize=2)
+        axes.errorbar(steps, means, deviations, label="Brax PPO, published sizes", **look)
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("steps", fontsize=8)
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+    row[0].set_ylabel("return")
+    labels = {}
+    for axes in row:
+        handles, names = axes.get_legend_handles_labels()
+        labels |= dict(zip(names, handles, strict=True))
+    figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=3)
+    return figure
+
+
 def shares_of_updates(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     """What each part of an update takes of all of it, and how long kernels wait, by task."""
     shares = {}
@@ -378,6 +407,7 @@ PLOTS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
     "gpu": gpu,
     "ablations": ablations,
     "table1": table1,
+    "control_suite": control_suite,
 }
 
 

@@ -1,11 +1,15 @@
 """Returns on tasks of MuJoCo Playground's control suite, beside Brax's PPO, which was made for it.
 
-Both train with the settings that Playground publishes for Brax, but for sizes that two cores can do
-in minutes: 512 environments, minibatches of 64 rollouts of 30 steps, 8 epochs, a critic of three
-layers of 64. After every tenth of the steps, 64 episodes of 1,000 steps are evaluated, most
-probable actions taken. Our seeds are one program, those of Brax a process each.
+Ours trains with the settings that Playground publishes for Brax, but for sizes that two cores can
+do in minutes: 512 environments, minibatches of 64 rollouts of 30 steps, 8 epochs, a critic of three
+layers of 64, and a rate that falls to 0. After every tenth of the steps, 64 episodes of 1,000 steps
+are evaluated, most probable actions taken; the seeds are one program. Beside it stand Brax's curves
+with its published sizes, of others' runs (`PUBLISHED`), and with `--arms brax` its PPO is trained
+here with our sizes, at its constant rate, each seed in a process. What differs beside that: a
+deviation is exp(x) here and softplus(x) + 0.001 there, layers begin orthogonal here, and every
+episode has a fresh reset here.
 
-Both need Playground and Brax: `pip install '.[playground,brax]'`.
+It needs Playground, and the arm of Brax needs Brax: `pip install '.[playground,brax]'`.
 """
 
 from __future__ import annotations
@@ -17,10 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.common.child import result_of
-from benchmarks.common.returns import over, spread
+from benchmarks.common.returns import spread
 from benchmarks.common.timing import measured_before, record, report
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.report.results import read_results
@@ -32,9 +34,22 @@ TASKS = (
 )  # fmt: skip
 SIZES: dict[str, Any] = {
     "num_envs": 512, "num_steps": 30, "num_minibatches": 8, "num_epochs": 8, "reset_batch": 16,
-    "critic_hidden_sizes": (64, 64, 64),
+    "critic_hidden_sizes": (64, 64, 64), "learning_rate_final_scale": 0.0,
 }  # fmt: skip
 EVALUATIONS, EPISODES, EPISODE_LENGTH = 10, 64, 1000
+
+PUBLISHED: dict[str, dict[float, tuple[float, float]]] = {
+    "CartpoleBalance": {0: (262.9, 37.7), 10.5: (983.2, 11.2), 21.1: (998.9, 0.3)},
+    "CartpoleSwingup": {0: (32.5, 18.7), 10.5: (298.1, 64.6), 21.1: (694.3, 111.9)},
+    "PendulumSwingup": {0: (1.0, 0.4), 10.5: (47.1, 41.9), 21.1: (54.7, 21.5)},
+    "ReacherHard": {0: (11.1, 1.6), 10.5: (944.3, 35.9), 21.1: (970.1, 6.3)},
+    "CheetahRun": {0: (3.0, 0.4), 10.5: (289.0, 36.9), 21.1: (529.6, 81.6)},
+    "WalkerWalk": {0: (30.9, 1.5), 10.5: (297.5, 48.0), 21.1: (722.7, 75.8)},
+}
+"""Brax's PPO as Playground publishes it, by millions of steps: mean and deviation of five runs.
+
+Computed from results/TASK_ppo_brax.csv of cvoelcker/reppo at a7ab85b, whose axis is interpolated.
+"""
 
 
 def train_ours(config: PPOConfig, seeds: int, episodes: int) -> dict[str, Any]:
@@ -85,24 +100,20 @@ def train_brax(config: PPOConfig, seeds: int, episodes: int) -> dict[str, Any]:
     }
 
 
-def measure(task: str, seeds: int, total_timesteps: int, episodes: int) -> dict[str, Any]:
-    """Trains agents of both; returns what there is to report."""
-    config = PPOConfig.preset(f"playground/{task}", total_timesteps=total_timesteps, **SIZES)
-    found: dict[str, Any] = {"config": config.to_dict(), "seeds": seeds, "steps": config.timesteps}
-    for name, train in {"ours": train_ours, "brax": train_brax}.items():
-        print(f"{task}, {name}", file=sys.stderr, flush=True)
-        run = train(config, seeds, episodes)
-        curve = np.array(run["returns"])
-        found[name] = {**run, "last": spread(curve[:, -1].tolist())}
-    ours, theirs = (found[name]["last"]["values"] for name in ("ours", "brax"))
-    found["over_brax_95"] = over(ours, theirs) if seeds > 1 else None
-    return found
+ARMS = {"ours": train_ours, "brax": train_brax}
+
+
+def measure(arm: str, config: PPOConfig, seeds: int, episodes: int) -> dict[str, Any]:
+    """Trains agents of one of the two; returns what there is to report."""
+    run = ARMS[arm](config, seeds, episodes)
+    return {**run, "seeds": seeds, "last": spread([float(x[-1]) for x in run["returns"]])}
 
 
 def main() -> None:
     """Trains on the tasks one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS[:4]))
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=["ours"])
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--total-timesteps", type=int, default=3_072_000)
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of an evaluation")
@@ -114,9 +125,16 @@ def main() -> None:
     use_cores(args.seeds)
     results = measured_before(args.out)
     for task in args.tasks:
-        if task not in results:
-            results[task] = measure(task, args.seeds, args.total_timesteps, args.episodes)
-            record("control_suite", results, args.out)
+        sizes = {"total_timesteps": args.total_timesteps, **SIZES}
+        config = PPOConfig.preset(f"playground/{task}", **sizes)
+        published = [[1e6 * x, *of] for x, of in PUBLISHED[task].items()]
+        known = {"config": config.to_dict(), "steps": config.timesteps, "published": published}
+        found = results.setdefault(task, known)
+        for arm in args.arms:
+            if arm not in found:
+                print(f"{task}, {arm}", file=sys.stderr, flush=True)
+                found[arm] = measure(arm, config, args.seeds, args.episodes)
+                record("control_suite", results, args.out)
     report("control_suite", results, args.out)
 
 

@@ -68,7 +68,6 @@ ONE_IMPORTER = {
     "envs.environments": "what a configuration says of them; `components` says the rest",
     "envs.given": "what may stand for an environment; names are another matter",
     "envs.known": "names of suites that need not be installed",
-    "envs.wrappers.steps": "what users put around an environment, and one suite too",
     "export.flatten_jaxpr": "programs without calls inside: of use to any export",
     "export.numpy_program": "jaxprs as NumPy calls, a table of primitives",
     "policies.cores": "a registry that users extend",
