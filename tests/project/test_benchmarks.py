@@ -300,6 +300,23 @@ def test_scores_of_the_papers_table_by_hand():
     assert table1.interval([np.array([1.0, 1.0]), np.array([3.0])]) == (2.0, 2.0)
 
 
+def test_cells_of_the_papers_table_are_kept_in_its_file():
+    """Those of as many steps, in the order of tasks, settings and seeds."""
+    run, other = {"total_timesteps": 10, "score": 1.0}, {"total_timesteps": 20, "score": 2.0}
+    names = "no clipping or penalty", "clipping, 0.2"
+    cells = {names[1]: {"1": run, "0": run}, names[0]: {"0": run, "2": other}}
+    before = {"tasks": {"Reacher-v5": {"random": -40.0, "runs": cells}}}
+    kept = table1.told_before(before, 10)
+    assert set(kept) == {("Reacher-v5", names[1], 1), ("Reacher-v5", names[1], 0),
+                         ("Reacher-v5", names[0], 0)}  # fmt: skip
+    found = table1.by_task(kept, {"Reacher-v5": -40.0})
+    assert found == {"Reacher-v5": {"random": -40.0, "runs": {
+        names[0]: {"0": run}, names[1]: {"0": run, "1": run},
+    }}}  # fmt: skip
+    assert [*found["Reacher-v5"]["runs"]] == [*names]
+    assert [*found["Reacher-v5"]["runs"][names[1]]] == ["0", "1"]
+
+
 def test_the_guard_finds_returns_that_are_lower():
     def agents(values):
         return {"mean_returns": {"values": values, "mean": float(np.mean(values))}}
