@@ -5,20 +5,18 @@ be timed, and held up between its epochs, of which each does the steps of one ti
 """
 # pyright: reportMissingImports=false
 
-import functools
 import os
 import threading
 import traceback
 from typing import Any, cast
 
+import brax_ppo
 import gymnax
 import jax
 import jax.numpy as jnp
 from arm import Arm
 from brax import envs
 from brax.envs.base import Env, State
-from brax.training.agents.ppo import train as ppo
-from brax.training.agents.ppo.networks import make_ppo_networks
 
 EPOCHS = 1_000_000
 
@@ -100,36 +98,12 @@ def make(job: dict) -> Arm:
 
 def train_brax(config: dict, after_epoch) -> None:
     """Calls `ppo.train` with the shape's sizes; `after_epoch()` is called after every epoch."""
-    # removed from jax 0.10, and still called by Brax 0.14.2
-    jax.device_put_replicated = lambda tree, devices: jax.tree.map(
-        lambda x: jnp.stack([x] * len(devices)), tree
-    )
-    sizes = tuple(config["hidden_sizes"])
-    ppo.train(
+    brax_ppo.train(
         make_env(config["env"], config["env_options"]),
+        config,
         num_timesteps=EPOCHS * config["total_timesteps"],
         num_evals=EPOCHS + 1,
         run_evals=False,
         progress_fn=lambda step, metrics: after_epoch(),
         episode_length=EPISODES.get(config["env"], 1000),
-        num_envs=config["num_envs"],
-        unroll_length=config["num_steps"],
-        batch_size=config["num_envs"] // config["num_minibatches"],  # in rollouts
-        num_minibatches=config["num_minibatches"],
-        num_updates_per_batch=config["num_epochs"],
-        learning_rate=config["learning_rate"],
-        entropy_cost=config["entropy_coef"],
-        discounting=config["gamma"],
-        gae_lambda=config["gae_lambda"],
-        clipping_epsilon=config["clip_eps"],
-        clipping_epsilon_value=config["value_clip_eps"],
-        vf_loss_coefficient=config["value_coef"],
-        max_grad_norm=config["max_grad_norm"],
-        normalize_observations=config["normalize_observations"],
-        network_factory=functools.partial(
-            make_ppo_networks,
-            policy_hidden_layer_sizes=sizes,
-            value_hidden_layer_sizes=sizes,
-            activation=jnp.tanh,
-        ),
     )
