@@ -44,8 +44,8 @@ PEERS = {
 }  # fmt: skip
 FIRST_PAGE = (
     "CartPole-v1", "CartPole-v1, A2C", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0",
-    "MountainCarContinuous-v0", "Breakout-MinAtar", "SpaceInvaders-MinAtar", "brax/hopper",
-    "gymnasium/Hopper-v5",
+    "MountainCarContinuous-v0", "Breakout-MinAtar", "SpaceInvaders-MinAtar", "Asterix-MinAtar",
+    "Freeway-MinAtar", "brax/hopper", "gymnasium/Hopper-v5",
 )  # fmt: skip
 # of openai/baselines (ppo2, v1, 6 seeds) and CleanRL (v4, 3 seeds), after a million steps
 MUJOCO = {

@@ -226,7 +226,7 @@ BASH = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here
         ("e", ["eval", "export", "envs"]),
         ("--v", ["--version"]),
         ("train CartP", ["CartPole-v1"]),
-        ("train brax/h", ["brax/hopper"]),
+        ("train brax/ho", ["brax/hopper"]),
         ("train CartPole-v1 --num-e", ["--num-envs", "--num-epochs"]),
         ("train CartPole-v1 --no-layer", ["--no-layer-norm"]),
         ("train CartPole-v1 --algorithm ", ["ppo", "ppo_kl", "a2c", "reinforce"]),

@@ -44,7 +44,7 @@ PAGES = {
 README = PAGES["README.md"]
 METHOD = inspect.getdoc(purejaxppo.ppo) or ""
 TEXTS = PAGES | {"purejaxppo/ppo/__init__.py": METHOD}
-HEAVY = ("brax/", "gymnasium/", "playground/")
+HEAVY = ("brax/", "craftax/", "gymnasium/", "playground/")
 """Suites that take minutes to compile or to run; test_suites.py trains on them."""
 
 
