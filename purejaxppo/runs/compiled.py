@@ -131,6 +131,8 @@ def compile_run(
     with compiled_for(platform_of(spread.mesh)):
         announce("tracing")
         init, chunk = lower_run(spread, seeds, given, at_once, own)
+        # in shapes and dtypes alone: what is compiled for it later says itself where it is
+        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), init.out_info)
         announce("compiling")
         # what is given stays on the devices from call to call
         start = compiled(init) if begins else init
@@ -138,7 +140,7 @@ def compile_run(
     return Programs(
         lambda keys, own=own: start(keys, given, own),
         lambda state, length, own=own: run_chunk(state, length, given, own),
-        init.out_info,
+        template,
         chunk.out_info[1],
         spread.mesh,
         spread.specs,
