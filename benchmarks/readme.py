@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.plots import RESULTS, draw_all, is_bound, shares_of_updates
+from benchmarks.learning.scores import BASELINES, CLEANRL, REFERENCES
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -47,13 +48,6 @@ FIRST_PAGE = (
     "MountainCarContinuous-v0", "Breakout-MinAtar", "SpaceInvaders-MinAtar", "Asterix-MinAtar",
     "Freeway-MinAtar", "brax/hopper", "gymnasium/Hopper-v5",
 )  # fmt: skip
-# of openai/baselines (ppo2, v1, 6 seeds) and CleanRL (v4, 3 seeds), after a million steps
-MUJOCO = {
-    "HalfCheetah-v5": ("1,668.6", "1,442.6 ± 46.0"), "Hopper-v5": ("2,316.2", "2,382.9 ± 271.7"),
-    "InvertedDoublePendulum-v5": ("7,102.9", ""),
-    "InvertedPendulum-v5": ("809.4", "963.1 ± 22.2"), "Reacher-v5": ("-6.7", ""),
-    "Swimmer-v5": ("111.2", ""), "Walker2d-v5": ("3,425.0", "2,288.0 ± 571.8"),
-}  # fmt: skip
 
 
 def read(name: str) -> dict[str, Any]:
@@ -350,8 +344,6 @@ def control_suite() -> str:
 
 def table1() -> str:
     """The paper's scores of its settings beside ours, and our returns beside those of others."""
-    if not (RESULTS / "table1.json").exists():
-        return "Its runs have not been made yet."
     found = read("table1")
     tasks = list(found["tasks"])
     rows = []
@@ -371,8 +363,10 @@ def table1() -> str:
         if not scores:
             continue
         ours = mean_and_std(dict(zip(("mean", "std"), spread_of(scores), strict=True)))
-        rows.append((task, *MUJOCO[task], ours, len(scores), f"{cells['random']:,.1f}"))
-    heads = ["openai/baselines (v1)", "CleanRL (v4)", "here, clipping at 0.2", "seeds"]
+        others = {of.source: of.score for of in REFERENCES[f"gymnasium/{task}"]}
+        known = [others.get(source, "") for source in (BASELINES, CLEANRL)]
+        rows.append((task, *known, ours, len(scores), f"{cells['random']:,.1f}"))
+    heads = [BASELINES, CLEANRL, "here, clipping at 0.2", "seeds"]
     returns = table(["task", *heads, "random actions"], rows)
     return f"{settings}\n\n{returns}\n\n![learning curves](results/table1.png)"
 

@@ -145,7 +145,8 @@ def by_task(cells: Mapping[tuple[str, str, int], Any], known: Mapping[str, float
     order = [(task, setting) for task in TASKS for setting in SETTINGS]
     for task, setting, seed in sorted(cells, key=lambda cell: (order.index(cell[:2]), cell[2])):
         if task not in found:
-            found[task] = {"random": known.get(task) or random_return(task), "runs": {}}
+            low = known[task] if task in known else random_return(task)
+            found[task] = {"random": low, "runs": {}}
         found[task]["runs"].setdefault(setting, {})[str(seed)] = cells[task, setting, seed]
     return found
 
