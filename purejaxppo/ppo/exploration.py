@@ -197,7 +197,7 @@ def _measured(
     bonus: Bonus, state: Exploration, obs_stats: PyTree, rollout: Rollout, size: int
 ) -> tuple[Array, Array]:
     """Computes novelty and values of a rollout, [T, N], so many rows at once."""
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (rollout.final_obs, rollout.obs))
+    rows = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), (rollout.final_obs, rollout.obs))
 
     def measure(rows):
         after, before = (whiten(obs_stats, obs) for obs in rows)

@@ -50,7 +50,7 @@ def as_batch(
     # a sequence needs the memory of its first step alone, which may be all that was kept
     def first(x):
         every = None if length is None else length * len(x) // len(rollout.value)
-        return x[::every].reshape(-1, *x.shape[2:])
+        return jax.lax.collapse(x[::every], 0, 2)
 
     carry = jax.tree.map(first, rollout.carry)
     batch = Batch(
@@ -80,9 +80,9 @@ def as_rows(steps: PyTree, length: int | None = None) -> PyTree:
 
     def rows(x: Array) -> Array:
         if length is None:
-            return x.reshape(-1, *x.shape[2:])
-        x = x.reshape(-1, length, *x.shape[1:]).swapaxes(1, 2)  # [T / L, N, L]
-        return x.reshape(-1, *x.shape[2:])
+            return jax.lax.collapse(x, 0, 2)
+        x = x.reshape(len(x) // length, length, *x.shape[1:]).swapaxes(1, 2)  # [T / L, N, L]
+        return jax.lax.collapse(x, 0, 2)
 
     return jax.tree.map(rows, steps)
 
@@ -210,8 +210,8 @@ def in_passes(function: Callable[[PyTree], PyTree], inputs: PyTree, size: int) -
     """
     if len(jax.tree.leaves(inputs)[0]) == size:
         return function(inputs)
-    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), inputs)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(function, parts))
+    parts = jax.tree.map(lambda x: x.reshape(len(x) // size, size, *x.shape[1:]), inputs)
+    return jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), jax.lax.map(function, parts))
 
 
 def mean_over_chunks(function: Callable[[PyTree], PyTree], batch: PyTree, size: int) -> PyTree:
@@ -227,7 +227,7 @@ def mean_over_chunks(function: Callable[[PyTree], PyTree], batch: PyTree, size: 
     Returns:
         What the function returns, averaged.
     """
-    chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
+    chunks = jax.tree.map(lambda x: x.reshape(len(x) // size, size, *x.shape[1:]), batch)
     count = jax.tree.leaves(chunks)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], chunks)
     if count == 1:

@@ -163,9 +163,9 @@ def _by_sequence(
         end, kept = steps(loop, inputs)
         return end, (kept, loop[-1])
 
-    inputs = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), inputs)
+    inputs = jax.tree.map(lambda x: x.reshape(len(x) // length, length, *x.shape[1:]), inputs)
     end, (kept, carry) = jax.lax.scan(sequence, start, inputs)
-    transitions, final_obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), kept)
+    transitions, final_obs = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), kept)
     return end, (transitions | {"carry": carry}, final_obs)
 
 
@@ -227,7 +227,7 @@ def values_of(
         [T, N].
     """
     shape = jax.tree.leaves(obs)[0].shape[:2]
-    carry, obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (carry, obs))
+    carry, obs = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), (carry, obs))
     inputs = (carry, obs, jnp.zeros(shape[0] * shape[1], bool))
 
     def values(inputs):

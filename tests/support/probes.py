@@ -29,7 +29,7 @@ class State:
     x: jax.Array  # ()
     time: jax.Array  # () int32
     sensors: jax.Array = struct.field(
-        default_factory=lambda: jnp.zeros((0, 3))
+        default_factory=lambda: jnp.zeros((0, 3), jnp.float32)
     )  # of which are none
 
 
