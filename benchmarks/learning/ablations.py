@@ -17,7 +17,7 @@ import jax
 
 from benchmarks.common.returns import compared, returns_of
 from benchmarks.common.shapes import FLAT
-from benchmarks.common.timing import measured_before, record, report
+from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import ADVANTAGES, PPOConfig, use_cores
 from purejaxppo.components import make_components
 from purejaxppo.types import Array, Estimate, Params, Policy, Rollout
@@ -114,7 +114,8 @@ def main() -> None:
         args.tasks, args.seeds, args.total_timesteps = args.tasks[:1], 4, 50_000
     use_cores(args.seeds)
     # what an earlier process has measured stays, and each detail is kept as soon as it is
-    results = measured_before(args.out)
+    asked = asked_for(args)
+    results = measured_before(args.out, parser, asked)
     for task in args.tasks:
         there = results.setdefault(task, {})
         for detail in dict.fromkeys(["all details", *args.details]):
@@ -124,8 +125,8 @@ def main() -> None:
             print(task, detail, file=sys.stderr, flush=True)
             plain = there.get("all details")
             there[detail] = measure(task, detail, args.seeds, args.total_timesteps, plain)
-            record("ablations", results, args.out)
-    report("ablations", results, args.out)
+            record("ablations", results, args.out, asked)
+    report("ablations", results, args.out, asked)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,13 @@ from scipy import stats
 
 from benchmarks.common.returns import over, returns_of, spread
 from benchmarks.common.shapes import FLAT
-from benchmarks.common.timing import measured_before, record, report
+from benchmarks.common.timing import (
+    asked_for,
+    measured_before,
+    record,
+    report,
+    results_in,
+)
 from benchmarks.learning.memory import memory_chain
 from purejaxppo import PPOConfig, use_cores
 
@@ -91,7 +97,8 @@ def main() -> None:
     if args.against is not None and not args.against.exists():
         parser.error(f"--against {args.against}: there is no such file")
     use_cores(args.seeds)
-    before, results = measured_before(args.against), measured_before(args.out)
+    asked = asked_for(args)
+    before, results = results_in(args.against), measured_before(args.out, parser, asked)
     for task in args.tasks:
         config, parts = agents_of(task, args.total_timesteps)
         if task in before and (steps := before[task]["timesteps"]) != config.timesteps:
@@ -110,8 +117,8 @@ def main() -> None:
             }
         if task in before:
             results[task]["against"] = beside(results[task], before[task])
-        record("guard", results, args.out)
-    report("guard", results, args.out)
+        record("guard", results, args.out, asked)
+    report("guard", results, args.out, asked)
     lower = [task for task, found in results.items() if found.get("against", {}).get("lower")]
     if lower:
         sys.exit(f"returns are lower than before: {', '.join(lower)}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.common.returns import compared, returns_of
 from benchmarks.common.shapes import FLAT
-from benchmarks.common.timing import measured_before, record, report
+from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import PPOConfig, use_cores
 
 TUNED_FROM = 1000
@@ -81,7 +81,8 @@ def main() -> None:
         args.tasks, args.seeds, args.total_timesteps = list(TASKS)[:2], 4, 50_000
     use_cores(args.seeds)
     # what an earlier process has measured stays, and each method is kept as soon as it is
-    results = measured_before(args.out)
+    asked = asked_for(args)
+    results = measured_before(args.out, parser, asked)
     for task in args.tasks:
         config = TASKS[task]
         if args.total_timesteps:
@@ -94,8 +95,8 @@ def main() -> None:
                 continue
             print(task, name, file=sys.stderr, flush=True)
             there[name] = measure(config, name, args.seeds, there.get("plain"))
-            record("methods", results, args.out)
-    report("methods", results, args.out)
+            record("methods", results, args.out, asked)
+    report("methods", results, args.out, asked)
 
 
 if __name__ == "__main__":

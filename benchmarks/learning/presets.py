@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.common.returns import compared, returns_of
 from benchmarks.common.runs import COMMAND, flags_of
-from benchmarks.common.timing import measured_before, record, report
+from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import PPOConfig, use_cores
 from purejaxppo.config import presets
 from purejaxppo.run_folder.read import read_config
@@ -96,14 +96,15 @@ def main() -> None:
     if args.quick:
         args.presets, args.seeds, steps = ["CartPole-v1"], 2, 20_000
         args.folder /= "quick"
-    results = measured_before(args.out)
+    asked = asked_for(args)
+    results = measured_before(args.out, parser, asked)
     for name in args.presets:
         if name not in results:
             print(name, commands[name], file=sys.stderr, flush=True)
             folder = args.folder / name
             results[name] = measure(name, commands[name], folder, args.seeds, steps)
-            record("presets", results, args.out)
-    report("presets", results, args.out)
+            record("presets", results, args.out, asked)
+    report("presets", results, args.out, asked)
 
 
 if __name__ == "__main__":

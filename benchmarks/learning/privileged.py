@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import scipy.stats
 
-from benchmarks.common.timing import measured_before, record, report
+from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import PPOConfig, fit, make_env, use_cores
 from purejaxppo.envs.wrappers.base import ObservationWrapper, Remembered, RememberingWrapper
 from purejaxppo.run_folder.rows import final_returns
@@ -143,14 +143,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2 seeds of 10,000 steps: a trial")
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
-    seeds, steps = (2, 10_000) if args.quick else (args.seeds, args.total_timesteps)
-    use_cores(seeds)
-    results = measured_before(args.out)
+    if args.quick:
+        args.seeds, args.total_timesteps = 2, 10_000
+    use_cores(args.seeds)
+    asked = asked_for(args)
+    results = measured_before(args.out, parser, asked)
     for task in args.tasks:
         if task not in results:
-            results[task] = measure(task, seeds, steps)
-            record("privileged", results, args.out)
-    report("privileged", results, args.out)
+            results[task] = measure(task, args.seeds, args.total_timesteps)
+            record("privileged", results, args.out, asked)
+    report("privileged", results, args.out, asked)
 
 
 if __name__ == "__main__":

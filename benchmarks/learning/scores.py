@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common.returns import runs_of, spread
-from benchmarks.common.timing import measured_before, record, report
+from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import PPOConfig, use_cores
 from purejaxppo.config.schema import Algorithm
 from purejaxppo.run_folder.rows import final_returns
@@ -158,14 +158,15 @@ def main() -> None:
     if args.quick:
         args.rows, args.seeds, args.total_timesteps = list(ROWS)[:2], 2, 50_000
     use_cores(args.seeds or max(row.seeds for row in ROWS.values()))
-    results = measured_before(args.out)
+    asked = asked_for(args)
+    results = measured_before(args.out, parser, asked)
     for name in args.rows:
         if name not in results:
             print(name, file=sys.stderr, flush=True)
             seeds = args.seeds or ROWS[name].seeds
             results[name] = measure(ROWS[name], seeds, args.seed, args.total_timesteps)
-            record("scores", results, args.out)
-    report("scores", results, args.out)
+            record("scores", results, args.out, asked)
+    report("scores", results, args.out, asked)
 
 
 if __name__ == "__main__":

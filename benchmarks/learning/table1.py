@@ -23,7 +23,7 @@ import gymnasium
 import numpy as np
 
 from benchmarks.common.runs import finished, flags_of, train_all
-from benchmarks.common.timing import measured_before, report
+from benchmarks.common.timing import report, results_in
 from purejaxppo.report.aggregate import binned_returns
 from purejaxppo.report.results import Results
 
@@ -174,7 +174,7 @@ def main() -> None:
         args.tasks, args.seeds, args.total_timesteps = args.tasks[2:4], 1, 20_000
         args.folder /= "quick"
 
-    before = measured_before(args.out)
+    before = results_in(args.out)
     cells = told_before(before, args.total_timesteps)
     runs = {}
     for task, setting, seed in cells_of(args):

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.common.child import result_of
 from benchmarks.common.returns import spread
-from benchmarks.common.timing import measured_before, record, report
+from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.report.results import read_results
 
@@ -123,7 +123,8 @@ def main() -> None:
     if args.quick:
         args.tasks, args.seeds, args.total_timesteps = args.tasks[:1], 1, 153_600
     use_cores(args.seeds)
-    results = measured_before(args.out)
+    asked = asked_for(args)
+    results = measured_before(args.out, parser, asked)
     for task in args.tasks:
         sizes = {"total_timesteps": args.total_timesteps, **SIZES}
         config = PPOConfig.preset(f"playground/{task}", **sizes)
@@ -134,8 +135,8 @@ def main() -> None:
             if arm not in found:
                 print(f"{task}, {arm}", file=sys.stderr, flush=True)
                 found[arm] = measure(arm, config, args.seeds, args.episodes)
-                record("control_suite", results, args.out)
-    report("control_suite", results, args.out)
+                record("control_suite", results, args.out, asked)
+    report("control_suite", results, args.out, asked)
 
 
 if __name__ == "__main__":

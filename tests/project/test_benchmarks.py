@@ -1,5 +1,6 @@
 """Every benchmark runs, at its smallest, and its JSON says where the figures come from."""
 
+import argparse
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from scipy import stats
 
 import purejaxppo.config.presets
 from benchmarks import readme
-from benchmarks.common import plots, runs, traces
+from benchmarks.common import plots, runs, timing, traces
 from benchmarks.learning import guard, presets, table1
 from benchmarks.speed import gpu
 from purejaxppo import PPOConfig, make_learner
@@ -315,6 +316,21 @@ def test_cells_of_the_papers_table_are_kept_in_its_file():
     }}}  # fmt: skip
     assert [*found["Reacher-v5"]["runs"]] == [*names]
     assert [*found["Reacher-v5"]["runs"][names[1]]] == ["0", "1"]
+
+
+def test_a_file_of_other_sizes_is_not_gone_on_with(tmp_path, capsys):
+    parser, out = argparse.ArgumentParser(), tmp_path / "result.json"
+    for name in ("--seeds", "--total-timesteps"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("--jobs")  # changes no figure
+    few = timing.asked_for(parser.parse_args(["--seeds", "2", "--jobs", "1"]))
+    assert few == {"seeds": 2, "total_timesteps": None}
+    assert timing.measured_before(out, parser, few) == {}
+    timing.record("x", {"task": 1.0}, out, few)
+    assert timing.measured_before(out, parser, few) == timing.results_in(out) == {"task": 1.0}
+    with pytest.raises(SystemExit, match="2"):
+        timing.measured_before(out, parser, few | {"seeds": 8})
+    assert "its figures are of {'seeds': 2}, not {'seeds': 8}" in capsys.readouterr().err
 
 
 def test_the_guard_finds_returns_that_are_lower():
