@@ -244,7 +244,7 @@ def memory() -> str:
                 cells.append("")
                 continue
             run = runs[core]
-            mean, std = run["final_return_mean"], run["final_return_std"]
+            mean, std = run["final_return"]["mean"], run["final_return"]["std"]
             fewer = "" if steps_of(run) == steps_of(runs["gru"]) else f" ({_thousands(run)})"
             cells.append(f"{mean:z.{digits}f} ± {std:.{digits}f}{fewer}")
         rows.append((f"`{core}`", *cells))
@@ -256,12 +256,17 @@ def _thousands(run: dict) -> str:
     return f"{steps_of(run) / 1000:.0f}k"
 
 
+def to_hundredths(found: dict[str, Any]) -> str:
+    """Mean and standard deviation of returns that are small."""
+    return f"{found['mean']:z.2f} ± {found['std']:.2f}"
+
+
 def exploration() -> str:
     """What a bonus for the new is worth."""
     rows = []
     for name, runs in read("exploration").items():
         for bonus, run in runs.items():
-            returns = f"{run['final_return_mean']:z.2f} ± {run['final_return_std']:.2f}"
+            returns = to_hundredths(run["final_return"])
             found = f"{run['seeds_that_found_it']} of {run['seeds']}"
             rows.append((name, f"`{bonus}`", f"{steps_of(run):,}", returns, found))
     heads = ["task", "`exploration=`", "steps", "final return", "seeds that found the reward"]
@@ -272,10 +277,7 @@ def precision() -> str:
     """What is learned in each dtype."""
     rows = []
     for name, runs in read("precision").items():
-        returns = (
-            f"{run['final_return_mean']:z.2f} ± {run['final_return_std']:.2f}"
-            for run in runs.values()
-        )
+        returns = (to_hundredths(run["final_return"]) for run in runs.values())
         rows.append((name, f"{steps_of(runs['float32']):,}", *returns))
     return table(["task", "steps", "`float32`", "`bfloat16`"], rows)
 

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.returns import spread
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.run_folder.rows import final_returns
@@ -42,9 +43,7 @@ def measure(task: str, bonus: str, seeds: int, total_timesteps: int | None) -> d
     result = fit(config, seeds=seeds)
     returns = final_returns(result.metrics)
     return {
-        "final_return_mean": float(returns.mean()),
-        "final_return_std": float(returns.std()),
-        "final_returns": returns.tolist(),
+        "final_return": spread(returns.tolist()),
         "seeds_that_found_it": int((returns > 0.5).sum()),
         "seeds": seeds,
         "run_seconds": result.run_seconds,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.common.returns import spread
 from benchmarks.common.timing import report
 from purejaxppo import PPOConfig, fit, make_env, use_cores
 from purejaxppo.envs.wrappers import HideIndices
@@ -123,9 +124,7 @@ def measure(task: str, core: str, seeds: int, total_timesteps: int | None) -> di
     result = fit(config, seeds=seeds, env=env, env_params=env_params)
     returns = final_returns(result.metrics)
     return {
-        "final_return_mean": float(returns.mean()),
-        "final_return_std": float(returns.std()),
-        "final_returns": returns.tolist(),
+        "final_return": spread(returns.tolist()),
         "seeds": seeds,
         "run_seconds": result.run_seconds,
         "compile_seconds": result.compile_seconds,

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.returns import spread
 from benchmarks.common.shapes import FLAT
 from benchmarks.common.timing import report
 from benchmarks.learning.memory import memory_chain
@@ -45,9 +46,7 @@ def measure(task: str, dtype: str, seeds: int, total_timesteps: int | None) -> d
     result = fit(config, seeds=seeds, env=env, env_params=env_params)
     returns = final_returns(result.metrics)
     return {
-        "final_return_mean": float(returns.mean()),
-        "final_return_std": float(returns.std()),
-        "final_returns": returns.tolist(),
+        "final_return": spread(returns.tolist()),
         "seeds": seeds,
         "run_seconds": result.run_seconds,
         "config": config.to_dict(),

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import scipy.stats
 
+from benchmarks.common.returns import spread
 from benchmarks.common.timing import interleaved_seconds, quartiles, report
 from purejaxppo import PPOConfig, compiler_options, fit, use_cores
 from purejaxppo.ppo import update
@@ -58,8 +59,8 @@ def learning(config: PPOConfig, seeds: int) -> dict[str, Any]:
     result = {}
     for name, a, b in zip(("final_return", "mean_return"), ours, theirs, strict=True):
         result[name] = {
-            "shuffle": {"mean": float(a.mean()), "std": float(a.std())},
-            "permutation": {"mean": float(b.mean()), "std": float(b.std())},
+            "shuffle": spread(a.tolist()),
+            "permutation": spread(b.tolist()),
             "p": float(scipy.stats.mannwhitneyu(a, b).pvalue),
         }
     return result | {"seeds": seeds, "config": config.to_dict()}

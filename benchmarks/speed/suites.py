@@ -1,6 +1,7 @@
 """One environment of every suite that is installed: what it is like, and how fast it trains.
 
-Rollout and update together, with each preset where there is one, on all cores of this machine.
+Rollout and update together, on all cores of this machine, with the environment's preset; with the
+defaults of `PPOConfig` where there is none, or where one update of it is more than all steps.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "schedule": "{learning_rate_schedule}='kl_adaptive' for 'adaptive', 'constant' for 'fixed'",
         "normalize_advantage_per_mini_batch": "{advantage_normalization}='batch' for False",
         "actor_hidden_dims": "{hidden_sizes}",
-        "critic_hidden_dims": "{hidden_sizes}, the same for actor and critic",
+        "critic_hidden_dims": "{critic_hidden_sizes}",
         "actor_obs_normalization": "{normalize_observations}",
         "critic_obs_normalization": "{normalize_observations}",
         "init_noise_std": NOT_HERE + "standard deviations begin at 1",

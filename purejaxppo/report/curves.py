@@ -20,7 +20,7 @@ RETURNS = ("episode_return", "eval_return_mean")
 FEW = range(2, 5)
 """Counts of seeds whose interval is that from the lowest to the highest, whatever is asked for."""
 
-CAUTION = "intervals of 2, 3 or 4 seeds hold the mean in 50, 75 or 88% of cases, not in 95%"
+CAUTION = "intervals of 2, 3 or 4 seeds hold the median in 50, 75 or 88% of cases, not in 95%"
 
 
 class Drawn(NamedTuple):

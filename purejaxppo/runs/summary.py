@@ -67,7 +67,7 @@ def summarize(
         "timesteps": updates * config.batch_size,
         "final_returns": [float(r) if np.isfinite(r) else None for r in returns],
         "final_return_mean": float(finite.mean()) if finite.size else None,
-        "final_return_std": float(finite.std()) if finite.size else None,
+        "final_return_std": float(finite.std(ddof=finite.size > 1)) if finite.size else None,
         "best_evaluations": [float(x) if np.isfinite(x) else None for x in scores],
         "episodes": int(metrics.episodes.sum()),
         **measured,
