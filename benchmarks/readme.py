@@ -503,9 +503,10 @@ def first_run() -> str:
     install, first, second = found["install"], found["first"], found["another learning rate"]
     return paragraph(f"""
         The first line installs {install["bytes"] / 1e9:.1f} GB, most of it jax, in
-        {install["seconds"]:.0f} seconds where packages are near, and trains an agent in
-        {first["seconds"]:.0f} more; another learning rate takes {second["seconds"]:.1f}, for its
-        programs are kept ({second["cache_bytes"] / 1e6:.1f} MB). Two cores; `python -m
+        {install["seconds"]:.0f} seconds from a fast package index, and trains an agent in
+        {first["seconds"]:.0f} more. Training with another learning rate takes
+        {second["seconds"]:.1f}, as compiled programs are cached
+        ({second["cache_bytes"] / 1e6:.1f} MB). Two cores; `python -m
         benchmarks.speed.first_run`.
     """)
 
