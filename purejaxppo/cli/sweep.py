@@ -25,9 +25,9 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.run_folder.find import is_study
 from purejaxppo.run_folder.paths import given_path
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.read import read_results
+from purejaxppo.sweeps.read import ranked, read_results
 from purejaxppo.sweeps.samplers import FIXED, count_of, drawn
-from purejaxppo.sweeps.shapes import shape_of
+from purejaxppo.sweeps.shapes import LENGTH, shape_of
 from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.study import create_study_dir
 from purejaxppo.sweeps.sweep import SweepResult, sweep_of
@@ -93,7 +93,7 @@ def sweep(
                 folder.rmdir()
         raise
     display.close()
-    if plan and result.stopped is None:
+    if result.stopped is None and not display.told:
         print(f"nothing was left to do in {folder}")
     print_results(result, space, options, folder)
     if result.stopped is not None:
@@ -112,24 +112,25 @@ def describe(config: PPOConfig, space: Space, options: SweepRun, count: int) -> 
         count: trials, or agents of a population.
     """
     how, programs = options.sampler, ""
+    steps = count * options.seeds * config.timesteps
     if options.scheduler != "none":
         how = options.scheduler if options.scheduler == "pbt" else f"{how}, {options.scheduler}"
     elif options.sampler in FIXED:
         # what is fixed beforehand says what has to be compiled
         trials = drawn(space, config, options).ask(count)
         able = [trial for trial in trials if trial.why is None]
+        steps = options.seeds * sum(trial.config.timesteps for trial in able)
         programs = f" as {counted(len({shape_of(trial.config) for trial in able}), 'program')}"
         if len(able) < count:
             programs += f", but {count - len(able):,} that cannot be trained"
     what = "agent" if options.scheduler == "pbt" else "trial"
     seeds = "" if options.seeds == 1 else f" with {options.seeds:,} seeds each"
-    steps = count * options.seeds * config.timesteps
     most = "at most " if options.scheduler in ("halving", "asha") else ""
+    total = f"; {most}{steps:,} steps in all"
+    if LENGTH in space.names and options.sampler not in FIXED:
+        total = ""  # it depends on what comes of the first ones
     names = ", ".join(space.names)
-    return (
-        f"{config.env}: {counted(count, what)} ({how}){seeds}{programs} over {names}; "
-        f"{most}{steps:,} steps in all"
-    )
+    return f"{config.env}: {counted(count, what)} ({how}){seeds}{programs} over {names}{total}"
 
 
 def how_to_go_on(argv: Sequence[str], study_dir: str | None, folder: Path) -> str:
@@ -153,8 +154,7 @@ def print_results(result: SweepResult, space: Space, options: SweepRun, folder: 
         options: say what is printed.
         folder: of the study.
     """
-    ended = [r for r in result.results if r.score is not None]
-    best = sorted(ended, key=lambda r: r.score or 0.0, reverse=True)
+    best = ranked(result.results)
     failed = [r for r in result.results if r.status == "failed"]
     where = folder if result.folder is None else result.folder
     if not options.quiet:
@@ -162,7 +162,7 @@ def print_results(result: SweepResult, space: Space, options: SweepRun, folder: 
             Console().print(results_table(best[:MOST_ROWS], space, options))
         if failed:
             print(f"{counted(len(failed), 'trial')} failed, the first of them: {failed[0].why}")
-        if options.retrain and result.winner is not None:
+        if options.retrain and result.winner is not None and result.stopped is None:
             again = f"{result.winner.score:.6g} over {counted(len(result.winner.scores), 'seed')}"
             print(f"on fresh seeds trial {result.winner.number} is the best: {again}")
         print(f"saved in {where}")
@@ -173,7 +173,7 @@ def print_results(result: SweepResult, space: Space, options: SweepRun, folder: 
     if options.json:
         about = {"trials": len(result.results), "failed": len(failed), "score": options.score[0]}
         about |= {"best": best[0]._asdict() if best else None, "study_dir": str(where)}
-        if options.retrain and result.winner is not None:
+        if options.retrain and result.winner is not None and result.stopped is None:
             about |= {"on_fresh_seeds": result.winner._asdict()}
         print(json.dumps({**about, "problems": result.problems}))
 

@@ -128,9 +128,13 @@ class StudyResults(NamedTuple):
     @property
     def winner(self) -> Result | None:
         """Returns the best trial; None: none has a score."""
-        return winner(
-            self.results.values(), () if self.retrained is None else self.retrained.ranked
-        )
+        again = {} if self.retrained is None else self.retrained.results
+        return winner(self.results.values(), again.values())
+
+    @property
+    def is_fresh(self) -> bool:
+        """Says whether the best is known from fresh seeds."""
+        return self.retrained is not None and self.winner in self.retrained.ranked
 
     @property
     def failed(self) -> int:
@@ -160,10 +164,14 @@ def winner(results: Iterable[Result], retrained: Iterable[Result]) -> Result | N
 
     Args:
         results: of all trials.
-        retrained: of those whose settings were trained again on fresh seeds; where there are some,
-            the best of them is returned, as scores by which a trial was chosen are too high.
+        retrained: of those whose settings were trained again on fresh seeds. If the best trial is
+            among them, the best of them is returned, as scores by which a trial was chosen are too
+            high; one that was better than all of them came later.
     """
-    return next(iter(ranked(retrained) or ranked(results)), None)
+    again = {result.number: result for result in retrained}
+    best = next(iter(ranked(results)), None)
+    known = ranked(again.values())
+    return known[0] if known and (best is None or best.number in again) else best
 
 
 def read_study(study_dir: str | Path) -> StudyResults:

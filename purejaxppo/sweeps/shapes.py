@@ -48,6 +48,8 @@ def by_shape(trials: Iterable[Trial]) -> list[list[Trial]]:
 def varied_in(trials: Sequence[Trial]) -> dict[str, list[float]]:
     """Returns what trials of one group differ in, or could: all that is varied and traced.
 
+    What has no effect in one of them, and is at its default there, may differ too.
+
     Args:
         trials: of one group.
 
@@ -57,6 +59,7 @@ def varied_in(trials: Sequence[Trial]) -> dict[str, list[float]]:
     """
     config = trials[0].config
     names = {name for trial in trials for name in trial.setting if name in BOUNDS}
+    names |= {name for name in BOUNDS if len({getattr(t.config, name) for t in trials}) > 1}
     names = {name for name in names if getattr(config, name) is not None} or {"learning_rate"}
     values: dict[str, list[Any]] = {
         name: [getattr(trial.config, name) for trial in trials] for name in sorted(names)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dimension", "Space", "env_params_in", "of_environment", "pairs_of", "read_space",
-    "trial_of", "with_setting",
+    "refused_in", "trial_of", "with_setting",
 ]  # fmt: skip
 
 
@@ -157,6 +157,21 @@ def _combined(config: PPOConfig, setting: Setting) -> tuple[dict[str, Any], set[
             return fields, idle
         idle |= found
         fields |= {name: DEFAULTS[name] for name in found}
+
+
+def refused_in(space: Space, config: PPOConfig) -> str | None:
+    """Finds a combination that cannot be trained.
+
+    Args:
+        space: what is varied.
+        config: of the sweep.
+
+    Returns:
+        Why the first such one of all ends and choices, and of some settings between them, cannot;
+        None: each of them can.
+    """
+    trials = (trial_of(0, setting, config) for setting in _combinations(space))
+    return next((trial.why for trial in trials if trial.why is not None), None)
 
 
 # -- reading --------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ class Study:
     def winner(self) -> Result | None:
         """Returns the trial whose setting is written to `best.toml`; None: none has a score.
 
-        That of the best mean on fresh seeds where some were trained again, else of the best score.
+        See `read.winner`: it may be one that was trained again on fresh seeds.
         """
         return winner(self.results.values(), self.retrained)
 
@@ -234,8 +234,9 @@ class Study:
         if self.folder is None or self._taken_over():
             return
         write_table(self.folder, table_of(self.results.values(), self._names()), self.problems)
-        if self.winner is not None:
-            text = best_toml(self.config, self.winner, bool(self.retrained), self._about)
+        best = self.winner
+        if best is not None:
+            text = best_toml(self.config, best, best in self.retrained, self._about)
             with self.problems.attempt("best.toml"):
                 write_whole(self.folder / "best.toml", lambda file: file.write(text.encode()))
 

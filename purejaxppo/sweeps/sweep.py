@@ -11,10 +11,12 @@ from purejaxppo.components import Components, make_components
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.errors import ConfigError, did_you_mean
+from purejaxppo.parallel import make_mesh
 from purejaxppo.run_folder.env_params import changed_numbers
 from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.runs.signals import StopRequests
+from purejaxppo.sweeps.dimensions import ENV_OPTIONS
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.retrain import retrain
 from purejaxppo.sweeps.samplers import FIXED, Source, asked_at_once, drawn
@@ -125,8 +127,15 @@ def sweep_of(
     config, custom = as_config(config), dict(custom or {})
 
     # what cannot be trained, drawn or shared is refused before a folder is begun
+    make_mesh(1, options.devices)
     components, own = make_components(config, **custom), describe_custom(custom)
     space = read_space(space, config, components.env_params)
+    made = [name for name in space.names if name.startswith(ENV_OPTIONS)]
+    if made and "env_params" in custom:
+        raise ConfigError(
+            f"{made[0]} is varied, but env_params take the place of those that it changes: vary "
+            "numbers of env_params alone, or options alone"
+        )
     if options.scheduler == "pbt":
         planned(components, space, options)
     elif options.scheduler != "none":

@@ -17,13 +17,14 @@ from purejaxppo.runs.compiled import unheard
 from purejaxppo.runs.fit import FitResult, fit_of
 from purejaxppo.runs.memory import in_bytes
 from purejaxppo.runs.options import FitOptions
-from purejaxppo.runs.plan import plan_for, seeds_that_fit
+from purejaxppo.runs.plan import plan_for
 from purejaxppo.runs.vary import read_vary
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.scores import failed, measured, scored
 from purejaxppo.sweeps.shapes import by_shape, shape_of, varied_in
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import PLAN, Result, Trial
+from purejaxppo.sweeps.widths import devices_for, width_that_fits
 from purejaxppo.sweeps.workers import Job, Workers
 
 RUNS = "runs"
@@ -112,7 +113,7 @@ class Trainer:
             First what an earlier process has begun, as it was begun.
 
         Raises:
-            ConfigError: not one of them fits into the memory of a device.
+            ConfigError: there are not so many devices.
         """
         shape, left = shape_of(group[0].config), {trial.number: trial for trial in group}
         for name, numbers, width in self._begun():
@@ -121,20 +122,13 @@ class Trainer:
                 yield Part([left.pop(number) for number in numbers], width, name)
         waiting = [*left.values()]
         if waiting and shape not in self._widths:
-            self._widths[shape] = self._width(len(waiting), components)
+            self._widths[shape] = width_that_fits(
+                components, len(waiting), self._options, self._episodes
+            )
         while waiting:
             width = self._widths[shape]
             yield Part(waiting[:width], width, self._free(waiting[0].number))
             waiting = waiting[width:]
-
-    def _width(self, count: int, components: Components) -> int:
-        """Returns how many trials the program of a shape has: all, or equal parts that fit."""
-        most, options = self._options.batch, self._options
-        if most is None:
-            seeds = count * options.seeds
-            most = seeds_that_fit(components, seeds, options.devices, self._episodes)
-            most = max(1, most // options.seeds)
-        return -(-count // -(-count // most))
 
     def _free(self, number: int) -> str:
         """Returns a name for a run of trials from a number on, which no run has.
@@ -156,7 +150,12 @@ class Trainer:
 
     def _train_together(self, group: Sequence[Trial], components: Components) -> Iterator[Result]:
         """Trains trials of one shape as agents of runs, one run after the other."""
-        for part in self.parts(group, components):
+        try:
+            parts = [*self.parts(group, components)]
+        except ConfigError as error:
+            yield from (failed(trial, str(error)) for trial in group)
+            return
+        for part in parts:
             try:
                 result = self._fit(part, components)
             except ConfigError as error:
@@ -211,6 +210,7 @@ class Trainer:
                 name = f"{RUNS}/{trial.number:04d}" + (f"-{seed}" if seed else "")
                 options = self._options_of(trial.config, 1, name, self._options.seed + seed)
                 jobs[trial.number, seed] = Job(trial.config, options, self._custom)
+        self._announce("training")
         found: dict[int, dict[int, Any]] = {trial.number: {} for trial in group}
         trials = {trial.number: trial for trial in group}
         with Workers(len(jobs)) as workers:
@@ -266,4 +266,5 @@ class Trainer:
         if folder is not None:
             values |= {"run_dir": str(folder), "resume": True, "keep_checkpoints": 1}
         seed = self._options.seed if seed is None else seed
-        return FitOptions(seeds=seeds, seed=seed, devices=self._options.devices, **values)
+        devices = devices_for(seeds, self._options.devices)
+        return FitOptions(seeds=seeds, seed=seed, devices=devices, **values)

@@ -131,7 +131,8 @@ class Workers:
             except queue.Empty:
                 for who, name in self._lost(running):
                     waiting.discard(name)
-                    yield name, Outcome(why=f"its process has ended ({who.exitcode})")
+                    if not self._stop.received:  # which ends it, wherever it is
+                        yield name, Outcome(why=f"its process has ended ({who.exitcode})")
                 if self.stopped is not None and not running:
                     return
                 if not any(process.is_alive() for process in self._processes):

@@ -12,8 +12,11 @@ import time
 import pytest
 
 from purejaxppo import ConfigError, PPOConfig, cli
+from purejaxppo.cli.arguments import SweepRun
 from purejaxppo.cli.progress import trials as progress
+from purejaxppo.cli.progress.trials import TrialsDisplay
 from purejaxppo.cli.starts import parse_sweep, parse_train
+from purejaxppo.cli.sweep import print_results
 from purejaxppo.config.file import read_config_file
 from purejaxppo.sweeps.samplers import drawn
 from purejaxppo.sweeps.space import read_space
@@ -57,7 +60,8 @@ def swept(monkeypatch):
                     {}, 10, 1.0, why="no episode ended" if failed else None,
                 )
             )  # fmt: skip
-            on_result(results[-1])
+            if "done" not in calls:
+                on_result(results[-1])
         best = max((r for r in results if r.score is not None), key=lambda r: r.score, default=None)
         return SweepResult(
             results, best and config, best, None, calls.get("problems", []), calls.get("stopped")
@@ -223,6 +227,25 @@ def test_the_plan_comes_first_and_the_best_last(swept, purejaxppo, tmp_path):
     assert f"train the best with: purejaxppo train --config {folder}/best.toml" in lines
     assert swept["options"].study_dir == folder
     assert swept["config"].total_timesteps == 8000
+
+
+def test_a_trial_that_was_stopped_early_is_not_the_best(capsys, tmp_path):
+    """Neither in the table, nor in the line of progress, nor in JSON: as in best.toml."""
+    space = space_of(SWEEP.removeprefix("sweep "))
+    results = [
+        Result(0, {"learning_rate": 1e-3}, "done", 50.0, [50.0], {}, 10, 1.0),
+        Result(1, {"learning_rate": 1e-2}, "stopped", 90.0, [90.0], {}, 5, 1.0),
+    ]
+    result = SweepResult(results, PPOConfig(), results[0], None, [], None)
+    print_results(result, space, SweepRun(json=True), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["trial", "0", "1"]
+    assert json.loads(lines[-1])["best"]["number"] == 0
+    display = TrialsDisplay(quiet=True)
+    display.begin(2)
+    for one in reversed(results):
+        display(one)
+    assert "best 50" in display._line(200)
 
 
 def test_a_study_that_is_done_has_nothing_left_to_do(swept, purejaxppo):

@@ -21,9 +21,10 @@ from purejaxppo.sweeps.read import read_results
 from purejaxppo.sweeps.samplers import drawn
 from purejaxppo.sweeps.schedulers import asha, halving, rungs
 from purejaxppo.sweeps.schedulers.asha import goes_on
-from purejaxppo.sweeps.schedulers.crew import advance, latest_returns
+from purejaxppo.sweeps.schedulers.crew import advance, columns_of, latest_returns
 from purejaxppo.sweeps.schedulers.halving import train_halving
 from purejaxppo.sweeps.schedulers.rungs import Schedule, best_of, rungs_of
+from purejaxppo.sweeps.space import trial_of
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.sweep import sweep
 from purejaxppo.sweeps.trials import Trial
@@ -297,7 +298,7 @@ class Given:
 
 def test_trials_that_cannot_be_trained_have_failed():
     trials = [Trial(n, {}, CONFIG, "of no use" if n in (1, 2) else None) for n in range(6)]
-    schedule = Schedule(Given(trials), COMPONENTS, HALVING, None, None, (), AT, {})
+    schedule = Schedule(Given(trials), COMPONENTS, HALVING, None, None, (), AT, (), {})
     asked, failed = schedule.ask(3)
     assert [t.number for t in asked] == [0, 3, 4]
     assert [(r.number, r.status, r.why) for r in failed] == [
@@ -305,6 +306,18 @@ def test_trials_that_cannot_be_trained_have_failed():
     ]
     asked, failed = schedule.ask(3)
     assert ([t.number for t in asked], failed) == ([5], [])
+
+
+def test_what_has_no_effect_in_a_trial_has_its_default():
+    config = CONFIG.replace(entropy_coef=0.01)
+    settings = [(0.0, 0.5), (0.1, 0.5), (0.1, 0.2)]
+    names = ("entropy_coef", "entropy_coef_final_scale")
+    trials = [trial_of(i, dict(zip(names, x, strict=True)), config) for i, x in enumerate(settings)]
+    assert names[1] not in trials[0].setting
+    columns = columns_of(trials, names, 2)
+    assert columns.keys() == {*names}
+    np.testing.assert_array_equal(columns[names[0]], np.float32([0, 0, 0.1, 0.1, 0.1, 0.1]))
+    np.testing.assert_array_equal(columns[names[1]], np.float32([1, 1, 0.5, 0.5, 0.2, 0.2]))
 
 
 @pytest.mark.parametrize(("space", "how", "words"), [

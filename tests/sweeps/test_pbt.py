@@ -279,6 +279,16 @@ def test_a_rate_by_divergence_goes_on_with_whoever_is_copied():
     np.testing.assert_array_equal(after.schedule_state, np.float32([3e-3, 2e-3, 3e-3]))
 
 
+@pytest.mark.parametrize(("changes", "space", "words"), [
+    ({"learning_rate_schedule": "kl_adaptive", "learning_rate_final_scale": 1.0},
+     {"learning_rate_min": "log:1e-5..1e-1"}, "learning_rate_min=0.1 must be at most"),
+    ({"objective": "adaptive_kl"}, {"kl_coef": "0.5..2"}, "vary adaptive_kl_target"),
+], ids=["corner", "adapted"])  # fmt: skip
+def test_a_space_in_which_agents_could_not_be_trained_is_refused(changes, space, words):
+    with pytest.raises(ConfigError, match=words):
+        make_population(CONFIG.replace(**changes), space, env=Peak(), **HOW)
+
+
 def test_a_measure_of_another_shape_is_refused():
     run = make_population(CONFIG, SPACE, env=Peak(), **HOW, measure=lambda m: m.episodes)
     with pytest.raises(ConfigError, match=r"measure gives scores \[8, 2\] for a population of 8"):

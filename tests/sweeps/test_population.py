@@ -135,6 +135,14 @@ def test_an_interrupted_one_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
     one, two = (f / "runs/0000/metrics.jsonl" for f in (folder, tmp_path))
     assert one.read_text() == two.read_text()
 
+    # killed behind its last checkpoint, it gets what it lacks, and nothing is trained again
+    (tmp_path / "runs/0000/summary.json").unlink()
+    kept = (tmp_path / "lineage.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "lineage.jsonl").write_text("".join(kept[:-8]))
+    assert len(train(tmp_path)) == 8 and calls == [2, 4, 6, 9]
+    assert lines(tmp_path) == lines(folder)
+    assert (tmp_path / "runs/0000/summary.json").exists()
+
     # what was not told is told, and nothing is trained again
     assert [r.number for r in train(tmp_path, told=results[:5])] == [5, 6, 7]
     assert train(tmp_path, told=results) == [] and calls == [2, 4, 6, 9]

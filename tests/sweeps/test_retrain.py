@@ -98,6 +98,19 @@ def test_going_on_trains_what_is_left(study):
     assert study.winner.number == 18
 
 
+def test_a_trial_that_came_later_and_is_better_is_the_best(study):
+    """Until it is trained again too: fresh seeds decide among those that had some."""
+    retrain(study, 1, 4, Trainer({19: 4.0}))
+    study.tell(result(20, 99.0, study.results[3].setting))
+    study.write()
+    assert study.winner.number == read_study(study.folder).winner.number == 20
+    assert not read_study(study.folder).is_fresh
+    first = (study.folder / "best.toml").read_text().splitlines()[0]
+    assert first.startswith("# trial 20 has the best final_return of the trials: 99,")
+    retrain(study, 2, 4, Trainer({20: 3.0}))
+    assert study.winner.number == 19 and read_study(study.folder).is_fresh
+
+
 def test_other_seeds_are_another_study(study):
     retrain(study, 1, 4, Trainer({19: 5.0}))
     with pytest.raises(ConfigError, match=r"retrained' has seeds=4, not 5"):

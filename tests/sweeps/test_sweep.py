@@ -1,20 +1,26 @@
 """Sweeps: each trial is what a run alone would be, each shape is compiled once, studies go on."""
 
+import math
+import queue
 import types
 from typing import Any
 
 import numpy as np
 import pytest
 
-from purejaxppo import ConfigError, PPOConfig, fit
+from purejaxppo import ConfigError, PPOConfig, fit, make_env
+from purejaxppo.components import make_components
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.runs import compiled as programs
 from purejaxppo.runs import plan
-from purejaxppo.sweeps import training
+from purejaxppo.runs.vary import read_vary
+from purejaxppo.sweeps import training, widths
+from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.scores import mean_returns
 from purejaxppo.sweeps.shapes import by_shape, varied_in
 from purejaxppo.sweeps.space import read_space, trial_of
 from purejaxppo.sweeps.sweep import sweep
+from purejaxppo.sweeps.workers import Workers
 
 CONFIG = PPOConfig(
     num_envs=4, num_steps=32, total_timesteps=256, num_minibatches=2, num_epochs=1,
@@ -124,7 +130,7 @@ def test_a_run_that_was_stopped_goes_on_as_it_was_begun(tmp_path, monkeypatch):
 
 
 def test_what_does_not_fit_into_memory_is_trained_in_parts(monkeypatch):
-    monkeypatch.setattr(training, "seeds_that_fit", lambda *args: 3)
+    monkeypatch.setattr(widths, "seeds_that_fit", lambda components, seeds, *_: min(seeds, 3))
     parts = []
     fit_of = training.fit_of
 
@@ -139,9 +145,27 @@ def test_what_does_not_fit_into_memory_is_trained_in_parts(monkeypatch):
     assert [r.agents for r in result.results] == [[0], [1], [2], [0], [1]]
 
 
-def test_seeds_that_fit_are_those_that_the_plan_admits():
-    from purejaxppo.components import make_components
+@pytest.mark.parametrize("count", [3, 7, 64, 100, 101])
+def test_a_width_fits_on_the_devices_that_it_is_shared_out_to(monkeypatch, count):
+    """Of 4 devices with memory for 18 agents each, 50 agents would have but 2, and 101 but 1."""
 
+    def fit(components, seeds, devices, episodes):
+        return min(seeds, 18 * devices)
+
+    monkeypatch.setattr(widths, "seeds_that_fit", fit)
+    options = SweepOptions(devices=4)
+    found = widths.width_that_fits(None, count, options)
+    assert fit(None, found, math.gcd(found, 4), 0) == found
+    assert found == {3: 3, 7: 8, 64: 64, 100: 52, 101: 52}[count]
+
+
+def test_agents_are_shared_out_whole(monkeypatch):
+    monkeypatch.setattr(widths.jax, "device_count", lambda: 8)
+    asked = [(12, None), (12, "all"), (12, 4), (5, 4), (1, 2)]
+    assert [widths.devices_for(*x) for x in asked] == [None, 4, 4, 1, 1]
+
+
+def test_seeds_that_fit_are_those_that_the_plan_admits():
     components = make_components(CONFIG)
     one = plan.plan_of(components).bytes_per_device
     memory = 10 * one
@@ -178,6 +202,24 @@ def test_traced_values_are_one_group_and_static_ones_several():
         assert len({(t.config.num_epochs, t.config.max_grad_norm) for t in group}) == 1
         none = group[0].config.max_grad_norm is None
         assert varied_in(group).keys() == ({"gamma"} if none else {"gamma", "max_grad_norm"})
+
+
+def test_what_has_no_effect_in_one_trial_is_that_of_each():
+    """What a bonus of 0 falls to is the default; that of the others is their own."""
+    config = CONFIG.replace(entropy_coef=1.0, entropy_coef_final_scale=0.1)
+    found = [trial_of(i, {"entropy_coef": x}, config) for i, x in enumerate([0.0, 1.0, 0.5])]
+    assert by_shape(found) == [found]
+    assert varied_in(found) == {
+        "entropy_coef": [0.0, 1.0, 0.5], "entropy_coef_final_scale": [1.0, 0.1, 0.1],
+    }  # fmt: skip
+    variation = read_vary(varied_in(found), make_components(found[0].config), 2)
+    assert variation.settings == 3
+
+
+def test_options_beside_parameters_that_take_their_place_are_refused():
+    space, params = {"env_options.max_steps": [3, 500]}, make_env("CartPole-v1")[1]
+    with pytest.raises(ConfigError, match=r"env_options.max_steps is varied, but env_params take"):
+        sweep(CONFIG, space, env_params=params, sampler="grid")
 
 
 @pytest.mark.slow
@@ -240,6 +282,19 @@ def test_mean_returns_leave_out_updates_without_episodes():
         return_sum=np.array([[6.0, 0.0, 5.0], [0.0, 0.0, 0.0]]),
     )
     np.testing.assert_array_equal(mean_returns(metrics), [4.0, np.nan])
+
+
+@pytest.mark.parametrize(("received", "ended"), [([], ["a"]), ([2], [])], ids=["lost", "stopped"])
+def test_a_process_that_a_signal_has_ended_has_not_failed(received, ended):
+    """Its trial is left, for the command that goes on."""
+    workers = Workers(1)
+    workers._stop = types.SimpleNamespace(received=received)
+    workers._jobs, workers._outcomes = queue.Queue(), queue.Queue()
+    workers._processes = [types.SimpleNamespace(pid=7, exitcode=-15, is_alive=lambda: False)]
+    workers._outcomes.put((7, "a", None))  # begun
+    outcomes = dict(workers.train({"a": None}))
+    assert [*outcomes] == ended
+    assert all(outcome.why == "its process has ended (-15)" for outcome in outcomes.values())
 
 
 # -- environments on the host ---------------------------------------------------------------------

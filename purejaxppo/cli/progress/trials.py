@@ -10,6 +10,7 @@ from purejaxppo.cli.progress.display import SECONDS_BETWEEN_LINES
 from purejaxppo.cli.progress.frame import fitted
 from purejaxppo.cli.progress.screen import OnScreen
 from purejaxppo.cli.words import clock, counted
+from purejaxppo.sweeps.read import ranked
 from purejaxppo.sweeps.trials import PLAN, Result, Setting
 
 
@@ -26,7 +27,7 @@ class TrialsDisplay(OnScreen):
         self._total: int | None = None
         self._begun, self._shown = self._since, 0.0
         self._earlier, self._ended, self._failed = 0, 0, 0
-        self._best: tuple[float, Setting] | None = None
+        self._best: Result | None = None
 
     def begin(self, total: int, earlier: int = 0) -> None:
         """Takes in that trials begin.
@@ -37,6 +38,11 @@ class TrialsDisplay(OnScreen):
         """
         self._total, self._begun = total, time.perf_counter()
         self._earlier = self._ended = earlier
+
+    @property
+    def told(self) -> int:
+        """Returns how many trials have ended since it began."""
+        return self._ended - self._earlier
 
     def announce(self, phase: str) -> None:
         """Takes in what is done from here on; what begins with `PLAN` stays on the screen.
@@ -57,8 +63,7 @@ class TrialsDisplay(OnScreen):
         """
         self._ended += 1
         self._failed += result.status == "failed"
-        if result.score is not None and (self._best is None or result.score > self._best[0]):
-            self._best = result.score, result.setting
+        self._best = next(iter(ranked(filter(None, [self._best, result]))), None)
         now = time.perf_counter()
         due = now - self._shown > SECONDS_BETWEEN_LINES or self._ended == self._total
         if due and self._screen is None and not self._quiet:
@@ -78,7 +83,7 @@ class TrialsDisplay(OnScreen):
         known = max(self._total, self._ended)
         wishes = [(0, f"{self._ended:,} of {counted(known, 'trial')}")]
         if self._best is not None:
-            wishes.append((1, f"best {self._best[0]:.6g}"))
+            wishes.append((1, f"best {self._best.score:.6g}"))
         if self._screen is not None:
             wishes.append((4, doing))
         if self._earlier < self._ended < known:  # as long for each trial as so far
@@ -88,7 +93,7 @@ class TrialsDisplay(OnScreen):
         if self._failed:
             wishes.append((3, f"{self._failed:,} failed"))
         if self._best is not None:
-            wishes.append((2, f"({in_short(self._best[1])})"))
+            wishes.append((2, f"({in_short(self._best.setting)})"))
         return fitted(wishes, width)
 
 

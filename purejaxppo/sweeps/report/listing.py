@@ -124,5 +124,5 @@ def _what(line: StudyLine) -> str:
     how = [options.get("sampler"), options.get("scheduler")]
     words = " ".join(str(x) for x in how if x not in (None, "none"))
     names = ", ".join(x["name"] for x in line.study.about["space"])
-    again = ", best on fresh seeds" * (line.study.retrained is not None)
+    again = ", best on fresh seeds" * line.study.is_fresh
     return f"{line.study.config.env} {words}, by {line.study.measure}{again}: {names}"

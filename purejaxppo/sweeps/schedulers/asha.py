@@ -48,6 +48,7 @@ from purejaxppo.sweeps.schedulers.rungs import (
     take,
     tiled,
 )
+from purejaxppo.sweeps.space import trial_of
 from purejaxppo.sweeps.trials import Result, Trial
 from purejaxppo.tuning import compiled_for
 from purejaxppo.types import Array, LearnerState, Metrics
@@ -93,7 +94,7 @@ def plain(trial: Trial) -> list[Any]:
 def _read(schedule: Schedule, about: dict[str, Any]) -> list[Trial | None]:
     """Returns the trials of places that were written down; None where a place was empty."""
     config = schedule.components.config
-    return [None if t is None else Trial(t[0], t[1], config) for t in about["trials"]]
+    return [None if t is None else trial_of(*t, config) for t in about["trials"]]
 
 
 class Places:
@@ -118,9 +119,8 @@ class Places:
 
         # an empty place has the setting of another one, and is not looked at
         some = next(t for t in trials if t is not None)
-        self._settings = [(t or some).setting for t in trials]
-        values = columns_of(self._settings, self._seeds)
-        self._programs = schedule.compile(values)
+        self._last = [t or some for t in trials]
+        self._programs = schedule.compile(self._values())
         self._renew = compile_renewal(self._programs)
         agents = count * self._seeds
         self._keys = self._programs.place(tiled(keys_of(options), count))
@@ -207,7 +207,7 @@ class Places:
         yield from failed
         fresh = np.zeros(len(self._trials), bool)
         for i, trial in zip(empty, trials, strict=False):
-            self._trials[i], self._settings[i], fresh[i] = trial, trial.setting, True
+            self._trials[i], self._last[i], fresh[i] = trial, trial, True
         self._done[fresh], self._seconds[fresh] = 0, 0.0
         if fresh.any():
             own = self._programs.place(self._own())
@@ -224,8 +224,11 @@ class Places:
 
     def _own(self) -> Any:
         """Returns what the agents have of their own."""
-        values = columns_of(self._settings, self._seeds)
-        return own_of(values, self._schedule.components.env_params)
+        return own_of(self._values(), self._schedule.components.env_params)
+
+    def _values(self) -> dict[str, np.ndarray]:
+        """Returns the settings of the agents by name, also of those in places that are empty."""
+        return columns_of(self._last, self._schedule.names, self._seeds)
 
     def _logged(self, place: int) -> Metrics:
         """Returns the metrics of a trial so far, every field [seeds, updates]."""

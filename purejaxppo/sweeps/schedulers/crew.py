@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,8 @@ from purejaxppo.sharding import spread_over
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.scores import mean_returns
 from purejaxppo.sweeps.space import Space
-from purejaxppo.sweeps.trials import Setting
+from purejaxppo.sweeps.trials import Trial
+from purejaxppo.sweeps.widths import devices_for
 from purejaxppo.types import Array, LearnerState, Metrics, PyTree
 
 RETURNS = ("final_return", "mean_return")
@@ -62,19 +62,29 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def columns_of(settings: Sequence[Setting], seeds: int = 1) -> dict[str, np.ndarray]:
+def columns_of(
+    trials: Sequence[Trial], names: Sequence[str], seeds: int = 1
+) -> dict[str, np.ndarray]:
     """Returns settings as columns, each as often as there are seeds of it.
 
     Args:
-        settings: K of them, of the same names.
+        trials: K of them.
+        names: of what is varied. One that has no effect in a trial is not in its setting, and has
+            the value of its configuration.
         seeds: agents of each, one behind the other.
 
     Returns:
         [K * seeds] float32, by name.
     """
+
+    def value(trial: Trial, name: str) -> float:
+        if name in trial.setting:
+            return trial.setting[name]
+        return getattr(trial.config, name) or 0.0  # None would be another program
+
     return {
-        name: np.repeat(np.array([s[name] for s in settings], np.float32), seeds)
-        for name in settings[0]
+        name: np.repeat(np.array([value(t, name) for t in trials], np.float32), seeds)
+        for name in names
     }
 
 
@@ -100,10 +110,8 @@ def compile_agents(
     Raises:
         ConfigError: see `plan_of`.
     """
-    agents, devices = len(next(iter(values.values()))), options.devices
-    if devices is not None:  # fewer agents than devices use fewer of them
-        devices = math.gcd(agents, jax.device_count() if devices == "all" else devices)
-    plan = plan_of(components, agents, devices)
+    agents = len(next(iter(values.values())))
+    plan = plan_of(components, agents, devices_for(agents, options.devices))
     spread, own = spread_over(components, plan.mesh, SEEDS), own_of(values, components.env_params)
     hyper = components.config.hyperparams()
     return compile_run(

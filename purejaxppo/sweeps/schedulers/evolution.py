@@ -15,7 +15,7 @@ from purejaxppo.components import Components
 from purejaxppo.errors import ConfigError
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.schedulers.crew import check_schedulable
-from purejaxppo.sweeps.space import Dimension, Space
+from purejaxppo.sweeps.space import Dimension, Space, refused_in
 from purejaxppo.types import Array, LearnerState
 
 COMPLEMENTS = ("gamma", "gae_lambda")
@@ -200,7 +200,8 @@ def evolution_of(components: Components, space: Space, options: SweepOptions) ->
 
     Raises:
         ConfigError: see `check_schedulable`; there are no two agents; a generation would be longer
-            than the training; or a learning rate is varied that follows the divergence.
+            than the training; a combination cannot be trained; or what is varied follows the
+            divergence by itself.
     """
     check_schedulable(components, space, options)
     if "learning_rate" in space.names and components.schedule.adapts is not None:
@@ -208,6 +209,14 @@ def evolution_of(components: Components, space: Space, options: SweepOptions) ->
             "learning_rate is only where learning_rate_schedule='kl_adaptive' begins, and agents "
             "that take over go on with the rate of another: vary desired_kl, or leave it out"
         )
+    if "kl_coef" in space.names and components.config.objective == "adaptive_kl":
+        raise ConfigError(
+            "kl_coef is only where objective='adaptive_kl' begins, and agents that take over go on "
+            "with that of another: vary adaptive_kl_target, or leave it out"
+        )
+    refused = refused_in(space, components.config)
+    if refused is not None:
+        raise ConfigError(f"agents of a population move through the whole space, and {refused}")
     config, population, every = components.config, options.population, options.evolve_every
     if population < 2:
         raise ConfigError(f"population={population} must be 2 or more to take over: use 16")

@@ -13,13 +13,13 @@ Reference: arXiv:1502.07943, algorithm 1 (successive halving).
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from purejaxppo.components import Components
 from purejaxppo.runs.compiled import unheard
-from purejaxppo.runs.plan import seeds_that_fit
 from purejaxppo.runs.vary import own_of
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.samplers import Source, asked_at_once
@@ -49,6 +49,7 @@ from purejaxppo.sweeps.schedulers.rungs import (
 from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result, Trial
+from purejaxppo.sweeps.widths import width_that_fits
 from purejaxppo.types import Metrics
 
 
@@ -99,7 +100,8 @@ def train_halving(
         ConfigError: see `planned_rungs` and `plan_of`.
     """
     rungs = planned_rungs(components, space, options)
-    schedule = Schedule(source, components, options, study, announce, stop, rungs, {})
+    names = tuple(space.names)
+    schedule = Schedule(source, components, options, study, announce, stop, rungs, names, {})
     yield from fill_places(schedule) if options.scheduler == "asha" else _brackets(schedule)
 
 
@@ -149,9 +151,9 @@ def _in_parts(schedule: Schedule, trials: Sequence[Trial]) -> Iterator[Result]:
     """Trains trials as one bracket, or as several where memory is short."""
     if not trials:
         return
-    options, wanted = schedule.options, len(trials) * schedule.options.seeds
-    most = seeds_that_fit(schedule.components, wanted, options.devices)
-    size = max(1, most // options.seeds)
+    # all that a batch has, unless memory is short
+    options = dataclasses.replace(schedule.options, batch=None)
+    size = width_that_fits(schedule.components, len(trials), options)
     for first in range(0, len(trials), size):
         if schedule.stop:
             return
@@ -182,7 +184,7 @@ def _bracket(
     state, history, seconds = None, None, begun.seconds
     for rung in range(begun.rung, len(rungs)):
         # a program of this width, and its agents: new ones, those that were saved, or those left
-        values = columns_of([t.setting for t in trials], seeds)
+        values = columns_of(trials, schedule.names, seeds)
         programs = schedule.compile(values, begins=rung == 0)
         own = own_of(values, components.env_params)
         if state is not None:

@@ -179,6 +179,7 @@ def _train(
         scores = lineage.scores[first - 1]
         logged = writer.logged_metrics(done)
         parts = [jax.tree.map(lambda x, like: x.astype(like.dtype), logged, programs.metrics)]
+        _write_lineage(study, writer, evolution.dimensions, lineage, first)
     writer.open(done * config.batch_size)
 
     begun, started = done, time.perf_counter()
@@ -204,8 +205,9 @@ def _train(
         save(writer, state, done, {"population": lineage})
         _write_lineage(study, writer, evolution.dimensions, lineage, number + 1)
 
+    # a process that was killed behind its last checkpoint has not come to this
     metrics = joined(parts)
-    if done > begun:
+    if done > begun or not (writer.folder and (writer.folder / "summary.json").exists()):
         times = {"resumed_at": begun, "compile_seconds": compile_seconds}
         times["run_seconds"] = time.perf_counter() - started
         write_results(writer, components, state, metrics, times)

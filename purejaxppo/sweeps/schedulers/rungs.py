@@ -142,6 +142,7 @@ class Schedule(NamedTuple):
         announce: called with the name of each phase as it begins.
         stop: numbers of the signals that were heard.
         rungs: updates at each.
+        names: of what is varied.
         programs: that are compiled, by number of agents, and whether they begin with them.
     """
 
@@ -152,6 +153,7 @@ class Schedule(NamedTuple):
     announce: Callable[[str], None]
     stop: Sequence[int]
     rungs: tuple[int, ...]
+    names: tuple[str, ...]
     programs: dict[tuple[int, bool], Programs]
 
     def ask(self, count: int) -> tuple[list[Trial], list[Result]]:
@@ -226,7 +228,7 @@ class Schedule(NamedTuple):
             return
         name, seeds = f"runs/{trials[0].number:04d}", self.options.seeds
         run_dir = self.study.run_dir(name)
-        vary = {n: x.tolist() for n, x in columns_of([t.setting for t in trials]).items()}
+        vary = {n: x.tolist() for n, x in columns_of(trials, self.names).items()}
         write_finished(self.components, state, history, self.options, run_dir, vary, sum(seconds))
         for i, trial in enumerate(trials):
             agents = agents_of([i], seeds)
