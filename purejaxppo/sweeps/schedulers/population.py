@@ -204,14 +204,17 @@ def _train(
         done += lengths[number]
         save(writer, state, done, {"population": lineage})
         _write_lineage(study, writer, evolution.dimensions, lineage, number + 1)
-
-    # a process that was killed behind its last checkpoint has not come to this
     metrics = joined(parts)
-    if done > begun or not (writer.folder and (writer.folder / "summary.json").exists()):
+    if done > begun or not _has_results(writer):
         times = {"resumed_at": begun, "compile_seconds": compile_seconds}
         times["run_seconds"] = time.perf_counter() - started
         write_results(writer, components, state, metrics, times)
     return lineage, metrics
+
+
+def _has_results(writer: RunWriter) -> bool:
+    """Says whether a run has come to its end: one that was killed behind its checkpoint has not."""
+    return writer.folder is not None and (writer.folder / "summary.json").exists()
 
 
 def compile_evolution(programs: Programs, evolution: Evolution) -> Callable[..., Any]:
