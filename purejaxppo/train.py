@@ -211,7 +211,10 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         )
         objective_state = ()
         if objective.adapt is not None:
-            objective_state = objective.adapt(state.objective_state, kl.mean(), hyper)
+            adapted = objective.adapt(state.objective_state, kl.mean(), hyper)
+            # without a gradient step there is no divergence that would say anything
+            stepped = partial(jnp.where, metrics.gradient_steps > 0)
+            objective_state = jax.tree.map(stepped, adapted, state.objective_state)
         return state.replace(
             params=params,
             opt_state=opt_state,

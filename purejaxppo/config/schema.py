@@ -149,7 +149,7 @@ class PPOConfig:
     """Part of the run in which it first rises, from one update's share of it; None: none."""
     kl_coef: float = option(1.0, when=(effects.KL_PENALTY, effects.SEVERAL_STEPS))
     """Weight of the KL penalty, beta (its first value under objective='adaptive_kl')."""
-    adaptive_kl_target: float = option(0.01, when=(effects.ADAPTIVE_KL,))
+    adaptive_kl_target: float = option(0.01, when=(effects.ADAPTIVE_KL, effects.SEVERAL_STEPS))
     """KL divergence per update that adaptive_kl aims for."""
     target_kl: float | None = option(None, when=(effects.SEVERAL_STEPS,))
     """Skip the rest of an update once a minibatch's approx_kl exceeds this; None: never."""

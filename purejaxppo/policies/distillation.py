@@ -14,7 +14,7 @@ from jax import Array
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.policies.layers import init_together, orthogonal
-from purejaxppo.policies.torsos import GAIN, Torso
+from purejaxppo.policies.torsos import GAIN, Torso, torso_for
 from purejaxppo.spaces import Box, EnvSpec, Space, without_mask, zeros
 from purejaxppo.types import Bonus, Obs, Params
 
@@ -56,12 +56,15 @@ def make_bonus(config: PPOConfig, spec: EnvSpec) -> Bonus:
 
     Reference: Burda et al. 2018, arXiv:1810.12894, sections 2.2 and A.
     """
-    spaces = tuple(_whitened(space) for space in jax.tree.leaves(without_mask(spec.observation)))
+    seen = jax.tree.leaves(without_mask(spec.observation))
+    spaces = tuple(_whitened(space) for space in seen)
+    # an image is one still when its bytes have become numbers around 0
+    kinds = tuple(torso_for(config.torso, space) for space in seen)
     deeper = (*config.hidden_sizes, *(config.hidden_sizes[-1],) * 2)
 
     def torso(sizes: tuple[int, ...], activation: str) -> Callable[[], Torso]:
         return partial(
-            Torso, names=(), spaces=spaces, kind=config.torso, sizes=sizes,
+            Torso, names=(), spaces=spaces, kinds=kinds, sizes=sizes,
             activation=getattr(nn, activation), layer_norm=config.layer_norm,
             dtype=jnp.dtype(config.compute_dtype),
         )  # fmt: skip

@@ -20,7 +20,7 @@ from purejaxppo.errors import ConfigError, shown
 from purejaxppo.policies.cores import core_of
 from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
 from purejaxppo.policies.layers import init_together, orthogonal, outputs_of
-from purejaxppo.policies.torsos import Torso, check_torso
+from purejaxppo.policies.torsos import Torso, check_torso, torso_for
 from purejaxppo.spaces import Box, EnvSpec, Space, entries, is_within, mask_of, zeros
 from purejaxppo.types import Carry, Distribution, Obs, Params, Policy, PyTree
 
@@ -81,6 +81,8 @@ class ActorCritic(nn.Module):
             x = _lead(features, (episode_start.size,), episode_start.shape)
             after, x = _remember(cores, carry, x, episode_start)
             features = _lead(x, episode_start.shape, (episode_start.size,))
+        # heads are float32, whatever was computed in before them
+        features = {name: x.astype(jnp.float32) for name, x in features.items()}
         # names of parameters are those of checkpoints: a lone head has no number
         actor, critic = (features[name] for name in (names[0], names[-1]))
         several = len(self.spaces) > 1
@@ -136,7 +138,10 @@ def _remember(
 ) -> tuple[PyTree, PyTree]:
     """Takes features [B, L, F] through cores of one kind, all by name of torso."""
     first, *others = cores.values()
-    if not others or first.is_initializing() or not tuning.cores_side_by_side():
+    # torsos of different widths have cores of different shapes
+    alike = len({features.shape for features in x.values()}) == 1
+    together = others and alike and not first.is_initializing()
+    if not (together and tuning.cores_side_by_side()):
         out = [core(carry[name], x[name], episode_start) for name, core in cores.items()]
     else:
         # one core, mapped over the parameters that each has under its own name
@@ -221,7 +226,9 @@ def make_policy(
         starts = episode_start.reshape(-1, length)
         outputs = module.apply({"params": params}, _lead(carry, batch, (-1,)), obs, starts)
         carry, parameters, value = outputs
-        # the mask is read from the observations, whatever the network does with it
+        # the mask is read from the observations, whatever the network does with it; logits that it
+        # forbids are of float32, and would be infinite in less
+        parameters = as_float32(parameters)
         dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
         return _lead(carry, (1,), batch), _lead(dist, (1,), lead), _lead(value, (1,), lead)
 
@@ -253,12 +260,20 @@ def in_float32(policy: Policy) -> Policy:
         params: Params, carry: Carry, obs: Obs, episode_start: Array
     ) -> tuple[Carry, Distribution, Array]:
         carry, *given = policy.apply(params, carry, obs, episode_start)
-        dist, value = jax.tree.map(
-            lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, given
-        )
-        return carry, dist, value
+        return carry, *as_float32(given)
 
     return policy._replace(apply=apply)
+
+
+def as_float32(tree: PyTree) -> PyTree:
+    """Returns a tree whose floats are float32; all else is as it was.
+
+    Args:
+        tree: of arrays.
+    """
+    return jax.tree.map(
+        lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
 
 
 def _build(
@@ -281,8 +296,8 @@ def _build(
         names = config.critic_observation if name == "critic" else config.actor_observation
         spaces = tuple(space for entry, space in found if is_within(entry, names))
         sizes = (config.critic_hidden_sizes if name == "critic" else ()) or config.hidden_sizes
-        norm = config.layer_norm
-        return Torso(names, spaces, config.torso, sizes, activation, norm, dtype, name=name)
+        kinds, norm = tuple(torso_for(config.torso, x) for x in spaces), config.layer_norm
+        return Torso(names, spaces, kinds, sizes, activation, norm, dtype, name=name)
 
     shared, dependent = config.shared_torso, config.state_dependent_std
     return ActorCritic(

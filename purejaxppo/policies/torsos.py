@@ -142,7 +142,7 @@ class Torso(nn.Module):
     Attributes:
         names: of the entries of the observation that are read; none: all, without a mask.
         spaces: of the arrays in them.
-        kind: `auto`, `mlp`, or a name in IMAGE_TORSOS.
+        kinds: what reads each of them: `mlp`, or a name in IMAGE_TORSOS, see `torso_for`.
         sizes: of the MLP.
         activation: of all layers.
         layer_norm: of the MLP.
@@ -151,7 +151,7 @@ class Torso(nn.Module):
 
     names: tuple[str, ...]
     spaces: tuple[Space, ...]
-    kind: str
+    kinds: tuple[str, ...]
     sizes: tuple[int, ...]
     activation: Activation
     layer_norm: bool
@@ -161,23 +161,23 @@ class Torso(nn.Module):
     def __call__(self, obs: Obs) -> Array:
         """Maps [B, *O] to [B, sizes[-1]]; masks are left to the distributions."""
         parts = [part for name, part in entries(obs) if is_within(name, self.names)]
-        features = [self._read(s, part) for s, part in zip(self.spaces, parts, strict=True)]
+        given = zip(self.spaces, self.kinds, parts, strict=True)
+        features = [self._read(*each) for each in given]
         mlp = MLP(self.sizes, self.activation, self.layer_norm, self.dtype)
         return mlp(jnp.concatenate(features, -1))
 
-    def _read(self, space: Space, x: Array) -> Array:
+    def _read(self, space: Space, kind: str, x: Array) -> Array:
         """Maps one part of the observations [B, *O] to features [B, F]."""
         chex.assert_rank(x, 1 + len(space.shape))
         # names are neither near to nor far from each other, as numbers would say
         if isinstance(space, Discrete | MultiDiscrete):
             return one_hot(space, x).astype(self.dtype)
-        name = torso_for(self.kind, space)
         # grids of bytes become 0 .. 1; other numbers are left to the run's normalisation
         x = x.astype(jnp.float32)
         if isinstance(space, Box) and space.dtype == jnp.uint8 and space.is_grid:
             x = x / float(space.high.max())
-        if name != "mlp":
-            x = IMAGE_TORSOS[name](self.activation, self.dtype)(x)
+        if kind != "mlp":
+            x = IMAGE_TORSOS[kind](self.activation, self.dtype)(x)
         return x.reshape(x.shape[0], -1).astype(self.dtype)
 
 

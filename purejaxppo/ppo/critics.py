@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import ndtr
 
+from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.normalize import update_stats
 from purejaxppo.ppo.value_losses import VALUE_LOSSES, categorical
 from purejaxppo.types import Critic, Normalizers, Params, Policy, RunningStats
@@ -158,6 +159,9 @@ def make_bins(count: int, low: float, high: float, symlog: bool, sigma: float) -
 
     Returns:
         The bins.
+
+    Raises:
+        ConfigError: their values do not ascend, for Gaussians are too wide.
     """
     ends = np.array([low, high])
     first, last = _symlog(ends) if symlog else ends
@@ -171,6 +175,11 @@ def make_bins(count: int, low: float, high: float, symlog: bool, sigma: float) -
         spread = np.exp(-((sigma * width) ** 2) / 2) * (width / 2) / np.sinh(width / 2)
         values = np.sign(centers) * (np.exp(np.abs(centers)) * spread - 1)
     values, edges = values.astype(np.float32), edges.astype(np.float32)
+    if not (np.diff(values) > 0).all():
+        raise ConfigError(
+            f"value_sigma={sigma:g} of value_bins={count} in symlog makes Gaussians so wide that "
+            "larger bins have smaller values: use value_sigma=0.75, or more bins"
+        )
     return Bins(values, edges, float(sigma * width), symlog)
 
 

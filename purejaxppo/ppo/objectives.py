@@ -91,6 +91,8 @@ def kl_penalty(
 def adapt_kl_coef(kl_coef: Array, kl: Array, target: Scalar) -> Array:
     r"""Adapts $\beta$: halves it if KL < target / 1.5, doubles it if KL > 1.5 target.
 
+    It stays within 1e-10 and 1e10: what has come to 0, or to infinity, could not change any more.
+
     Args:
         kl_coef: (), beta of the update that was made.
         kl: (), mean KL(pi_old, pi) over the rollout after it.
@@ -102,7 +104,7 @@ def adapt_kl_coef(kl_coef: Array, kl: Array, target: Scalar) -> Array:
     Reference: arXiv:1707.06347, section 4.
     """
     grown = jnp.where(kl > 1.5 * target, 2.0 * kl_coef, kl_coef)
-    return jnp.where(kl < target / 1.5, 0.5 * kl_coef, grown)
+    return jnp.clip(jnp.where(kl < target / 1.5, 0.5 * kl_coef, grown), 1e-10, 1e10)
 
 
 def _remembers_nothing(hyper: Hyperparams) -> PyTree:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpy as np
 import optax
 import optax.contrib
@@ -95,8 +97,8 @@ def muon(hyper: Hyperparams) -> optax.GradientTransformation:
     $\theta - \alpha (\sqrt{\max(1, out / in)} \, O + \lambda \theta)$, where O is of five
     Newton-Schulz steps on the momentum, with Nesterov's look ahead, from `[in, out]`. Kernels of
     convolutions, `[height, width, in, out]`, count as matrices `[height * width * in, out]`. All
-    else, such as biases, is under Adam with Nesterov's momentum and the same learning rate, and is
-    not decayed.
+    else, such as what is named bias or log_std, is under Adam with Nesterov's momentum and the same
+    learning rate, and is not decayed.
 
     Args:
         hyper: those of Adam, momentum (None: 0.95) and weight_decay, $\lambda$, are used.
@@ -113,7 +115,7 @@ def muon(hyper: Hyperparams) -> optax.GradientTransformation:
         clip_gradients(hyper),
         optax.contrib.muon(
             **rates, beta=beta, adam_b1=b1, adam_b2=b2, eps=hyper.adam_eps,
-            muon_weight_dimension_numbers=_matrices,
+            muon_weight_dimension_numbers=_matrices, ns_coeffs=NEWTON_SCHULZ,
         ),
     )  # fmt: skip
 
@@ -121,12 +123,20 @@ def muon(hyper: Hyperparams) -> optax.GradientTransformation:
 def _matrices(params: PyTree) -> PyTree:
     """Says which axes of each array are inputs and outputs; None where it is no matrix."""
 
-    def axes(x: Array) -> optax.contrib.MuonDimensionNumbers | None:
-        if x.ndim not in (2, 4):
+    def axes(where: Any, x: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        # biases and deviations may have two axes, and multiply nothing
+        if x.ndim not in (2, 4) or NO_MATRIX.search(jax.tree_util.keystr(where)):
             return None
         return optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
 
-    return jax.tree.map(axes, params)
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+NEWTON_SCHULZ: Any = np.array([3.4445, -4.7750, 2.0315], np.float32)
+"""Coefficients of its polynomial, a X + b X X' X + c (X X')^2 X (Jordan 2024)."""
+
+NO_MATRIX = re.compile(r"(bias|log_std)\W*$")
+"""Names of parameters that are added, whatever their shape."""
 
 
 def rmsprop(hyper: Hyperparams) -> optax.GradientTransformation:

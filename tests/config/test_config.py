@@ -306,6 +306,12 @@ NO_EFFECT = [
     ("kl_coef", 2.0, {}, dict(objective="kl_penalty")),
     ("kl_coef", 2.0, dict(objective="unclipped"), dict(objective="adaptive_kl")),
     ("adaptive_kl_target", 0.1, {}, dict(objective="adaptive_kl")),
+    (
+        "adaptive_kl_target",
+        0.1,
+        dict(objective="adaptive_kl", num_epochs=1, num_minibatches=1),
+        dict(objective="adaptive_kl", num_epochs=1),
+    ),
     ("adaptive_kl_target", 0.1, dict(objective="kl_penalty"), dict(objective="adaptive_kl")),
     ("target_kl", 0.1, dict(num_epochs=1, num_minibatches=1), dict(num_minibatches=1)),
     ("target_kl", 0.1, dict(num_epochs=1, num_minibatches=1), dict(num_epochs=1)),

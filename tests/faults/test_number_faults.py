@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.collectives import moments, standardize
 from purejaxppo.ppo.metrics import episode_sums
 from purejaxppo.ppo.normalize import init_stats, normalize, scale_rewards, update_stats
-from purejaxppo.spaces import Box, Discrete, EnvSpec
+from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
 from purejaxppo.types import Metrics, RewardScaler, Rollout, RunningStats
 
 SMALL = dict(
@@ -272,6 +273,18 @@ class Low(nn.Module):
 LOW = [jnp.bfloat16, jnp.float16]
 
 
+class Ones(nn.Module):
+    """Equal logits of three choices, in a dtype."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, obs):
+        logits = self.param("logits", nn.initializers.ones, (3,), self.dtype)
+        rows = len(jax.tree.leaves(obs)[0])
+        return jnp.tile(logits, (rows, 1)), jnp.zeros(rows, self.dtype)
+
+
 @pytest.mark.parametrize("gaussian", [False, True])
 @pytest.mark.parametrize("dtype", LOW)
 def test_what_a_policy_gives_is_float32_whatever_it_computes_in(dtype, gaussian):
@@ -284,6 +297,27 @@ def test_what_a_policy_gives_is_float32_whatever_it_computes_in(dtype, gaussian)
     action = dist.sample(jax.random.key(1))
     given = [dist, value, dist.log_prob(action), dist.entropy(), dist.kl(dist)]
     assert {x.dtype for x in jax.tree.leaves(given)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("action", [Discrete(3), MultiDiscrete((2, 1))], ids=["mask", "ranges"])
+def test_choices_that_there_are_not_are_impossible_in_few_bits(dtype, action):
+    """Their logits are float32's least, which is infinite in fewer bits: 0 times that is NaN."""
+    seen = Box(np.full(1, -1.0), np.full(1, 1.0), (1,), np.dtype(np.float32))
+    masked = isinstance(action, Discrete)
+    spec = EnvSpec({"x": seen, "action_mask": MultiBinary((3,))} if masked else seen, action)
+    policy = make_policy(CONFIG, spec, Ones(dtype))
+    x, mask = jnp.ones((2, 1)), jnp.array([[True, False, True]] * 2)
+    obs = {"x": x, "action_mask": mask} if masked else x
+    params = policy.init(jax.random.key(0))
+
+    def outcome(params):
+        dist = policy.apply(params, (), obs, jnp.zeros(2, bool))[1]
+        return dist.entropy().mean() + dist.kl(dist).mean(), dist.entropy()
+
+    gradient, entropy = jax.grad(outcome, has_aux=True)(params)
+    np.testing.assert_allclose(entropy, np.log(2), rtol=1e-6)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
 
 def test_a_network_in_bfloat16_takes_the_steps_that_one_in_float32_takes():
@@ -418,6 +452,8 @@ for env, options in [
     (Match(), {{"core": "linear", "objective": "adaptive_kl", "learning_rate_final_scale": 0.0}}),
     (Aim(), {{"core": "gru", "normalize_observations": True, "normalize_rewards": True}}),
     (Match(), {{"advantage": "n_step", "n_step": 3, "target_kl": 0.01, "shared_torso": True}}),
+    (Match(), {{"core": "gtrxl", "core_size": 8, "core_heads": 2, "optimizer": "muon"}}),
+    (Match(), {{"core": "mingru", "exploration": "rnd", "normalize_values": True}}),
 ]:
     learner = make_learner(PPOConfig(**{small}, **options), env=env)
     state = jax.eval_shape(learner.init, jax.random.key(0))

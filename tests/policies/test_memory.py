@@ -600,6 +600,17 @@ def test_actor_and_critic_side_by_side_are_the_two(core, monkeypatch):
     same(together, apart, rtol=1e-5, atol=1e-5)
 
 
+def test_cores_of_torsos_of_other_widths_are_apart(monkeypatch):
+    """On accelerators too, where those of equal shapes go side by side."""
+    config = PPOConfig(core="gru", core_size=4, hidden_sizes=(6,), critic_hidden_sizes=(9,))
+    policy = make_policy(config, EnvSpec(box(FEATURES), Discrete(4)))
+    params, obs = noisy(policy.init(jax.random.key(0))), normal(6, *STARTS.shape, FEATURES)
+    given = params, some_carry(policy, len(STARTS)), obs, STARTS
+    expected = at_once(policy.apply, *given)
+    monkeypatch.setattr(tuning, "cores_side_by_side", lambda: True)
+    same(at_once(policy.apply, *given), expected)
+
+
 def test_a_single_observation_is_a_step_of_one():
     policy, params, apply = remembering("lstm")
     obs, carry = normal(7, FEATURES), some_carry(policy, 1)

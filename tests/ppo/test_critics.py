@@ -97,6 +97,12 @@ def test_the_mean_of_a_target_is_the_target(symlog, rtol, atol):
     )
 
 
+def test_bins_whose_values_do_not_ascend_are_refused():
+    with pytest.raises(ConfigError, match=r"value_sigma=10 of value_bins=101 in symlog"):
+        make_bins(101, -20_000.0, 20_000.0, True, 10.0)
+    make_bins(101, -20_000.0, 20_000.0, False, 10.0)
+
+
 def test_what_is_beyond_the_bins_counts_as_their_end():
     bins = make_bins(101, -100.0, 100.0, False, 0.75)
     ends = target_probabilities(bins, jnp.array([-100.0, 100.0]))

@@ -11,6 +11,7 @@ from support.probes import Seen
 
 from purejaxppo import ConfigError, PPOConfig, fit, make_env, make_learner, make_train
 from purejaxppo.policies.distillation import make_bonus
+from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.advantages import gae
 from purejaxppo.ppo.exploration import Explorer, begin_exploration, explore, whiten
 from purejaxppo.ppo.normalize import init_stats
@@ -54,6 +55,20 @@ def test_novelty_and_value_by_hand():
     np.testing.assert_allclose(
         bonus.value(params, obs), through(params["value"], np.tanh, 2)[:, 0], rtol=1e-4, atol=1e-6
     )
+
+
+def test_images_have_the_torso_that_the_policy_reads_them_with():
+    """Though their bytes are whitened, and so are bytes no more."""
+    pixels = box(36, 36, 1, dtype=np.uint8)
+    for observation in (pixels, {"far": pixels, "near": box(5, 5, 2)}):
+        spec = EnvSpec(observation, Discrete(2))
+        config = PPOConfig(exploration="rnd", exploration_size=3, hidden_sizes=(4,))
+        params, target = jax.eval_shape(make_bonus(config, spec).init, jax.random.key(0))
+        policy = jax.eval_shape(make_policy(config, spec).init, jax.random.key(0))
+        wanted = {name for name in policy["actor"] if "CNN" in name}
+        assert wanted == ({"NatureCNN_0"} | ({"GridCNN_0"} if observation is not pixels else set()))
+        for network in (*params.values(), target):
+            assert {name for name in network["Torso_0"] if "CNN" in name} == wanted
 
 
 def test_whitened_parts_by_numpy():

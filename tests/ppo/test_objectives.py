@@ -290,6 +290,13 @@ def test_kl_coefficient_moves(kl, factor, variant):
     assert float(got) == 3.0 * factor
 
 
+def test_a_coefficient_never_comes_to_nothing(variant):
+    """From which no doubling would lead back."""
+    least = variant(adapt_kl_coef)(jnp.float32(1.5e-10), jnp.float32(0.0), 1.5)
+    most = variant(adapt_kl_coef)(jnp.float32(0.9e10), jnp.float32(9.0), 1.5)
+    assert (float(least), float(most)) == (float(np.float32(1e-10)), 1e10)
+
+
 def test_adaptive_kl_remembers_its_coefficient():
     objective = OBJECTIVES["adaptive_kl"]
     hyper = HYPER.replace(kl_coef=3.0, adaptive_kl_target=0.01)

@@ -145,6 +145,22 @@ def test_muon_moves_matrices_along_all_directions_alike():
     np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-3)
 
 
+def test_muon_leaves_biases_and_deviations_of_two_axes_to_adam():
+    params = {
+        "action": {"bias": jnp.ones((2, 3)), "log_std": jnp.ones((2, 3))},
+        "log_std": {"kernel": jnp.ones((2, 3)), "content_bias": jnp.ones((2, 3))},
+    }
+    transform = OPTIMIZERS["muon"].make(PPOConfig(optimizer="muon").hyperparams())
+    step = transform.update(params, transform.init(params), params)[0]
+    adam = OPTIMIZERS["muon"].make(PPOConfig(optimizer="muon").hyperparams())
+    flat = jax.tree.map(lambda x: x.reshape(-1), params)  # of which none is a matrix
+    alone = adam.update(flat, adam.init(flat), flat)[0]
+    for first, second in (("action", "bias"), ("action", "log_std"), ("log_std", "content_bias")):
+        np.testing.assert_array_equal(step[first][second].reshape(-1), alone[first][second])
+    kernel = step["log_std"]["kernel"].reshape(-1)
+    assert not np.allclose(kernel, alone["log_std"]["kernel"])
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_state_has_one_structure_whatever_the_hyperparameters_are(name):
     """Templates of checkpoints and of programs are made without what an agent has of its own."""

@@ -458,6 +458,21 @@ def test_nothing_but_bad_transitions_leaves_everything_as_it_was():
     assert all(np.isfinite(x) for x in metrics.values())
 
 
+def test_without_a_step_a_penalty_stays_what_it_was():
+    """There is no divergence then, which would halve it."""
+    config = PPOConfig(
+        env="CartPole-v1", num_envs=2, num_steps=4, num_minibatches=2, total_timesteps=8,
+        objective="adaptive_kl", hidden_sizes=(4,),
+    )  # fmt: skip
+    learner = make_learner(config)
+    state, hyper = learner.init(jax.random.key(0)), config.hyperparams()
+    update = jax.jit(learner.update)
+    for rate, beta in ((np.nan, 1.0), (1e-6, 0.5)):
+        after, metrics = update(state, hyper._replace(learning_rate=jnp.float32(rate)))
+        assert (metrics.gradient_steps > 0) == (beta < 1)
+        assert float(after.objective_state) == beta
+
+
 def test_a_bad_step_is_counted_under_target_kl_too():
     """A ratio that overflows: gradient NaN and approx_kl infinite. It must not pass unseen."""
     config = make_config(num_epochs=2, target_kl=0.5)

@@ -153,8 +153,8 @@ class Attention(nn.Module):
             for name in ("query", "key", "value", "place")
         )
         zeros = nn.initializers.zeros
-        u = self.param("content_bias", zeros, (self.heads, depth))[None, None]
-        v = self.param("place_bias", zeros, (self.heads, depth))[None, None]
+        u = self.param("content_bias", zeros, (self.heads, depth), jnp.float32)[None, None]
+        v = self.param("place_bias", zeros, (self.heads, depth), jnp.float32)[None, None]
         # few queries are turned into the space of what they read, rather than all of that into
         # theirs: the same products in another order
         few = length * (self.size + self.heads * steps) < steps * (self.size + length)
@@ -212,7 +212,8 @@ class Gate(nn.Module):
             )  # fmt: skip
             return layer(x).astype(jnp.float32)
 
-        bias = self.param("bias", nn.initializers.constant(2.0), (self.size,))[None, None]
+        two = nn.initializers.constant(2.0)
+        bias = self.param("bias", two, (self.size,), jnp.float32)[None, None]
         r_y, z_y, h_y = jnp.split(of("made", 3, y), 3, -1)
         r_x, z_x = jnp.split(of("given", 2, x), 2, -1)
         h = jnp.tanh(h_y + of("reset", 1, jax.nn.sigmoid(r_y + r_x) * x))

@@ -94,7 +94,7 @@ def plain(trial: Trial) -> list[Any]:
 def _read(schedule: Schedule, about: dict[str, Any]) -> list[Trial | None]:
     """Returns the trials of places that were written down; None where a place was empty."""
     config = schedule.components.config
-    return [None if t is None else trial_of(*t, config) for t in about["trials"]]
+    return [None if t is None else trial_of(t[0], t[1], config) for t in about["trials"]]
 
 
 class Places:
