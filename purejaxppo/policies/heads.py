@@ -108,11 +108,23 @@ def distribution(
     return parts[0] if alone else Joint(tree.unflatten(parts))
 
 
+def as_float32(tree: PyTree) -> PyTree:
+    """Returns a tree whose floats are float32; all else is as it was.
+
+    Args:
+        tree: of arrays.
+    """
+    return jax.tree.map(
+        lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
 def _distribution(
     space: Space, parameters: PyTree, mask: Array | None, squash: bool
 ) -> Distribution:
     """Makes the distribution over one action; the arguments are those of `distribution`."""
-    # environments give masks of bits, bytes or floats
+    # logits of what is impossible would be infinite in fewer bits; masks may be bits or numbers
+    parameters = as_float32(parameters)
     mask = None if mask is None else mask.astype(bool)
     if isinstance(space, Discrete):
         return Categorical(forbid(parameters, mask))

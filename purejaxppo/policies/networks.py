@@ -13,12 +13,17 @@ import numpy as np
 from flax.errors import FlaxError
 from jax import Array
 
-from purejaxppo import tuning
 from purejaxppo.assertions import chex
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
-from purejaxppo.policies.cores import core_of
-from purejaxppo.policies.heads import ActionHead, check_mask, distribution, logit_shape
+from purejaxppo.policies.cores import core_of, remember
+from purejaxppo.policies.heads import (
+    ActionHead,
+    as_float32,
+    check_mask,
+    distribution,
+    logit_shape,
+)
 from purejaxppo.policies.layers import init_together, orthogonal, outputs_of
 from purejaxppo.policies.torsos import Torso, check_torso, torso_for
 from purejaxppo.spaces import Box, EnvSpec, Space, entries, is_within, mask_of, zeros
@@ -79,7 +84,7 @@ class ActorCritic(nn.Module):
         if self.core is not None:
             cores = {name: self.core(name=f"{name}_core") for name in names}
             x = _lead(features, (episode_start.size,), episode_start.shape)
-            after, x = _remember(cores, carry, x, episode_start)
+            after, x = remember(cores, carry, x, episode_start)
             features = _lead(x, episode_start.shape, (episode_start.size,))
         # heads are float32, whatever was computed in before them
         features = {name: x.astype(jnp.float32) for name, x in features.items()}
@@ -131,27 +136,6 @@ class Memoryless(nn.Module):
             ConfigError: the module returns something else.
         """
         return carry, *outputs_of(self.network(obs))
-
-
-def _remember(
-    cores: dict[str, nn.Module], carry: PyTree, x: PyTree, episode_start: Array
-) -> tuple[PyTree, PyTree]:
-    """Takes features [B, L, F] through cores of one kind, all by name of torso."""
-    first, *others = cores.values()
-    # torsos of different widths have cores of different shapes
-    alike = len({features.shape for features in x.values()}) == 1
-    together = others and alike and not first.is_initializing()
-    if not (together and tuning.cores_side_by_side()):
-        out = [core(carry[name], x[name], episode_start) for name, core in cores.items()]
-    else:
-        # one core, mapped over the parameters that each has under its own name
-        given = [(core.variables, carry[name], x[name]) for name, core in cores.items()]
-        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *given)
-        apply = jax.vmap(first.clone(parent=None).apply, (0, 0, 0, None))
-        both = apply(*stacked, episode_start)
-        out = [jax.tree.map(lambda x, i=i: x[i], both) for i in range(len(cores))]
-    after, outputs = zip(*out, strict=True)
-    return dict(zip(cores, after, strict=True)), dict(zip(cores, outputs, strict=True))
 
 
 def branches(shared: bool, critic: bool = True) -> tuple[str, ...]:
@@ -226,9 +210,7 @@ def make_policy(
         starts = episode_start.reshape(-1, length)
         outputs = module.apply({"params": params}, _lead(carry, batch, (-1,)), obs, starts)
         carry, parameters, value = outputs
-        # the mask is read from the observations, whatever the network does with it; logits that it
-        # forbids are of float32, and would be infinite in less
-        parameters = as_float32(parameters)
+        # the mask is read from the observations, whatever the network does with it
         dist = distribution(spec.action, parameters, mask_of(obs), config.squash_actions)
         return _lead(carry, (1,), batch), _lead(dist, (1,), lead), _lead(value, (1,), lead)
 
@@ -263,17 +245,6 @@ def in_float32(policy: Policy) -> Policy:
         return carry, *as_float32(given)
 
     return policy._replace(apply=apply)
-
-
-def as_float32(tree: PyTree) -> PyTree:
-    """Returns a tree whose floats are float32; all else is as it was.
-
-    Args:
-        tree: of arrays.
-    """
-    return jax.tree.map(
-        lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
 
 
 def _build(

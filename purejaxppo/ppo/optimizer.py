@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy as np
 import optax
 import optax.contrib
 from jax.flatten_util import ravel_pytree

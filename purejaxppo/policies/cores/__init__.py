@@ -16,15 +16,20 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import Array
 
+from purejaxppo import tuning
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.policies.cores.gtrxl import GTrXL
 from purejaxppo.policies.cores.linear import LinearRecurrence
 from purejaxppo.policies.cores.mingru import MinGRU
 from purejaxppo.policies.cores.recurrent import GRU, LSTM
+from purejaxppo.types import PyTree
 
-__all__ = ["CORES", "GRU", "LSTM", "GTrXL", "LinearRecurrence", "MinGRU", "core_of"]
+__all__ = ["CORES", "GRU", "LSTM", "GTrXL", "LinearRecurrence", "MinGRU", "core_of", "remember"]
 
 CORES: dict[str, type[Any]] = {
     "gru": GRU,
@@ -53,3 +58,34 @@ def core_of(config: PPOConfig) -> partial[Any] | None:
     own = {f"core_{field.name}": field.name for field in dataclasses.fields(core)}
     options = {own[name]: getattr(config, name) for name in own if hasattr(config, name)}
     return partial(core, dtype=jnp.dtype(config.compute_dtype), **options)
+
+
+def remember(
+    cores: dict[str, nn.Module], carry: PyTree, x: PyTree, episode_start: Array
+) -> tuple[PyTree, PyTree]:
+    """Takes features through cores of one kind, side by side where that is faster.
+
+    Args:
+        cores: by name of torso.
+        carry: that of each, [B, ...].
+        x: what each torso has made of the steps, [B, L, F].
+        episode_start: [B, L] bool.
+
+    Returns:
+        The carries after the last step, and outputs [B, L, H], by the same names.
+    """
+    first, *others = cores.values()
+    # torsos of different widths have cores of different shapes
+    alike = len({features.shape for features in x.values()}) == 1
+    together = others and alike and not first.is_initializing()
+    if not (together and tuning.cores_side_by_side()):
+        out = [core(carry[name], x[name], episode_start) for name, core in cores.items()]
+    else:
+        # one core, mapped over the parameters that each has under its own name
+        given = [(core.variables, carry[name], x[name]) for name, core in cores.items()]
+        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *given)
+        apply = jax.vmap(first.clone(parent=None).apply, (0, 0, 0, None))
+        both = apply(*stacked, episode_start)
+        out = [jax.tree.map(lambda x, i=i: x[i], both) for i in range(len(cores))]
+    after, outputs = zip(*out, strict=True)
+    return dict(zip(cores, after, strict=True)), dict(zip(cores, outputs, strict=True))
