@@ -20,6 +20,13 @@ from purejaxppo.sweeps.scores import mean_returns
 KINDS = ("mean_returns", "final_returns")
 
 
+def shortened(config: PPOConfig, total_timesteps: int | None) -> PPOConfig:
+    """Returns a configuration for other steps, of one update at least; None: as it is."""
+    if total_timesteps is None:
+        return config
+    return config.replace(total_timesteps=max(total_timesteps, config.batch_size))
+
+
 def runs_of(config: PPOConfig, seeds: int, seed: int = 0, **options: Any) -> list[FitResult]:
     """Trains agents: in one program, or on the host one after the other.
 
@@ -67,6 +74,21 @@ def over(returns: list[float], plain: list[float]) -> list[float] | None:
         return None
     interval = stats.ttest_ind(returns, plain, equal_var=False).confidence_interval()
     return [float(interval.low), float(interval.high)]
+
+
+def holm(chances: list[float]) -> list[float]:
+    """Adjusts the p-values of several tests, so that their least is one of all together (Holm)."""
+    order = np.argsort(chances)
+    factors = np.arange(len(chances), 0, -1)
+    adjusted = np.minimum(1.0, np.maximum.accumulate(factors * np.array(chances)[order]))
+    found = np.empty(len(chances))
+    found[order] = adjusted
+    return found.tolist()
+
+
+def chance_of(returns: list[float], plain: list[float]) -> float:
+    """Returns the p-value of the difference of two means (Welch's t)."""
+    return float(stats.ttest_ind(returns, plain, equal_var=False).pvalue)
 
 
 def compared(returns: dict[str, Any], plain: dict[str, Any] | None) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
-from benchmarks.common.returns import compared, returns_of
+from benchmarks.common.records import asked_for, measured_before, quickened, record, report
+from benchmarks.common.returns import compared, returns_of, shortened
 from benchmarks.common.shapes import FLAT
-from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import ADVANTAGES, PPOConfig, use_cores
 from purejaxppo.components import make_components
 from purejaxppo.types import Array, Estimate, Params, Policy, Rollout
@@ -52,7 +52,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "no reward normalisation": {"normalize_rewards": False},
     "Adam's epsilon 1e-8": {"adam_eps": 1e-8},
     "one torso for both": {"shared_torso": True},
-    "no orthogonal initialisation": {},
+    "Flax's initialisation, heads too": {},
     "no bootstrap at time limits": {},
 }
 """What is changed of the fields when a detail is off; the last two are parts, see `parts_of`."""
@@ -83,7 +83,7 @@ def as_if_terminated(rollout: Rollout, hyperparams: Any, config: Any) -> Estimat
 
 def parts_of(detail: str, config: PPOConfig) -> dict[str, Any]:
     """Returns what takes the place of a part of the algorithm, where a detail is no field."""
-    if detail == "no orthogonal initialisation":
+    if detail == "Flax's initialisation, heads too":
         return {"policy": scaled_by_inputs(make_components(config).policy)}
     if detail == "no bootstrap at time limits":
         return {"advantage": as_if_terminated}
@@ -94,10 +94,9 @@ def measure(task: str, detail: str, seeds: int, steps: int | None, plain: Any) -
     """Trains a task without one detail; returns what there is to report."""
     fields = {**DETAILS, **WITHOUT[detail]}
     there = {name: x for name, x in fields.items() if name not in NOT_THERE.get(task, ())}
-    config = TASKS[task].replace(**there)
-    if steps is not None:
-        config = config.replace(total_timesteps=max(steps, config.batch_size))
-    return compared(returns_of(config, seeds, **parts_of(detail, config)), plain)
+    config = shortened(TASKS[task].replace(**there), steps)
+    found = compared(returns_of(config, seeds, **parts_of(detail, config)), plain)
+    return {"config": config.to_dict(), **found}
 
 
 def main() -> None:
@@ -111,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        args.tasks, args.seeds, args.total_timesteps = args.tasks[:1], 4, 50_000
+        quickened(parser, args, tasks=args.tasks[:1], seeds=4, total_timesteps=50_000)
     use_cores(args.seeds)
     # what an earlier process has measured stays, and each detail is kept as soon as it is
     asked = asked_for(args)

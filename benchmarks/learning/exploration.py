@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.returns import spread
-from benchmarks.common.timing import report
+from benchmarks.common.records import quickened, report
+from benchmarks.common.returns import shortened, spread
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.run_folder.rows import final_returns
 
@@ -38,8 +38,7 @@ def measure(task: str, bonus: str, seeds: int, total_timesteps: int | None) -> d
     config = TASKS[task]()
     if bonus != "none":
         config = config.replace(exploration=bonus, exploration_coef=1.0, exploration_size=64)
-    if total_timesteps:
-        config = config.replace(total_timesteps=max(total_timesteps, config.batch_size))
+    config = shortened(config, total_timesteps)
     result = fit(config, seeds=seeds)
     returns = final_returns(result.metrics)
     return {
@@ -59,14 +58,17 @@ def main() -> None:
     parser.add_argument("--bonuses", nargs="*", choices=BONUSES, default=list(BONUSES))
     parser.add_argument("--seeds", type=int, default=8, help="agents per run, in one program")
     parser.add_argument("--total-timesteps", type=int, help="about this many, not the task's own")
-    parser.add_argument("--quick", action="store_true", help="10 rows of DeepSea-bsuite, 2 seeds")
+    parser.add_argument("--quick", action="store_true", help="10 rows, 2 seeds, 20,000 steps")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    tasks, seeds = (args.tasks[:1], 2) if args.quick else (args.tasks, args.seeds)
-    use_cores(seeds)
+    if args.quick:
+        quickened(parser, args, tasks=args.tasks[:1], seeds=2, total_timesteps=20_000)
+    use_cores(args.seeds)
     results = {
-        task: {bonus: measure(task, bonus, seeds, args.total_timesteps) for bonus in args.bonuses}
-        for task in tasks
+        task: {
+            bonus: measure(task, bonus, args.seeds, args.total_timesteps) for bonus in args.bonuses
+        }
+        for task in args.tasks
     }
     report("exploration", results, args.out)
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common.returns import spread
-from benchmarks.common.timing import report
+from benchmarks.common.records import quickened, report
+from benchmarks.common.returns import shortened, spread
 from purejaxppo import PPOConfig, fit, make_env, use_cores
 from purejaxppo.envs.wrappers import HideIndices
 from purejaxppo.run_folder.rows import final_returns
@@ -119,8 +119,7 @@ def measure(task: str, core: str, seeds: int, total_timesteps: int | None) -> di
     if core != "none":
         options = WINDOWS.get(task, dict(core_window=32)) if core == "gtrxl" else {}
         config = config.replace(core=core, core_size=config.hidden_sizes[0], **options)
-    if total_timesteps:
-        config = config.replace(total_timesteps=max(total_timesteps, config.batch_size))
+    config = shortened(config, total_timesteps)
     result = fit(config, seeds=seeds, env=env, env_params=env_params)
     returns = final_returns(result.metrics)
     return {
@@ -144,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.quick:
-        args.cores, args.seeds, args.total_timesteps = ["none", "gru"], 2, 20_000
+        quickened(parser, args, cores=["none", "gru"], seeds=2, total_timesteps=20_000)
     use_cores(args.seeds)
     results = {
         task: {core: measure(task, core, args.seeds, args.total_timesteps) for core in args.cores}

@@ -15,9 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.returns import compared, returns_of
+from benchmarks.common.records import (
+    asked_for,
+    check_same,
+    measured_before,
+    quickened,
+    record,
+    report,
+)
+from benchmarks.common.returns import compared, returns_of, shortened
 from benchmarks.common.shapes import FLAT
-from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import PPOConfig, use_cores
 
 TUNED_FROM = 1000
@@ -78,18 +85,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        args.tasks, args.seeds, args.total_timesteps = list(TASKS)[:2], 4, 50_000
+        quickened(parser, args, tasks=args.tasks[:2], seeds=4, total_timesteps=50_000)
     use_cores(args.seeds)
     # what an earlier process has measured stays, and each method is kept as soon as it is
     asked = asked_for(args)
     results = measured_before(args.out, parser, asked)
     for task in args.tasks:
-        config = TASKS[task]
-        if args.total_timesteps:
-            steps = max(args.total_timesteps, config.batch_size)
-            config = config.replace(total_timesteps=steps)
+        config = shortened(TASKS[task], args.total_timesteps)
         start = {"seeds": args.seeds, "config": config.to_dict(), "methods": {}}
-        there = results.setdefault(task, start)["methods"]
+        check_same(config, results.setdefault(task, start), parser)
+        there = results[task]["methods"]
         for name in dict.fromkeys(["plain", *args.methods]):
             if name in there:
                 continue

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.returns import spread
+from benchmarks.common.records import quickened, report
+from benchmarks.common.returns import shortened, spread
 from benchmarks.common.shapes import FLAT
-from benchmarks.common.timing import report
 from benchmarks.learning.memory import memory_chain
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.run_folder.rows import final_returns
@@ -41,8 +41,7 @@ def measure(task: str, dtype: str, seeds: int, total_timesteps: int | None) -> d
     print(task, dtype, file=sys.stderr, flush=True)
     env, env_params, config = TASKS[task]()
     config = config.replace(compute_dtype=dtype)
-    if total_timesteps:
-        config = config.replace(total_timesteps=max(total_timesteps, config.batch_size))
+    config = shortened(config, total_timesteps)
     result = fit(config, seeds=seeds, env=env, env_params=env_params)
     returns = final_returns(result.metrics)
     return {
@@ -63,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.quick:
-        args.tasks, args.seeds, args.total_timesteps = args.tasks[:1], 2, 50_000
+        quickened(parser, args, tasks=args.tasks[:1], seeds=2, total_timesteps=50_000)
     use_cores(args.seeds)
     results = {
         task: {dtype: measure(task, dtype, args.seeds, args.total_timesteps) for dtype in DTYPES}

@@ -16,9 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.records import asked_for, measured_before, quickened, record, report
 from benchmarks.common.returns import compared, returns_of
 from benchmarks.common.runs import COMMAND, flags_of
-from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import PPOConfig, use_cores
 from purejaxppo.config import presets
 from purejaxppo.run_folder.read import read_config
@@ -94,9 +94,10 @@ def main() -> None:
     args = parser.parse_args()
     steps = None
     if args.quick:
-        args.presets, args.seeds, steps = ["CartPole-v1"], 2, 20_000
+        quickened(parser, args, presets=["CartPole-v1"], seeds=2)
+        steps = 20_000
         args.folder /= "quick"
-    asked = asked_for(args)
+    asked = asked_for(args) | {"steps": steps}
     results = measured_before(args.out, parser, asked)
     for name in args.presets:
         if name not in results:

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 import scipy.stats
 
-from benchmarks.common.timing import asked_for, measured_before, record, report
+from benchmarks.common.records import asked_for, measured_before, quickened, record, report
+from benchmarks.common.returns import shortened
 from purejaxppo import PPOConfig, fit, make_env, use_cores
 from purejaxppo.envs.wrappers.base import ObservationWrapper, Remembered, RememberingWrapper
 from purejaxppo.run_folder.rows import final_returns
@@ -94,8 +95,7 @@ TASKS = {
 def measure(task: str, seeds: int, total_timesteps: int | None) -> dict[str, Any]:
     """Trains one task with both critics, and compares them."""
     env, config, hidden = TASKS[task]()
-    if total_timesteps:
-        config = config.replace(total_timesteps=max(total_timesteps, config.batch_size))
+    config = shortened(config, total_timesteps)
     seen = {"alike": config.critic_observation, "privileged": (*config.critic_observation, hidden)}
     found: dict[str, Any] = {}
     for name, entries in seen.items():
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.total_timesteps = 2, 10_000
+        quickened(parser, args, seeds=2, total_timesteps=10_000)
     use_cores(args.seeds)
     asked = asked_for(args)
     results = measured_before(args.out, parser, asked)

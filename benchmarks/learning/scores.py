@@ -16,8 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common.returns import runs_of, spread
-from benchmarks.common.timing import asked_for, measured_before, record, report
+from benchmarks.common.records import (
+    asked_for,
+    check_same,
+    measured_before,
+    quickened,
+    record,
+    report,
+)
+from benchmarks.common.returns import runs_of, shortened, spread
 from purejaxppo import PPOConfig, use_cores
 from purejaxppo.config.schema import Algorithm
 from purejaxppo.run_folder.rows import final_returns
@@ -120,11 +127,13 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
-def measure(row: Row, seeds: int, seed: int, total_timesteps: int | None) -> dict[str, Any]:
+def config_of(row: Row, total_timesteps: int | None) -> PPOConfig:
+    """Returns what is trained of a row, for other steps where they are asked for."""
+    return shortened(PPOConfig.preset(row.preset, row.algorithm, **row.changes), total_timesteps)
+
+
+def measure(row: Row, config: PPOConfig, seeds: int, seed: int) -> dict[str, Any]:
     """Trains a preset; returns what there is to report."""
-    config = PPOConfig.preset(row.preset, row.algorithm, **row.changes)
-    if total_timesteps:
-        config = config.replace(total_timesteps=total_timesteps)
     same = "env_options" not in row.changes  # the environment that others have
     references = REFERENCES.get(config.env, []) if same else []
     runs = runs_of(config, seeds, seed, eval_every=config.timesteps, eval_episodes=EPISODES)
@@ -156,15 +165,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        args.rows, args.seeds, args.total_timesteps = list(ROWS)[:2], 2, 50_000
+        quickened(parser, args, rows=args.rows[:2], seeds=2, total_timesteps=50_000)
     use_cores(args.seeds or max(row.seeds for row in ROWS.values()))
     asked = asked_for(args)
     results = measured_before(args.out, parser, asked)
     for name in args.rows:
-        if name not in results:
+        row, config = ROWS[name], config_of(ROWS[name], args.total_timesteps)
+        if name in results:
+            check_same(config, results[name], parser)
+        else:
             print(name, file=sys.stderr, flush=True)
-            seeds = args.seeds or ROWS[name].seeds
-            results[name] = measure(ROWS[name], seeds, args.seed, args.total_timesteps)
+            results[name] = measure(row, config, args.seeds or row.seeds, args.seed)
             record("scores", results, args.out, asked)
     report("scores", results, args.out, asked)
 

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 import scipy.stats
 
-from benchmarks.common.returns import spread
-from benchmarks.common.timing import interleaved_seconds, quartiles, report
+from benchmarks.common.records import quickened, report
+from benchmarks.common.returns import shortened, spread
+from benchmarks.common.timing import interleaved_seconds, quartiles
 from purejaxppo import PPOConfig, compiler_options, fit, use_cores
 from purejaxppo.ppo import update
 from purejaxppo.ppo.shuffle import minibatch_indices
@@ -77,13 +78,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.quick:
-        args.presets, args.seeds, args.total_timesteps = args.presets[:1], 4, 50_000
+        quickened(parser, args, presets=args.presets[:1], seeds=4, total_timesteps=50_000)
     use_cores(args.seeds)
     results = {"seconds": {rows: seconds(rows, args.rounds) for rows in ROWS}, "learning": {}}
     for name in args.presets:
-        config = PPOConfig.preset(name)
-        if args.total_timesteps:
-            config = config.replace(total_timesteps=args.total_timesteps)
+        config = shortened(PPOConfig.preset(name), args.total_timesteps)
         results["learning"][name] = learning(config, args.seeds)
     report("shuffle", results, args.out)
 

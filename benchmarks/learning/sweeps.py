@@ -1,6 +1,7 @@
 """What ways of sweeping find for the same budget: random settings, TPE, and a population.
 
-Each repetition has its own seed; one whose figures are in the file is not run again. A budget is so
+Each repetition has its own seed; one whose figures are in the file is not run again, and a file of
+another budget is refused. A budget is so
 many trials of so many steps: TPE is asked for 16 trials at a time, a population is as many agents
 as there are trials. Two figures of each:
 
@@ -20,8 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.common.returns import over
-from benchmarks.common.timing import record, report, results_in
+from benchmarks.common.records import quickened, record, report, results_in
+from benchmarks.common.returns import over, shortened
 from purejaxppo import PPOConfig, fit, load_agents, make_evaluate, use_cores
 from purejaxppo.run_folder.rows import final_returns
 from purejaxppo.sweeps.sweep import SweepResult, sweep
@@ -38,7 +39,7 @@ SPACE = {
 
 MINATAR = {
     "num_envs": 64, "num_steps": 128, "num_minibatches": 8, "torso": "mlp",
-    "hidden_sizes": (128, 128), "activation": "relu", "shared_torso": True,
+    "hidden_sizes": [128, 128], "activation": "relu", "shared_torso": True,
     "total_timesteps": 999_424,
 }  # fmt: skip
 
@@ -64,9 +65,7 @@ FRESH_EPISODES, FRESH_SEEDS = 256, 8
 
 def measure(env: str, method: str, seed: int, trials: int, steps: int | None) -> dict[str, Any]:
     """Sweeps once; returns what was found."""
-    config = PPOConfig(env=env, **BASE[env])
-    if steps is not None:
-        config = config.replace(total_timesteps=max(steps, config.batch_size))
+    config = shortened(PPOConfig(env=env, **BASE[env]), steps)
     options = {"seed": seed, "trials": trials, **METHODS[method]}
     if method == "pbt":
         options = {"seed": seed, "population": trials, **METHODS[method]}
@@ -128,14 +127,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        args.envs, args.repetitions, args.trials, args.steps = args.envs[:1], 2, 4, 10_000
+        quickened(parser, args, envs=args.envs[:1], repetitions=2, trials=4, steps=10_000)
     use_cores(args.trials)
     results = results_in(args.out)
     for env in args.envs:
         budget = {"trials": args.trials, "steps": args.steps, "config": BASE[env], "space": SPACE}
         name = f"{env}, {args.trials} trials"
-        known = results.get(name, {})
-        runs = known["runs"] if known.get("budget") == budget else {}
+        known = results.get(name, {"budget": budget, "runs": {}})
+        if known["budget"] != budget:
+            parser.error(f"--out {args.out}: {name} is of another budget: name another file")
+        runs = known["runs"]
         for method in args.methods:
             found = runs.setdefault(method, [])
             for seed in range(len(found), args.repetitions):

@@ -13,8 +13,8 @@ import statistics
 import sys
 from typing import Any
 
+from benchmarks.common.records import report
 from benchmarks.common.shapes import SHAPES
-from benchmarks.common.timing import report
 from benchmarks.peers.peers import OURS, ArmPlan, Worker, WorkerError, arguments_of, plan
 
 

@@ -22,8 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.child import result_of
+from benchmarks.common.records import (
+    asked_for,
+    check_same,
+    measured_before,
+    quickened,
+    record,
+    report,
+)
 from benchmarks.common.returns import spread
-from benchmarks.common.timing import asked_for, measured_before, record, report
 from purejaxppo import PPOConfig, fit, use_cores
 from purejaxppo.report.results import read_results
 
@@ -121,7 +128,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        args.tasks, args.seeds, args.total_timesteps = args.tasks[:1], 1, 153_600
+        quickened(parser, args, tasks=args.tasks[:1], seeds=1, total_timesteps=153_600)
     use_cores(args.seeds)
     asked = asked_for(args)
     results = measured_before(args.out, parser, asked)
@@ -131,6 +138,7 @@ def main() -> None:
         published = [[1e6 * x, *of] for x, of in PUBLISHED[task].items()]
         known = {"config": config.to_dict(), "steps": config.timesteps, "published": published}
         found = results.setdefault(task, known)
+        check_same(config, found, parser)
         for arm in args.arms:
             if arm not in found:
                 print(f"{task}, {arm}", file=sys.stderr, flush=True)

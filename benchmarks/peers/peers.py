@@ -19,8 +19,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.common.records import report
 from benchmarks.common.shapes import SHAPES, Shape
-from benchmarks.common.timing import quartiles, report
+from benchmarks.common.timing import quartiles
 from benchmarks.peers.peer_envs import CACHE, python_of
 from benchmarks.peers.peer_table import PEERS
 

@@ -23,7 +23,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.common.timing import quartiles, report
+from benchmarks.common.records import report
+from benchmarks.common.timing import quartiles
 from benchmarks.peers.peer_envs import CACHE, PINS, python_of
 
 WORKERS = Path(__file__).parent

@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 
+from benchmarks.common.records import report
 from benchmarks.common.shapes import SHAPES, Shape
-from benchmarks.common.timing import interleaved_seconds, report, seconds_of
+from benchmarks.common.timing import interleaved_seconds, seconds_of
 from purejaxppo import ADVANTAGES, PPOConfig, compiler_options
 from purejaxppo.components import make_components
 from purejaxppo.ppo.minibatches import as_batch

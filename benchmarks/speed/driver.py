@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks.common.timing import quartiles, report
+from benchmarks.common.records import report
+from benchmarks.common.timing import quartiles
 from purejaxppo import PPOConfig, compiler_options, fit, make_train
 from purejaxppo.cli.progress.display import Display
 from purejaxppo.tuning import keep_compiled_programs

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.timing import report
+from benchmarks.common.records import report
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "purejaxppo train CartPole-v1"

@@ -32,8 +32,9 @@ import jax
 
 from benchmarks.common.child import does_not_fit, result_of
 from benchmarks.common.programs import Training, available_bytes, peak_bytes, predicted_bytes
+from benchmarks.common.records import report
 from benchmarks.common.shapes import CNN, SHAPES, Shape
-from benchmarks.common.timing import interleaved_seconds, quartiles, report, seconds_of
+from benchmarks.common.timing import interleaved_seconds, quartiles, seconds_of
 from benchmarks.common.traces import profile
 from benchmarks.peers import peers
 from benchmarks.peers.peer_envs import CACHE, is_made, place_of, python_of

@@ -28,9 +28,10 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmarks.common.programs import Training, available_bytes, predicted_bytes
+from benchmarks.common.records import report
 from benchmarks.common.roofline import flops_per_step
 from benchmarks.common.shapes import SHAPES
-from benchmarks.common.timing import interleaved_seconds, quartiles, report, seconds_of
+from benchmarks.common.timing import interleaved_seconds, quartiles, seconds_of
 from purejaxppo import PPOConfig
 
 SIZES = {

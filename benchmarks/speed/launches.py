@@ -19,8 +19,8 @@ import jax
 from jax.sharding import Mesh
 
 from benchmarks.common import ahead
+from benchmarks.common.records import report
 from benchmarks.common.shapes import CNN
-from benchmarks.common.timing import report
 from purejaxppo import PPOConfig
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import jax
 
 from benchmarks.common.programs import predicted_bytes
+from benchmarks.common.records import report
 from benchmarks.common.shapes import CNN, SHAPES, Shape
-from benchmarks.common.timing import quartiles, report
+from benchmarks.common.timing import quartiles
 from purejaxppo import PPOConfig, make_mesh
 from purejaxppo.components import make_components
 from purejaxppo.parallel import SEEDS

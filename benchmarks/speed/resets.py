@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks.common.programs import Training
-from benchmarks.common.timing import interleaved_seconds, quartiles, report
+from benchmarks.common.records import report
+from benchmarks.common.timing import interleaved_seconds, quartiles
 from purejaxppo import PPOConfig
 
 

@@ -21,8 +21,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.common.records import report
 from benchmarks.common.shapes import SHAPES
-from benchmarks.common.timing import quartiles, report
+from benchmarks.common.timing import quartiles
 from benchmarks.peers.worker import private_stdout
 from purejaxppo.config.sizes import check_shares
 from purejaxppo.errors import ConfigError

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.common.timing import report
+from benchmarks.common.records import report
 from purejaxppo import PPOConfig, fit
 from purejaxppo.components import make_components
 from purejaxppo.config import presets

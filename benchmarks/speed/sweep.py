@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.records import report
 from benchmarks.common.runs import COMMAND
-from benchmarks.common.timing import report
 
 RATES = "log:1e-4..1e-2"
 

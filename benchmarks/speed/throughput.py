@@ -25,9 +25,10 @@ from typing import Any
 
 from benchmarks.common.child import does_not_fit, result_of
 from benchmarks.common.programs import Training, available_bytes, peak_bytes, predicted_bytes
+from benchmarks.common.records import report
 from benchmarks.common.roofline import flops_per_step, matrix_products
 from benchmarks.common.shapes import SHAPES, Shape
-from benchmarks.common.timing import paired_seconds, quartiles, report, seconds_of
+from benchmarks.common.timing import paired_seconds, quartiles, seconds_of
 
 SWEEPS = {
     "environments": [4, 16, 64, 256, 1024, 4096, 16_384, 65_536],

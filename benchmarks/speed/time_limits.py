@@ -14,7 +14,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common.timing import paired_seconds, quartiles, report
+from benchmarks.common.records import report
+from benchmarks.common.timing import paired_seconds, quartiles
 from purejaxppo import PPOConfig, make_train
 from purejaxppo.ppo import rollout
 

@@ -20,7 +20,7 @@ from scipy import stats
 
 import purejaxppo.config.presets
 from benchmarks import readme
-from benchmarks.common import plots, runs, timing, traces
+from benchmarks.common import plots, records, returns, runs, traces
 from benchmarks.learning import guard, presets, table1
 from benchmarks.speed import gpu
 from purejaxppo import PPOConfig, make_learner
@@ -34,7 +34,7 @@ SMOKE = {
     "speed.first_run": "--here --total-timesteps 2000",
     "speed.memory_plan": "--shapes a --turns 4 2 --updates 2 --rounds 2",
     "learning.ablations": (
-        "--tasks CartPole-v1 --details no\\ orthogonal\\ initialisation "
+        '--tasks CartPole-v1 --details "Flax\'s initialisation, heads too" '
         "no\\ bootstrap\\ at\\ time\\ limits --seeds 2 --total-timesteps 2000"
     ),
     "learning.guard": "--tasks CartPole-v1 --seeds 2 --total-timesteps 2000",
@@ -299,15 +299,24 @@ def test_scores_of_the_papers_table_by_hand():
     assert scores["a"]["task"].tolist() == [1.0, 0.5]
     assert scores["b"]["task"].tolist() == [-1.0]
     assert table1.interval([np.array([1.0, 1.0]), np.array([3.0])]) == (2.0, 2.0)
+    one, two = np.array([1.0, 4.0, 2.0]), np.array([7.0, 6.0, 9.0])
+    welch = stats.ttest_ind(one, -two, equal_var=False).confidence_interval()  # of their sum
+    np.testing.assert_allclose(table1.interval([one, two]), (welch.low / 2, welch.high / 2))
+
+
+def test_chances_of_many_tests_are_adjusted_together():
+    """The example of Holm's method, worked by hand: 4 x .01, 3 x .01 raised to it, 2 x .03, .04."""
+    assert returns.holm([0.03, 0.01, 0.04, 0.01]) == pytest.approx([0.06, 0.04, 0.06, 0.04])
+    assert returns.chance_of([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 1.0
 
 
 def test_cells_of_the_papers_table_are_kept_in_its_file():
-    """Those of as many steps, in the order of tasks, settings and seeds."""
-    run, other = {"total_timesteps": 10, "score": 1.0}, {"total_timesteps": 20, "score": 2.0}
+    """In the order of tasks, settings and seeds."""
+    run = {"total_timesteps": 10, "score": 1.0}
     names = "no clipping or penalty", "clipping, 0.2"
-    cells = {names[1]: {"1": run, "0": run}, names[0]: {"0": run, "2": other}}
+    cells = {names[1]: {"1": run, "0": run}, names[0]: {"0": run}}
     before = {"tasks": {"Reacher-v5": {"random": -40.0, "runs": cells}}}
-    kept = table1.told_before(before, 10)
+    kept = table1.told_before(before)
     assert set(kept) == {("Reacher-v5", names[1], 1), ("Reacher-v5", names[1], 0),
                          ("Reacher-v5", names[0], 0)}  # fmt: skip
     found = table1.by_task(kept, {"Reacher-v5": -40.0})
@@ -323,13 +332,13 @@ def test_a_file_of_other_sizes_is_not_gone_on_with(tmp_path, capsys):
     for name in ("--seeds", "--total-timesteps"):
         parser.add_argument(name, type=int)
     parser.add_argument("--jobs")  # changes no figure
-    few = timing.asked_for(parser.parse_args(["--seeds", "2", "--jobs", "1"]))
+    few = records.asked_for(parser.parse_args(["--seeds", "2", "--jobs", "1"]))
     assert few == {"seeds": 2, "total_timesteps": None}
-    assert timing.measured_before(out, parser, few) == {}
-    timing.record("x", {"task": 1.0}, out, few)
-    assert timing.measured_before(out, parser, few) == timing.results_in(out) == {"task": 1.0}
+    assert records.measured_before(out, parser, few) == {}
+    records.record("x", {"task": 1.0}, out, few)
+    assert records.measured_before(out, parser, few) == records.results_in(out) == {"task": 1.0}
     with pytest.raises(SystemExit, match="2"):
-        timing.measured_before(out, parser, few | {"seeds": 8})
+        records.measured_before(out, parser, few | {"seeds": 8})
     assert "its figures are of {'seeds': 2}, not {'seeds': 8}" in capsys.readouterr().err
 
 
