@@ -337,6 +337,8 @@ def table1(results: dict[str, Any]) -> Figure | None:
         axes.set_title(task, fontsize=9)
         axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         axes.tick_params(labelsize=7)
+        axes.set_xlabel("steps", fontsize=8)
+    row[0].set_ylabel("return", fontsize=8)
     handles = {str(h.get_label()): h for axes in row for h in axes.get_lines()}
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=8

@@ -73,7 +73,7 @@ def _symbol(key: jax.Array) -> jax.Array:
 def repeat() -> tuple[Any, Any, PPOConfig]:
     """Environment, its parameters and the configuration without a memory."""
     config = PPOConfig(
-        env="Repeat", num_envs=32, num_steps=32, total_timesteps=1024 * 150, learning_rate=2e-3,
+        env="Repeat", num_envs=32, num_steps=32, total_timesteps=1024 * 300, learning_rate=2e-3,
         hidden_sizes=(32,), entropy_coef=0.01, gamma=0.9,
     )  # fmt: skip
     return Repeat(), (), config

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from benchmarks.common.records import report
 from benchmarks.common.timing import paired_seconds, quartiles
-from purejaxppo import PPOConfig, make_train
+from purejaxppo import PPOConfig, compiler_options, make_train
 from purejaxppo.ppo import rollout
 
 SHAPES = {
@@ -34,9 +34,10 @@ def no_final_values(policy, critic, params, norms, carry, final_obs, parts):
 def measure(config: PPOConfig, pairs: int) -> dict:
     """Steps per second with and without, and the slowdown in percent, pair by pair."""
     key = jax.random.key(0)
-    on = jax.jit(make_train(config)).lower(key).compile()
+    options = compiler_options()  # as the command line compiles
+    on = jax.jit(make_train(config), compiler_options=options).lower(key).compile()
     with mock.patch.object(rollout, "final_values", no_final_values):
-        off = jax.jit(make_train(config)).lower(key).compile()
+        off = jax.jit(make_train(config), compiler_options=options).lower(key).compile()
     seconds = paired_seconds(lambda: on(key), lambda: off(key), pairs)
     return {
         "steps_per_second_with": quartiles([config.timesteps / a for a, _ in seconds]),
