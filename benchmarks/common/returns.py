@@ -88,7 +88,8 @@ def holm(chances: list[float]) -> list[float]:
 
 def chance_of(returns: list[float], plain: list[float]) -> float:
     """Returns the p-value of the difference of two means (Welch's t)."""
-    return float(stats.ttest_ind(returns, plain, equal_var=False).pvalue)
+    test: Any = stats.ttest_ind(returns, plain, equal_var=False)
+    return float(test.pvalue)
 
 
 def compared(returns: dict[str, Any], plain: dict[str, Any] | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -97,7 +97,7 @@ def train(config: PPOConfig, options: RunOptions, display: Display) -> int:
     given["run_dir"] = str(run_dir)
     kept = {name: getattr(options, name) for name in RESUMED_OPTIONS}
     about = {"algorithm": options.algorithm, "options": kept}
-    with saying(lambda what: when_ended(what, config.env, run_dir)):
+    with saying(lambda what: when_ended(what, config.env, run_dir, options.devices)):
         called = [*make_loggers(options, run_dir), display]
         result = fit_of(
             components, FitOptions(**given), called, about,
@@ -201,35 +201,40 @@ def print_results(run_dir: Path, options: RunOptions, result: FitResult) -> None
         Console().print(results_table(summary))
     if result.stopped is not None and is_first():
         steps = f"{summary['timesteps']:,} steps of each seed"
-        go_on = how_to_go_on(summary["env"], run_dir)
+        go_on = how_to_go_on(summary["env"], run_dir, options.devices)
         print(f"stopped after {steps}, saved; {go_on}", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
 
 
-def how_to_go_on(env: str, run_dir: Path) -> str:
-    """Returns the command that resumes a run, in a clause.
+def how_to_go_on(env: str, run_dir: Path, devices: int | Literal["all"] | None) -> str:
+    """Returns the command that resumes a run on as many devices, in a clause.
 
     Args:
         env: what is trained on.
         run_dir: the run folder.
+        devices: that were asked for; None: none were.
     """
     words = ["purejaxppo", "train", env, "--resume", "--run-dir", str(run_dir)]
+    words += [] if devices is None else ["--devices", str(devices)]
     return f"go on with: {shlex.join(words)}"
 
 
-def when_ended(what: str, env: str, run_dir: Path) -> str:
+def when_ended(
+    what: str, env: str, run_dir: Path, devices: int | Literal["all"] | None = None
+) -> str:
     """Returns what is true of a run that a signal, or the loss of a process, ends at once.
 
     Args:
         what: has ended it.
         env: what is trained on.
         run_dir: the run folder.
+        devices: that were asked for.
     """
     rows = run_dir / "metrics.jsonl"
     trained = rows.exists() and rows.stat().st_size > 0
     what += ": what was saved stays" if trained else ": nothing was trained yet"
-    return f"{what}; {how_to_go_on(env, run_dir)}" if is_run(run_dir) else what
+    return f"{what}; {how_to_go_on(env, run_dir, devices)}" if is_run(run_dir) else what
 
 
 def results_table(summary: Mapping[str, Any]) -> Table:

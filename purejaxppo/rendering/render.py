@@ -26,6 +26,7 @@ from purejaxppo.run_folder.paths import given_path, new_file
 from purejaxppo.run_folder.read import read_run
 from purejaxppo.runs.agents import agent_of, env_params_of, load_components, tell_of_defaults
 from purejaxppo.runs.options import FilmOptions, Weights
+from purejaxppo.runs.vary import kept_own
 from purejaxppo.types import EnvParams, EnvState
 
 HEADLESS = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MUJOCO_GL": "egl"}
@@ -125,6 +126,9 @@ def film(
     # the agent plays in the environment that draws, not in the vectorised one of training
     components, agents = load_components(run_dir, options.weights, env, policy, env_params)
     actor = actor_of(components, agent_of(agents, options.agent), deterministic=True)
+    if env_params is None and not isinstance(made, HostEnvironment):
+        own = kept_own(str(run_dir), params)  # of each agent, where a run varies them
+        params = jax.tree.map(lambda x: x[options.agent], own).params(params)
     with _explain_missing(name):
         if isinstance(made, HostEnvironment):
             episode = play_on_host(actor, made, options.seed, options.max_steps)

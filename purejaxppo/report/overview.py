@@ -75,9 +75,9 @@ class RunLine(NamedTuple):
 
     @property
     def std(self) -> float | None:
-        """Returns the standard deviation over seeds; None for one seed, which has none."""
+        """Returns the sample standard deviation over seeds; None for one seed, which has none."""
         known = self._known()
-        return statistics.pstdev(known) if len(known) > 1 else None
+        return statistics.stdev(known) if len(known) > 1 else None
 
     def _known(self) -> list[float]:
         return [x for x in self.returns if math.isfinite(x)]

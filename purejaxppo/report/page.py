@@ -24,7 +24,7 @@ from purejaxppo.report.differences import FIELDS, changes, defaults_of
 from purejaxppo.report.markup import Html, cards_of, joined, table, tag, titled, whole_page
 from purejaxppo.report.overview import UNKNOWN, number
 from purejaxppo.report.plots import inline_svg
-from purejaxppo.report.results import Results, by_env, labels, train_command
+from purejaxppo.report.results import Results, by_env, given_in_python, labels, train_command
 from purejaxppo.run_folder.files import read_bytes
 
 ENVS_IN_A_TITLE = 3
@@ -93,6 +93,7 @@ def _run(run: Results, label: str, anchor: str, *, alone: bool, page: Path) -> H
         tag("p", ", ".join(f"{k} {v}" for k, v in run.about["versions"].items())),
         tag("h3", "Train it again"),
         tag("pre", tag("code", train_command(run))),
+        *_not_said(run),
     ]
     return tag("section", *parts, id=anchor)
 
@@ -216,11 +217,18 @@ def configuration(config: PPOConfig, algorithm: Algorithm) -> Html:
     )
 
 
+def _not_said(run: Results) -> list[Html]:
+    """Returns a line for what the command leaves out."""
+    own = given_in_python(run)
+    words = f"It was given in Python, and is not in this command: {', '.join(own)}."
+    return [tag("p", words, class_="soft")] if own else []
+
+
 def _mean_and_std(returns: np.ndarray) -> str:
     known = returns[~np.isnan(returns)]
     if known.size < 2:  # one number has no deviation
         return number(float(known[0])) if known.size else UNKNOWN
-    return f"{number(known.mean())} ± {number(known.std())}"
+    return f"{number(known.mean())} ± {number(known.std(ddof=1))}"
 
 
 def _interval(returns: np.ndarray) -> str:

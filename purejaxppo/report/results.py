@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -233,5 +233,31 @@ def train_command(run: Results) -> str:
         else:
             values = value if isinstance(value, tuple) else [value]
             arguments += [f"--{flag}", *map(str, values)]
+    # what it was begun with, which is none of its configuration
+    given = _options(run)
+    arguments += ["--env-params", *given["env_params"]] if given.get("env_params") else []
+    for name in ("init_from", "init_weights", "init_agent") if given.get("init_from") else ():
+        if given.get(name) is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(given[name])]
+    arguments += ["--init-optimizer"] if given.get("init_optimizer") else []
     arguments += ["--seeds", str(run.seeds), "--seed", str(run.about["seed"])]
     return shlex.join(["purejaxppo", "train", env, *arguments])
+
+
+def given_in_python(run: Results) -> list[str]:
+    """Names what a run was given that no command line can say.
+
+    Args:
+        run: what it trains.
+    """
+    about: Mapping[str, Any] = run.about
+    own = [name for name in about.get("own", {}) if name != "env_params"]
+    if "env_params" in about.get("own", {}) and not _options(run).get("env_params"):
+        own.append("env_params")
+    return own + ["vary"] * bool(about.get("vary"))
+
+
+def _options(run: Results) -> Mapping[str, Any]:
+    """Returns the options of the command that a run was begun by; none where it was no command."""
+    about: Mapping[str, Any] = run.about
+    return about.get("options") or {}

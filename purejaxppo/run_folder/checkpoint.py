@@ -7,6 +7,7 @@ path in the tree, and a manifest in JSON with what arrays cannot say.
 from __future__ import annotations
 
 import json
+import math
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ FORMAT = 1
 MANIFEST = "manifest"
 ADDED = (".rounding",)  # ends of the paths of leaves that files of 0.1.0 lack: they begin at 0
 BITS = (".obs",)  # of those that are bits, and float32 in files of 0.1.0
+MOMENTS = ".opt_state"  # in the paths of what an optimizer remembers
 LARGEST_MANIFEST = 2**24  # bytes; a hundred for each leaf, and the configuration
 
 
@@ -109,6 +111,7 @@ def _arrays(
         if n.endswith(BITS) and n in found and (x.dtype, found[n].dtype) == (bool, np.float32)
     }  # fmt: skip
     found |= {n: jax.ShapeDtypeStruct(found[n].shape, bool) for n in older}
+    pieces = _laid_out_as(found, expected)
     # leaves are compared by name, so that a message can say which part of the tree is another; and
     # before they are read: a small file can be packed with gigabytes
     for name, words in _differences(found, expected):
@@ -116,6 +119,9 @@ def _arrays(
         raise ConfigError(f"{str(path)!r} does not fit: it has {words}")
 
     def read(name: str) -> Any:
+        if name in pieces:
+            rows = [read(part).reshape(seeds, -1)[:, where] for part, seeds, where in pieces[name]]
+            return np.concatenate(rows, 1).reshape(expected[name].shape)
         leaf = _from_numpy(kinds[name], _array(file, name))
         return leaf.astype(bool) if name in older else leaf
 
@@ -123,6 +129,45 @@ def _arrays(
         np.zeros(leaf.shape, leaf.dtype) if name in added else read(name)
         for name, leaf in expected.items()
     ]
+
+
+def _laid_out_as(
+    found: dict[str, Any], expected: Mapping[str, Any]
+) -> dict[str, list[tuple[str, int, slice]]]:
+    """Finds moments that a file has as one vector where an array each is expected, or the reverse.
+
+    An optimizer holds them as is fastest on the device, and a run may go on with them on another.
+
+    Args:
+        found: leaves of the file by name, [seeds, ...]; they are replaced by those expected.
+        expected: leaves by name.
+
+    Returns:
+        By name of what is expected, the leaves of the file that it is made of: name, seeds, and
+        which part of each row.
+    """
+    pieces: dict[str, list[tuple[str, int, slice]]] = {}
+    there = dict(found)
+    for some, others in ((there, expected), (expected, there)):
+        for name, vector in some.items():
+            apart = [n for n in others if n.startswith((f"{name}[", f"{name}."))]
+            if name in others or not apart or MOMENTS not in name:
+                continue
+            seeds = vector.shape[:1]
+            ends = np.cumsum([math.prod(others[n].shape[1:]) for n in apart]).tolist()
+            kinds = {others[n].dtype for n in apart} | {vector.dtype}
+            if len(kinds) > 1 or vector.shape != (*seeds, ends[-1]):
+                continue  # they are of other parameters
+            cuts = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+            for n in [name, *apart]:
+                found.pop(n, None)
+            if some is there:
+                pieces |= {n: [(name, *seeds, cut)] for n, cut in zip(apart, cuts, strict=True)}
+                found |= {n: expected[n] for n in apart}
+            else:
+                pieces[name] = [(n, *seeds, slice(None)) for n in apart]
+                found[name] = vector
+    return pieces
 
 
 def _manifest(path: Path, file: zipfile.ZipFile) -> dict[str, Any]:

@@ -47,10 +47,11 @@ def newest_run(env: str) -> Path:
         ConfigError: there is none.
     """
     found = [path.parent for path in Path("runs").glob(f"{folder_stem(env)}-*/run.json")]
-    found = [path for path in found if is_run(path) and read_run(path)[0].env == env]
-    if not found:
-        raise ConfigError(f"no run of {env} in runs/ to go on with: name its folder with --run-dir")
-    return max(found, key=lambda path: (path / "run.json").stat().st_mtime)
+    # older ones are not looked at, for they may be damaged
+    for path in sorted(found, key=lambda path: -(path / "run.json").stat().st_mtime):
+        if is_run(path) and read_run(path)[0].env == env:
+            return path
+    raise ConfigError(f"no run of {env} in runs/ to go on with: name its folder with --run-dir")
 
 
 def read_run(run_dir: str | Path) -> tuple[PPOConfig, ActingFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -77,6 +78,7 @@ class StopWithoutImprovement(Callback):
         self._patience = as_count("evaluations", evaluations, 10)
         self._best: dict[int, float] = {}
         self._since: dict[int, int] = {}  # how many of each seed, since it was best
+        self._told: dict[int, int] = {}  # the step of its last one
 
     def on_start(self, config: PPOConfig, run_dir: Path | None) -> None:
         """Counts from the beginning.
@@ -87,6 +89,7 @@ class StopWithoutImprovement(Callback):
         """
         self._best.clear()
         self._since.clear()
+        self._told.clear()
 
     def on_evaluation(self, step: int, row: Row) -> bool | None:
         """Takes in the row of an evaluation and seed.
@@ -100,10 +103,14 @@ class StopWithoutImprovement(Callback):
         """
         seed, mean = row["seed"], row["return_mean"]
         if seed not in self._best or mean > self._best[seed]:
-            self._best[seed], self._since[seed] = mean, 0
+            # whatever is known is better than what is not
+            self._best[seed], self._since[seed] = -math.inf if math.isnan(mean) else mean, 0
         else:
             self._since[seed] += 1
-        return False if min(self._since.values()) >= self._patience else None
+        # rows come seed by seed: it is judged once all of them are there
+        self._told[seed] = step
+        whole = {*self._told.values()} == {step}
+        return False if whole and min(self._since.values()) >= self._patience else None
 
 
 class _Function(Callback):

@@ -120,6 +120,8 @@ class Run:
             }
             self.begun = self.done = info.updates
             self.best, self._evaluation = tree["best"], info.evaluation
+            if self._options.eval_every is None:  # the best stays that of evaluations before
+                self._how = info.evaluated
             if info.evaluated != self._how and self._evaluation is not None:
                 self._writer.problems.note("evaluations are others than before: best begins anew")
                 self.best, self._evaluation = Best.unscored(tree["state"]), None
@@ -161,7 +163,7 @@ class Run:
     def going_on(self) -> bool:
         """Says whether updates are left, and the target is not reached."""
         target, last = self._options.target_return, self._evaluation
-        reached = target is not None and last is not None and min(last) >= target
+        reached = target is not None and last is not None and all(x >= target for x in last)
         return self.done < self._config.num_updates and not reached
 
     def train(self, stop: list[int]) -> LearnerState:

@@ -107,7 +107,7 @@ def write_results(
             written = read_summary(run_dir, summary["seeds"])
     same = ("timesteps", "total_timesteps")
     if written is not None and all(written.get(n, summary[n]) == summary[n] for n in same):
-        summary |= written
+        summary |= {**written, "run_dir": summary["run_dir"]}  # it may have been moved
         return
 
     # a picture is no reason to lose a run, whatever matplotlib raises: it wants folders of its own

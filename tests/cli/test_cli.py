@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -379,6 +380,14 @@ def test_resume_takes_the_newest_run_and_its_own_configuration(purejaxppo, tmp_p
     code, _, err = purejaxppo("train Acrobot-v1 --resume")
     assert code == 2
     assert "no run of Acrobot-v1 in runs/ to go on with" in err
+    # one that is older and damaged is not looked at; one that was moved is where it is now
+    older = shutil.copytree(tmp_path / folder, tmp_path / f"{folder}0")
+    (older / "run.json").write_text("{")
+    os.utime(older / "run.json", (0, 0))
+    moved = (tmp_path / folder).rename(tmp_path / f"{folder}1")
+    code, out, _ = purejaxppo("train CartPole-v1 --resume --json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["run_dir"] == str(moved.relative_to(tmp_path))
 
 
 @pytest.mark.slow

@@ -228,6 +228,16 @@ def test_wrappers_and_memories_and_ones_own_environment(tmp_path):
 
 
 @pytest.mark.slow
+def test_each_agent_is_filmed_with_the_parameters_of_its_own(tmp_path):
+    make_run(tmp_path, "Pendulum-v1")
+    about = {"seeds": 2, "seed": 0, "algorithm": "ppo"}
+    about |= {"vary": {"env_params.max_steps_in_episode": [5, 9]}}
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    for agent, steps in enumerate([5, 9]):
+        path = render(tmp_path, agent=agent, out=tmp_path / f"{agent}.gif")
+        assert len(shown(path)[0]) == steps + 1
+
+
 def test_a_memory_is_carried(tmp_path):
     """By the same actions as those of a loop, at each step, with a carry that matters."""
     env, params = make_env("CartPole-v1")

@@ -107,7 +107,7 @@ def test_returns_are_the_final_returns_of_the_rows(name, lines, root):
 def test_a_run_of_one_seed_has_no_deviation(lines):
     assert lines["b"].std is None
     assert lines["b"].as_json()["return_std"] is None
-    assert lines["a"].std == pytest.approx(np.std(RETURNS[:, -6:].mean(1)), rel=1e-6)
+    assert lines["a"].std == pytest.approx(np.std(RETURNS[:, -6:].mean(1), ddof=1), rel=1e-6)
 
 
 def test_what_differs_is_asked_within_an_environment_and_algorithm(lines):
@@ -203,7 +203,8 @@ def test_the_table_says_it_in_words(root, monkeypatch, capsys):
     commands.runs([str(root)])
     found = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     final = RETURNS[:, -6:].mean(1)
-    assert f" 8      600  {number(final.mean())} ± {number(final.std())}  finished" in found["a"]
+    spread = f"{number(final.mean())} ± {number(final.std(ddof=1))}"
+    assert f" 8      600  {spread}  finished" in found["a"]
     assert found["a"].endswith("CartPole-v1 ppo, gamma=0.99")
     assert "250/600" in found["cut"]
     assert "±" not in found["b"]  # one seed

@@ -1,6 +1,7 @@
 """Statistics over seeds against SciPy, and pictures of runs."""
 
 import itertools
+import json
 import shlex
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -26,7 +27,7 @@ from purejaxppo.report.aggregate import (
     share_has_reached,
     steps_to_reach,
 )
-from purejaxppo.report.results import labels, read_results, train_command
+from purejaxppo.report.results import given_in_python, labels, read_results, train_command
 
 NAN, INF = np.nan, np.inf
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -317,6 +318,27 @@ def test_the_command_trains_the_same_again(algorithm, config, tmp_path):
 def test_the_command_of_a_preset_is_short(tmp_path):
     folder = write_run(tmp_path / "run", PPOConfig.preset("CartPole-v1"), rising(2, 2))
     assert train_command(read_results(folder)) == "purejaxppo train CartPole-v1 --seeds 2 --seed 0"
+
+
+def test_what_a_command_gave_a_run_is_in_the_next_one_and_what_python_gave_is_named(tmp_path):
+    folder = write_run(tmp_path / "run", PPOConfig(env="Pendulum-v1"), rising(2, 2))
+    about = json.loads((folder / "run.json").read_text())
+    options = {
+        "env_params": ["g=5", "m=2"], "init_from": "runs/a b", "init_weights": "final",
+        "init_agent": 1, "init_optimizer": True,
+    }  # fmt: skip
+    about |= {"options": options, "own": {"env_params": "...", "policy": "Net"}}
+    about |= {"vary": {"gamma": [0.9, 0.99]}}
+    (folder / "run.json").write_text(json.dumps(about))
+    run = read_results(folder)
+    assert given_in_python(run) == ["policy", "vary"]
+    parsed, _ = parse_train(shlex.split(train_command(run))[2:])
+    assert {name: getattr(parsed, name) for name in options} == options | {
+        "env_params": ("g=5", "m=2"),
+    }
+    del about["options"], about["vary"]
+    (folder / "run.json").write_text(json.dumps(about))
+    assert given_in_python(read_results(folder)) == ["policy", "env_params"]
 
 
 # -- reading ---------------------------------------------------------------------------------------

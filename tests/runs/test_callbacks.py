@@ -317,6 +317,9 @@ def stops_at(patience, *returns):
         (2, [[1, 1, 1, 1, 1], [1, 2, 3, 3, 3]], 5),
         (2, [[np.nan, np.nan, np.nan]], 3),
         (2, [[1, np.nan, 2, 2, 2]], 5),
+        (2, [[np.nan, 1, 2, 3, 3]], None),
+        (2, [[1, 2, 1, 1], [5, 4, 4, 9]], None),  # the second seed is better in the last one
+        (2, [[5, 4, 4, 9], [1, 2, 1, 1]], None),
     ],
 )
 def test_stop_without_improvement_by_hand(patience, returns, at):

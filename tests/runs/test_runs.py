@@ -1,6 +1,8 @@
 """Runs that are stopped, killed, resumed and disturbed: the folder always tells the whole truth."""
 
+import inspect
 import json
+import math
 import os
 import random
 import signal
@@ -8,6 +10,8 @@ import subprocess
 import sys
 import time
 import zipfile
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +19,14 @@ import numpy as np
 import pytest
 from support.fuzzing import LONG
 
-from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act
+from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act, tuning
 from purejaxppo.errors import RunWarning
 from purejaxppo.report import plots
 from purejaxppo.run_folder import checkpoint, files
 from purejaxppo.run_folder.begin import create_run_dir
 from purejaxppo.run_folder.files import JsonLinesFile, rows_up_to, write_whole
 from purejaxppo.run_folder.read import read_metrics, read_rows
+from purejaxppo.runs import loop as run_loop
 from purejaxppo.runs.agents import Agents
 from purejaxppo.runs.identity import describe_custom
 
@@ -68,6 +73,12 @@ def stop_at(step):
             signal.raise_signal(signal.SIGTERM)
 
     return callback
+
+
+class Optimizing(NamedTuple):
+    """A state that has an optimizer's."""
+
+    opt_state: Any
 
 
 @pytest.fixture(scope="module")
@@ -580,6 +591,39 @@ def test_any_tree_comes_back_to_the_bit(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_moments_on_one_vector_and_array_by_array_are_one_file(tmp_path, apart):
+    """An optimizer has them as is fastest on the device, and a run may go on on another."""
+    count, moments = jnp.arange(2), {"b": jnp.arange(6.0).reshape(2, 3), "k": jnp.ones((2, 2, 2))}
+    vector = jnp.concatenate([x.reshape(2, -1) for x in moments.values()], 1)
+    trees = [{"x": moments, "state": Optimizing((count, m))} for m in (vector, moments)]
+    path = tmp_path / "tree.npz"
+    checkpoint.save(path, trees[apart], {})
+    assert_same(checkpoint.load(path, trees[not apart])[0], trees[not apart])
+    # of other parameters they are not
+    other = {"x": moments, "state": Optimizing((count, {"b": moments["b"], "k": moments["b"]}))}
+    with pytest.raises(ConfigError, match=r"does not fit: it has .*opt_state"):
+        checkpoint.load(path, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [False, True])
+def test_a_run_goes_on_where_steps_are_taken_otherwise(tmp_path, first, monkeypatch):
+    """As on a GPU, after a CPU, and the other way round; with an optimizer of a bonus too."""
+    config = CONFIG.replace(
+        exploration="rnd", total_timesteps=32 * 6, learning_rate_final_scale=1.0
+    )
+    whole = fit(config)
+    monkeypatch.setattr(tuning, "steps_on_one_vector", lambda size: first)
+    assert fit(config, run_dir=tmp_path / "run", callbacks=stop_at(32)).stopped
+    monkeypatch.setattr(tuning, "steps_on_one_vector", lambda size: not first)
+    on = fit(config, run_dir=tmp_path / "run", resume=True)
+    for one, other in zip(numbers(whole.state.params), numbers(on.state.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    begun = fit(config, init_from=tmp_path / "run", init_optimizer=True)
+    assert begun.metrics.gradient_steps.all()
+
+
 @pytest.mark.slow
 def test_no_flipped_bit_goes_unseen(tmp_path):
     path, flipped = tmp_path / "tree.npz", tmp_path / "flipped.npz"
@@ -869,6 +913,31 @@ def test_the_best_of_other_evaluations_does_not_count(tmp_path):
     rows = list(read_rows(tmp_path / "run/evaluations.jsonl"))
     best = max(row["return_mean"] for row in rows if row["episodes"] == 8)
     np.testing.assert_allclose(result.best.returns, [best], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_best_stays_while_a_run_goes_on_without_evaluations(tmp_path):
+    how = {"eval_every": 64, "eval_episodes": 3}
+    config = CONFIG.replace(total_timesteps=32 * 4)
+    first = fit(config, run_dir=tmp_path, **how)
+    for steps, evaluated in ((32 * 6, {}), (32 * 8, how)):
+        with pytest.warns(RunWarning, match="schedules run over the new total"):
+            longer = config.replace(total_timesteps=steps)
+            result = fit(longer, run_dir=tmp_path, resume=True, **evaluated)
+        assert (result.best.returns >= first.best.returns).all()
+        assert not result.problems
+
+
+@pytest.mark.parametrize("returns", [[4.0, math.nan], [math.nan, 4.0]])
+def test_a_target_is_not_reached_by_what_is_not_known(returns):
+    run = SimpleNamespace(
+        _options=SimpleNamespace(target_return=2.0), _evaluation=returns, done=1,
+        _config=SimpleNamespace(num_updates=2),
+    )  # fmt: skip
+    going_on = inspect.getattr_static(run_loop.Run, "going_on").fget
+    assert going_on(run)
+    run._evaluation = [4.0, 2.0]
+    assert not going_on(run)
 
 
 @pytest.mark.slow
