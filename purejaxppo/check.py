@@ -12,6 +12,7 @@ import numpy as np
 
 from purejaxppo.config.rules import as_count
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.envs.environments import check_taken
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.host_info import kinds_told
 from purejaxppo.envs.host_program import make_host_vec_env
@@ -61,6 +62,7 @@ def check_env(env: Any, env_params: EnvParams = None, *, num_steps: int = 200) -
     num_steps = as_count("num_steps", num_steps, 200)
     env, default_params = find_env(env)
     env_params = default_params if env_params is None else env_params
+    check_taken(env, env_params)
     hosted = isinstance(env, HostEnvironment)
     found = _host_faults(env, num_steps) if hosted else _faults(env, env_params, num_steps)
     faults = list(found)

@@ -153,4 +153,4 @@ def check_spread(components: Components, mesh: Mesh) -> None:
             f"the host are stepped for one agent: use make_mesh(devices={mesh.size})"
         )
     if devices > 1:
-        check_shares(components.config, devices)
+        check_shares(components.config, devices, components.sequence_length)

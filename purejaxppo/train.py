@@ -25,6 +25,7 @@ from purejaxppo.components import (
     make_components,
 )
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.envs.environments import check_taken
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams, check_hyperparams
 from purejaxppo.policies.heads import empty_masks
@@ -136,7 +137,10 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         check_hyperparams(hyper, config.hyperparams())
         scalars = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper.replace(extra=()))
         hyper = _opaque(scalars.replace(extra=jax.tree.map(jnp.asarray, hyper.extra)))
-        return hyper, components.env_params if env_params is None else env_params
+        if env_params is None:
+            return hyper, components.env_params
+        check_taken(components.env, env_params)
+        return hyper, env_params
 
     def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
         hyper, env_params = defaults(hyperparams, env_params)

@@ -1,11 +1,14 @@
 """One agent over several devices. JAX's devices are fixed at its start: each test is a process."""
 
 import pytest
+from jax.sharding import AbstractMesh
 from support.processes import on_devices
 
 from purejaxppo import PPOConfig
+from purejaxppo.components import make_components
 from purejaxppo.config.sizes import check_shares
 from purejaxppo.errors import ConfigError
+from purejaxppo.sharding import check_spread
 
 START = """
 from functools import partial
@@ -462,11 +465,28 @@ assert np.mean(returns, axis=1).min() > 60, returns  # from 20
 def test_what_cannot_be_shared_out_is_refused_by_name(changes, devices, words):
     config = PPOConfig(**{"num_envs": 8, "num_steps": 100, "total_timesteps": 48_000, **changes})
     with pytest.raises(ConfigError, match=words):
-        check_shares(config, devices)
+        check_shares(config, devices, config.num_steps if config.core == "gru" else None)
     # what is offered works
     offered = int(words.rsplit("use ", 1)[1]) if "use " in words else None
     if offered is not None:
         check_shares(config.replace(num_envs=offered), devices)
+
+
+def test_a_chunk_that_is_offered_is_whole_sequences():
+    config = PPOConfig(
+        core="gru", sequence_length=6, num_steps=6, num_envs=12, num_minibatches=2, chunk_size=12,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"chunk_size=12 must divide the 18 .*: use 6"):
+        check_shares(config, 2, 6)
+    check_shares(config.replace(chunk_size=6), 2, 6)
+
+
+def test_a_memory_of_ones_own_is_shared_out_in_whole_sequences():
+    config = PPOConfig(num_envs=4, num_steps=8, num_minibatches=4)
+    own = make_components(config.replace(core="gru")).policy
+    components = make_components(config, policy=own)
+    with pytest.raises(ConfigError, match="num_minibatches=4 must divide the 1 sequences"):
+        check_spread(components, AbstractMesh((1, 4), ("seeds", "envs")))
 
 
 @pytest.mark.slow

@@ -71,12 +71,13 @@ def _check_batch(config: Any) -> None:
         )
 
 
-def check_shares(config: Any, devices: int) -> None:
+def check_shares(config: Any, devices: int, length: int | None = None) -> None:
     """Checks that the environments of a run can be shared out equally among devices.
 
     Args:
         config: a `PPOConfig`.
         devices: that one agent is to be trained on.
+        length: of sequences, where the policy has a memory; None: transitions stand alone.
 
     Raises:
         ConfigError: the environments, or the rows of a minibatch, do not divide.
@@ -88,11 +89,10 @@ def check_shares(config: Any, devices: int) -> None:
             f"over: use {max(1, round(envs / devices)) * devices}"
         )
     # each device takes its share of every minibatch, in whole sequences
-    length = (config.sequence_length or steps) if config.core != "none" else 1
-    rows = envs // devices * (steps // length)
+    rows = envs // devices * (steps // (length or 1))
     if rows % parts:
         best = min(_divisors(rows), key=lambda m: abs(m - parts))
-        what = "sequences" if config.core != "none" else "transitions"
+        what = "transitions" if length is None else "sequences"
         raise ConfigError(
             f"num_minibatches={parts} must divide the {rows} {what} that each of {devices} devices "
             f"has of a rollout: use {best}"
@@ -104,7 +104,8 @@ def check_shares(config: Any, devices: int) -> None:
         )
     share = config.minibatch_size // devices
     if config.chunk_size is not None and share % config.chunk_size:
-        best = min(_divisors(share), key=lambda m: abs(m - config.chunk_size))
+        whole = [m * (length or 1) for m in _divisors(share // (length or 1))]
+        best = min(whole, key=lambda m: abs(m - config.chunk_size))
         raise ConfigError(
             f"chunk_size={config.chunk_size} must divide the {share} transitions that each of "
             f"{devices} devices has of a minibatch: use {best}"

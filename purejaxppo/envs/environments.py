@@ -92,7 +92,7 @@ def find_environments(
     env_params = read_params(env_params, env_params_axis)
     if env_params is None:
         env_params = change_env_params(default_params) if change_env_params else default_params
-    _check_taken(made, env_params)
+    check_taken(made, env_params)
     spec, vectorize, alike = _vectorizer(config, made, env_params, env_params_axis)
     parts = jax.tree.leaves(without_mask(spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
@@ -113,8 +113,16 @@ def _environment(config: PPOConfig, env: Any) -> tuple[Any, EnvParams]:
     return registry.find_env(config.env if env is None else env, **options)
 
 
-def _check_taken(env: Any, env_params: EnvParams) -> None:
-    """Refuses parameters that an environment does not read."""
+def check_taken(env: Any, env_params: EnvParams) -> None:
+    """Refuses parameters that an environment does not read.
+
+    Args:
+        env: as `find_environments` gives it.
+        env_params: that are passed.
+
+    Raises:
+        ConfigError: it reads none.
+    """
     if isinstance(env_params, DrawnParams):
         given = "env_params that are drawn"
     elif jax.tree.leaves(env_params):

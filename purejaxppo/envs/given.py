@@ -92,7 +92,7 @@ def find_object(name: str) -> Any:
             found = importlib.import_module(where)
     except (Exception, SystemExit) as error:  # a module may do anything
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if isinstance(error, ModuleNotFoundError) and where.startswith(error.name or ":"):
+        if isinstance(error, ModuleNotFoundError) and f"{where}.".startswith(f"{error.name}."):
             words = "there is no such module in this folder, or installed"
         raise ConfigError(f"{name!r}: module {where!r} cannot be imported: {words}") from error
     for part in path.split("."):

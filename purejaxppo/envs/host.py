@@ -40,6 +40,8 @@ class HostEnvironment:
         make: `(num_envs) -> VectorEnv`.
         name: for messages.
         clip_rewards: learn from rewards within -1 .. 1; returns are still those of the environment.
+        numbered: `make` is `(num_envs, first) -> VectorEnv`, for environments that differ: it is
+            told the number of the first one among those of all devices.
 
     Raises:
         ConfigError: `make` cannot be called.
@@ -47,13 +49,29 @@ class HostEnvironment:
 
     default_params: EnvParams = ()
 
-    def __init__(self, make: Callable[[int], Any], name: str = "env", clip_rewards: bool = False):
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        name: str = "env",
+        clip_rewards: bool = False,
+        numbered: bool = False,
+    ):
         if not callable(make):
             raise ConfigError(
                 f"HostEnvironment({type(make).__name__}) must be given a function: {MAKES}"
             )
         self.make, self.name, self.clip_rewards = make, name, clip_rewards
+        self.numbered = numbered
         self._inspected: tuple[EnvSpec, Arrays] | None = None
+
+    def make_share(self, num_envs: int, first: int = 0) -> Any:
+        """Makes the environments of a device.
+
+        Args:
+            num_envs: of the device.
+            first: number of the first among those of all devices.
+        """
+        return self.make(num_envs, first) if self.numbered else self.make(num_envs)
 
     @property
     def spec(self) -> EnvSpec:
@@ -74,7 +92,7 @@ class HostEnvironment:
         """Makes one environment, the first time, and reads its spaces."""
         if self._inspected is None:
             with making(self.name, {}):
-                envs = self.make(1)
+                envs = self.make_share(1)
             spaces = ("single_observation_space", "single_action_space")
             if not all(hasattr(envs, name) for name in spaces):
                 raise ConfigError(f"{self.name} is made as a {type(envs).__name__}: {MAKES}")
@@ -120,6 +138,7 @@ class Host:
         num_envs: N.
         info_metrics: names of numbers in the info, which steps return too.
         entries: names of the parts of an observation that are shown; none: all are.
+        first: number of the first one among those of all devices.
     """
 
     def __init__(
@@ -128,8 +147,10 @@ class Host:
         num_envs: int,
         info_metrics: Sequence[str] = (),
         entries: Sequence[str] = (),
+        first: int = 0,
     ):
         self.env, self.num_envs, self._info_metrics = env, num_envs, info_metrics
+        self.first = first
         # taken apart once, for a step of N cheap environments takes as long as a few walks of trees
         self._entries, seen = entries, only(env.spec.observation, entries)
         self._spaces, self._seen = jax.tree.flatten(seen)
@@ -154,7 +175,7 @@ class Host:
         self.error = None
         self.run, self.clock = self.run + 1, 0
         with self._keeping_errors():
-            envs = self.envs = self.env.make(self.num_envs)
+            envs = self.envs = self.env.make_share(self.num_envs, self.first)
             obs, _ = envs.reset(seed=int(seed))
             self.masked = False  # whether a reset of some, not all, has been looked at
             self.returns = np.zeros(self.num_envs, np.float64)

@@ -7,11 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.envs.host import Host, HostEnvironment
 from purejaxppo.envs.info import columns, is_scalar
-from purejaxppo.spaces import zeros
+from purejaxppo.spaces import (
+    Discrete,
+    EnvSpec,
+    MultiDiscrete,
+    Space,
+    mask_of,
+    part_at,
+    to_bounds,
+    zeros,
+)
+from purejaxppo.types import Action, Obs
 
 LONGEST_LOOK = 10_000  # steps
 
@@ -32,17 +43,37 @@ def kinds_told(env: HostEnvironment, wanted: Sequence[str] = ()) -> dict[str, st
         ConfigError: it cannot be made.
         HostError: it failed; its own message.
     """
-    action = jax.tree.map(lambda x: np.asarray(x)[None], zeros(env.spec.action))
     host, found = Host(env, 1), {}
     with contextlib.closing(host):
-        where, _ = host.reset(0)
+        where, obs = host.reset(0)
         for _ in range(LONGEST_LOOK):
-            where, after = host.step(where, action)
+            where, after = host.step(where, _allowed(env.spec, obs))
+            obs = after.obs
             found |= kinds_on_host(host.info, 1)
             seen = wanted and all(found.get(name) == "" for name in wanted)
             if seen or after.terminated.any() or after.truncated.any():
                 break
     return found
+
+
+def _allowed(spec: EnvSpec, obs: Obs) -> Action:
+    """Returns an action [1, *A] within its bounds; of choices the first that a mask allows."""
+    mask = mask_of(obs)
+
+    def choose(path: Any, space: Space) -> np.ndarray:
+        part = part_at(mask, path)
+        if part is not None and isinstance(space, Discrete):
+            return np.argmax(part, -1).astype(np.int32)
+        if part is not None and isinstance(space, MultiDiscrete):
+            part = np.asarray(part)
+            if part.shape[-1] == sum(space.nvec):  # side by side, or a row for each
+                rows = np.split(part, np.cumsum(space.nvec)[:-1], -1)
+                return np.stack([row.argmax(-1) for row in rows], -1).astype(np.int32)
+            return part.argmax(-1).astype(np.int32)
+        action = to_bounds(space, jnp.asarray(zeros(space)))
+        return np.asarray(action)[None]
+
+    return jax.tree_util.tree_map_with_path(choose, spec.action)
 
 
 def kinds_on_host(infos: Any, num_envs: int) -> dict[str, str]:

@@ -50,12 +50,12 @@ class Shares:
     """The environments that the devices of this process have, each device its share.
 
     Args:
-        make: of each share.
+        make: `(number of its first environment) -> Host`, of each share.
         num_envs: of each share.
         here: devices of this process; None: one in all, which nobody waits for.
     """
 
-    def __init__(self, make: Callable[[], Host], num_envs: int, here: int | None):
+    def __init__(self, make: Callable[[int], Host], num_envs: int, here: int | None):
         self._make, self._num_envs = make, num_envs
         self._alone, self._all = here is None, threading.Barrier(here or 1)
         self._making = threading.Lock()
@@ -140,7 +140,7 @@ class Shares:
     def _try(self, blank: PyTree, share: np.ndarray, method: str, *args: Any) -> Any:
         """Calls a method of a share; what it raises is kept, and raised at once if it is alone."""
         if int(share) not in self._hosts:
-            self._hosts[int(share)] = self._make()
+            self._hosts[int(share)] = self._make(int(share) * self._num_envs)
         try:
             return getattr(self._hosts[int(share)], method)(*args)
         except Exception as error:
@@ -173,7 +173,11 @@ def make_host_vec_env(
         ConfigError: a space is not supported; or later, the program is vmapped.
     """
     spec = env.spec._replace(observation=only(env.spec.observation, entries))
-    shares = Shares(lambda: Host(env, num_envs, info_metrics, entries), num_envs, _here(mesh))
+
+    def make(first: int) -> Host:
+        return Host(env, num_envs, info_metrics, entries, first)
+
+    shares = Shares(make, num_envs, _here(mesh))
 
     # a callback needs the shapes and dtypes of what it returns
     def of(dtype: np.typing.DTypeLike, shape: tuple[int, ...] = ()) -> Any:

@@ -14,6 +14,7 @@ from purejaxppo.act import actor_of
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.rules import as_count
 from purejaxppo.config.schema import PPOConfig
+from purejaxppo.envs.environments import check_taken
 from purejaxppo.parallel import ENVS, spread_seeds
 from purejaxppo.ppo.collectives import own_key
 from purejaxppo.runs.agents import Agents
@@ -94,6 +95,7 @@ def evaluate_of(
 
     def evaluate(agents: Agents, key: Array, env_params: EnvParams = None) -> Evaluation:
         params = components.env_params if env_params is None else env_params
+        check_taken(components.env, params)
         # E first states, of which each device has its share
         actor = actor_of(components, agents, deterministic=not sampled)
         key_reset, key = jax.random.split(key)

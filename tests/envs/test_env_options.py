@@ -139,6 +139,13 @@ LIMITED = {
 QUICK = ("gymnax", "pgx", "navix")
 
 
+@pytest.mark.skipif(bool(registry.missing("jumanji")), reason="not installed")
+def test_what_an_environment_makes_by_its_limit_is_made_by_max_steps():
+    """Jumanji's bound counts of steps, and remember paths, by the limit that they are made with."""
+    env, params = make_env("jumanji/Cleaner-v0", max_steps=150)
+    assert env.observation_space(params)["step_count"].high == 150
+
+
 @pytest.mark.parametrize(
     "suite", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in LIMITED]
 )

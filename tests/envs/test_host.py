@@ -27,7 +27,10 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
-from purejaxppo.envs.host_program import make_host_vec_env
+from purejaxppo.components import make_components
+from purejaxppo.envs.host import Host
+from purejaxppo.envs.host_info import kinds_told
+from purejaxppo.envs.host_program import Shares, make_host_vec_env
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, total_timesteps=16, num_epochs=1, num_minibatches=1,
@@ -986,3 +989,50 @@ def test_a_vector_environment_is_trained_on(given):
     assert int(out.metrics.episodes.sum()) == 4
     envs.reset(seed=0)  # it was not touched
     envs.close()
+
+
+class Level(gymnasium.Env):
+    """Shows the number of its level; actions are 1 or 2, of which a mask allows the second."""
+
+    observation_space = gymnasium.spaces.Dict({
+        "level": gymnasium.spaces.Box(0, 9, (1,)),
+        "action_mask": gymnasium.spaces.MultiBinary(3),
+    })  # fmt: skip
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def __init__(self, level=0):
+        self.level = level
+
+    def _seen(self):
+        return {"level": np.float32([self.level]), "action_mask": np.int8([0, 1, 1])}
+
+    def reset(self, *, seed=None, options=None):
+        return self._seen(), {}
+
+    def step(self, action):
+        assert action in (1, 2)
+        return self._seen(), 0.0, True, False, {"told": 1.0}
+
+
+def test_copies_that_differ_are_all_there_on_any_number_of_devices():
+    """A share begins with the copy behind those of the shares before it."""
+    env = make_components(
+        PPOConfig(),
+        env=gymnasium.vector.SyncVectorEnv([functools.partial(Level, i) for i in range(4)]),
+    ).env
+    seen = [Host(env, 3, first=first).reset(0)[1]["level"][:, 0].tolist() for first in (0, 3)]
+    assert seen == [[0, 1, 2], [3, 0, 1]]
+    shares = Shares(lambda first: Host(env, 3, first=first), 3, None)
+    blank = None
+    _, obs = shares.reset(blank, np.int32(1), np.int32(0), np.int32(0))
+    assert obs["level"][:, 0].tolist() == [3, 0, 1]
+
+
+def test_parameters_that_a_call_gives_are_refused_as_those_that_training_is_given():
+    train = make_train(CONFIG, env=Level)
+    with pytest.raises(ConfigError, match="have no effect on environments of the host"):
+        train(jax.random.key(0), None, {"gravity": 3.0})
+
+
+def test_info_is_looked_at_with_actions_that_are_allowed():
+    assert kinds_told(make_components(PPOConfig(), env=Level).env) == {"told": ""}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import struct
 from gymnasium import spaces
-from support.probes import Dials, Endless, Params, Seen
+from support.probes import Dials, Endless, Params, Probe, Seen
 
-from purejaxppo import ConfigError, PPOConfig, make_env, make_train
+from purejaxppo import ConfigError, PPOConfig, make_env, make_learner, make_train
 from purejaxppo.envs.declared import observation_spaces
 from purejaxppo.envs.vec_env import make_vec_env
 from purejaxppo.envs.wrappers import (
@@ -292,6 +292,33 @@ def test_flatten_observation(shown):
     assert (ours.shape, ours.dtype) == (flat.shape, np.float32)
     np.testing.assert_array_equal(ours.low, flat.low)
     np.testing.assert_array_equal(ours.high, flat.high)
+
+
+class Sized(Probe):
+    """Has as many zeros as its parameters say, which are no arrays."""
+
+    def __init__(self):
+        self.default_params = {"n": 2}
+
+    def see(self, state, params):
+        return jnp.zeros(params["n"])
+
+    def is_truncated(self, state, params):
+        return state.time >= 9
+
+    def step_env(self, key, state, action, params):
+        state = state.replace(time=state.time + 1)
+        return self.see(state, params), state, 0.0, jnp.bool_(False), {}
+
+    def observation_space(self, params):
+        return spaces.Box(-1.0, 1.0, (params["n"],), np.float32)
+
+
+def test_parameters_may_say_the_shapes_of_what_is_flattened():
+    env = FlattenObservation(Sized())
+    config = PPOConfig(num_envs=2, num_steps=4, num_minibatches=1, hidden_sizes=(4,))
+    learner = make_learner(config, env=env)
+    assert jax.eval_shape(learner.init, jax.random.key(0)).obs.shape == (2, 2)
 
 
 def test_flatten_observation_leaves_a_mask_beside_it():

@@ -831,6 +831,7 @@ MODULES = {
     "unfinished": "def (",
     "leaves": "import sys\nsys.exit(3)",
     "lacks": "import nowhere_at_all",
+    "nowhere_at_all_tasks": "import nowhere_at_all",
 }
 
 
@@ -888,6 +889,7 @@ def test_options_go_to_the_class_or_function(folder):
         ("unfinished:X", {}, "cannot be imported: SyntaxError"),
         ("leaves:X", {}, "cannot be imported: SystemExit: 3"),
         ("lacks:X", {}, "No module named 'nowhere_at_all'"),
+        ("nowhere_at_all_tasks:X", {}, "No module named 'nowhere_at_all'"),
         ("own_envs:number", {}, "int has no reset_env"),
         ("own_envs:nothing", {}, "NoneType has no reset_env"),
         ("own_envs:Needs", {}, "own_envs:Needs cannot be made: TypeError"),

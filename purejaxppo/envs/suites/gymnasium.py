@@ -68,10 +68,13 @@ def _hosted_vector(given: VectorEnv, name: str) -> HostEnvironment:
         if isinstance(given, AsyncVectorEnv):
             settings["context"] = "spawn"  # a fork would inherit the threads of JAX
         kind = type(given)
-        # of copies that differ, as many of each as come round
-        return HostEnvironment(
-            lambda n: kind([functions[i % len(functions)] for i in range(n)], **settings), name
-        )
+
+        def make(num_envs: int, first: int = 0) -> VectorEnv:
+            # of copies that differ, as many of each as come round, on all devices together
+            numbers = range(first, first + num_envs)
+            return kind([functions[i % len(functions)] for i in numbers], **settings)
+
+        return HostEnvironment(make, name, numbered=True)
     if isinstance(given, SyncVectorEnv):  # its functions are used up, its copies know theirs
         found = hosted(given.envs[0], name)
         assert found is not None

@@ -183,6 +183,8 @@ def make_env(
             cannot be downloaded.
     """
     check_limit(options, max_steps, "time_limit")
+    if max_steps is not None and "time_limit" in options_of(name):
+        options["time_limit"] = max_steps  # by which it makes what it remembers of an episode
     with downloading(f"jumanji/{name}", name in _DOWNLOADS):
         raw = registration.make(name, **options)
     if raw.reward_spec.shape:

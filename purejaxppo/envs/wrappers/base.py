@@ -13,7 +13,7 @@ from purejaxppo.config.coerce import coerce
 from purejaxppo.envs.declared import parts_of, space_of
 from purejaxppo.envs.interface import check_overrides, without_statistics
 from purejaxppo.errors import ConfigError
-from purejaxppo.spaces import Box, DeclaredSpace
+from purejaxppo.spaces import Box, DeclaredSpace, mask_of
 from purejaxppo.types import Action, Environment, EnvParams, EnvState, Obs, PyTree
 
 ResetReturn: TypeAlias = tuple[Any, ...]
@@ -171,8 +171,8 @@ def box_of(env: Environment, params: EnvParams, who: str) -> Box:
         if parts_of(space) is None:
             space = space_of(space, "observation")
     if not isinstance(space, Box):
-        raise ConfigError(
-            f"{who} needs observations of numbers, a Box, not {space}: wrap in FlattenObservation "
-            "first"
-        )
+        how = "wrap in FlattenObservation first"
+        if mask_of(space) is not None:
+            how = "it cannot be used where an action mask is shown"
+        raise ConfigError(f"{who} needs observations of numbers, a Box, not {space}: {how}")
     return space

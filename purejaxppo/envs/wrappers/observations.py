@@ -120,7 +120,8 @@ def observed_spaces(env: Environment, params: EnvParams) -> SpaceTree:
         ConfigError: they are not those of what is shown.
     """
     with jax.ensure_compile_time_eval():  # bounds are numbers, also while a program is traced
-        first = jax.eval_shape(env.reset_env, jax.random.key(0), params)[0]
+        # parameters stay what they are: shapes may follow from them
+        first = jax.eval_shape(lambda key: env.reset_env(key, params), jax.random.key(0))[0]
         return observation_spaces(env.observation_space(params), first)
 
 
