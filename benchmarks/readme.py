@@ -69,9 +69,14 @@ def paragraph(text: str) -> str:
     return wrap.fill(" ".join(text.split()))
 
 
+def digits_of(value: float) -> int:
+    """Decimals of a return: large ones have none, small ones two."""
+    return 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
+
+
 def mean_and_std(found: dict[str, Any]) -> str:
-    """Mean and deviation over seeds; large ones have no decimals."""
-    digits = 0 if abs(found["mean"]) >= 1000 else 1
+    """Mean and deviation over seeds."""
+    digits = digits_of(found["mean"])
     return f"{found['mean']:,.{digits}f} ± {found['std']:,.{digits}f}"
 
 
@@ -100,7 +105,7 @@ def scores() -> str:
             for other in run["references"]
         )
         found = run["evaluation"]
-        (low, high), digits = found["iqm_95"], 0 if abs(found["iqm"]) >= 1000 else 1
+        (low, high), digits = found["iqm_95"], digits_of(found["iqm"])
         iqm = f"{found['iqm']:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
         final = mean_and_std(run["final_return"])
         row = (name, f"{steps_of(run):,}", others, mean_and_std(found), iqm, final)
