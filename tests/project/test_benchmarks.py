@@ -278,7 +278,7 @@ def test_a_figure_that_was_changed_by_hand_is_made_anew():
 def test_tables_by_hand():
     table = readme.table(["a", "b"], [(1, "x"), ("", 2.5)])
     assert table.splitlines() == ["| a | b |", "|---|---|", "| 1 | x |", "|  | 2.5 |"]
-    assert readme.mean_and_std({"mean": 1.5, "std": 0.5}) == "1.5 ± 0.5"
+    assert readme.mean_and_std({"mean": 1.5, "std": 0.5}) == "1.50 ± 0.50"
     assert readme.mean_and_std({"mean": -1234.4, "std": 10.2}) == "-1,234 ± 10"
     row = next(line for line in readme.speed().splitlines() if line.startswith("| b:"))
     ours = results("peers")["b"]["ours"]["steps_per_second"]["median"]
