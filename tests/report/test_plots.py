@@ -321,7 +321,8 @@ def test_the_command_of_a_preset_is_short(tmp_path):
 
 
 def test_what_a_command_gave_a_run_is_in_the_next_one_and_what_python_gave_is_named(tmp_path):
-    folder = write_run(tmp_path / "run", PPOConfig(env="Pendulum-v1"), rising(2, 2))
+    folder = tmp_path / "run"
+    write_run(folder, PPOConfig(env="Pendulum-v1"), rising(2, 2))
     about = json.loads((folder / "run.json").read_text())
     options = {
         "env_params": ["g=5", "m=2"], "init_from": "runs/a b", "init_weights": "final",
