@@ -239,6 +239,29 @@ def is_measured(space: Space) -> bool:
 # -- parts of observations, or of their spaces, by name -------------------------------------------
 
 
+def by_choice(space: MultiDiscrete, x: Array, fill: float | bool) -> Array:
+    """Returns values that stand side by side as rows, one for each of the K ranges.
+
+    Args:
+        space: of the choices.
+        x: [..., sum of nvec]; or [..., K, widest], which is returned as it is.
+        fill: what rows shorter than the widest are filled up with.
+
+    Returns:
+        [..., K, widest].
+    """
+    if x.shape[-1] != sum(space.nvec):
+        return x
+    # cut into the ranges, and each made as wide as the widest
+    widest = max(space.nvec)
+    lead = [(0, 0)] * (x.ndim - 1)
+    parts = jnp.split(x, np.cumsum(space.nvec)[:-1].tolist(), -1)
+    rows = [
+        jnp.pad(part, [*lead, (0, widest - part.shape[-1])], constant_values=fill) for part in parts
+    ]
+    return jnp.stack(rows, -2)
+
+
 def mask_of(obs: Arrays | SpaceTree) -> Arrays | SpaceTree | None:
     """Returns what an observation holds under one of the names in MASKS, else None.
 

@@ -30,11 +30,10 @@ def asked_for(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name in SIZES}
 
 
-def quickened(parser: argparse.ArgumentParser, args: argparse.Namespace, **values: Any) -> None:
-    """Puts the values of `--quick` where an option was not given."""
-    for name, value in values.items():
-        if getattr(args, name) == parser.get_default(name):
-            setattr(args, name, value)
+def quickened(parser: argparse.ArgumentParser, **values: Any) -> argparse.Namespace:
+    """Reads the command line again, with the values of `--quick` where an option is not given."""
+    parser.set_defaults(**values)
+    return parser.parse_args()
 
 
 def results_in(file: Path | None) -> dict[str, Any]:
@@ -54,13 +53,15 @@ def measured_before(
         parser: which says where the file has figures of other sizes, and exits with code 2.
         asked: the sizes that are asked for now, see `asked_for`.
     """
-    if out is not None and out.exists():
-        there = json.loads(out.read_text(encoding="utf-8")).get("asked", asked)
-        names = [name for name in asked if there.get(name) != asked[name]]
-        if names:
-            before, now = ({name: sizes.get(name) for name in names} for sizes in (there, asked))
-            parser.error(f"--out {out}: its figures are of {before}, not {now}: name another file")
-    return results_in(out)
+    if out is None or not out.exists():
+        return {}
+    file = json.loads(out.read_text(encoding="utf-8"))
+    there = file.get("asked", asked)
+    names = [name for name in asked if there.get(name) != asked[name]]
+    if names:
+        before, now = ({name: sizes.get(name) for name in names} for sizes in (there, asked))
+        parser.error(f"--out {out}: its figures are of {before}, not {now}: name another file")
+    return file["results"]
 
 
 def check_same(

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, tasks=args.tasks[:1], seeds=4, total_timesteps=50_000)
+        args = quickened(parser, tasks=args.tasks[:1], seeds=4, total_timesteps=50_000)
     use_cores(args.seeds)
     # what an earlier process has measured stays, and each detail is kept as soon as it is
     asked = asked_for(args)

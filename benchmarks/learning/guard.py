@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, tasks=tasks[:2], seeds=4, total_timesteps=50_000)
+        args = quickened(parser, tasks=tasks[:2], seeds=4, total_timesteps=50_000)
     if args.against is not None and not args.against.exists():
         parser.error(f"--against {args.against}: there is no such file")
     use_cores(args.seeds)

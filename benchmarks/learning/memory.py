@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, cores=["none", "gru"], seeds=2, total_timesteps=20_000)
+        args = quickened(parser, cores=["none", "gru"], seeds=2, total_timesteps=20_000)
     use_cores(args.seeds)
     results = {
         task: {core: measure(task, core, args.seeds, args.total_timesteps) for core in args.cores}

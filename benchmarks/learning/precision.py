@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, tasks=args.tasks[:1], seeds=2, total_timesteps=50_000)
+        args = quickened(parser, tasks=args.tasks[:1], seeds=2, total_timesteps=50_000)
     use_cores(args.seeds)
     results = {
         task: {dtype: measure(task, dtype, args.seeds, args.total_timesteps) for dtype in DTYPES}

@@ -94,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     steps = None
     if args.quick:
-        quickened(parser, args, presets=["CartPole-v1"], seeds=2)
+        args = quickened(parser, presets=["CartPole-v1"], seeds=2)
         steps = 20_000
         args.folder /= "quick"
     asked = asked_for(args) | {"steps": steps}

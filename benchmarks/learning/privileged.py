@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, seeds=2, total_timesteps=10_000)
+        args = quickened(parser, seeds=2, total_timesteps=10_000)
     use_cores(args.seeds)
     asked = asked_for(args)
     results = measured_before(args.out, parser, asked)

@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, rows=args.rows[:2], seeds=2, total_timesteps=50_000)
+        args = quickened(parser, rows=args.rows[:2], seeds=2, total_timesteps=50_000)
     use_cores(args.seeds or max(row.seeds for row in ROWS.values()))
     asked = asked_for(args)
     results = measured_before(args.out, parser, asked)

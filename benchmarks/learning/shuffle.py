@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, presets=args.presets[:1], seeds=4, total_timesteps=50_000)
+        args = quickened(parser, presets=args.presets[:1], seeds=4, total_timesteps=50_000)
     use_cores(args.seeds)
     results = {"seconds": {rows: seconds(rows, args.rounds) for rows in ROWS}, "learning": {}}
     for name in args.presets:

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, envs=args.envs[:1], repetitions=2, trials=4, steps=10_000)
+        args = quickened(parser, envs=args.envs[:1], repetitions=2, trials=4, steps=10_000)
     use_cores(args.trials)
     results = results_in(args.out)
     for env in args.envs:

@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, tasks=args.tasks[2:4], seeds=1, total_timesteps=20_000)
+        args = quickened(parser, tasks=args.tasks[2:4], seeds=1, total_timesteps=20_000)
         args.folder /= "quick"
 
     asked = {"total_timesteps": args.total_timesteps, **json.loads(json.dumps(PAPER))}

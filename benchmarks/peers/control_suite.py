@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write, or to go on with")
     args = parser.parse_args()
     if args.quick:
-        quickened(parser, args, tasks=args.tasks[:1], seeds=1, total_timesteps=153_600)
+        args = quickened(parser, tasks=args.tasks[:1], seeds=1, total_timesteps=153_600)
     use_cores(args.seeds)
     asked = asked_for(args)
     results = measured_before(args.out, parser, asked)

@@ -157,14 +157,15 @@ def print_results(result: SweepResult, space: Space, options: SweepRun, folder: 
     best = ranked(result.results)
     failed = [r for r in result.results if r.status == "failed"]
     where = folder if result.folder is None else result.folder
+    again = result.winner if options.retrain and result.stopped is None else None
     if not options.quiet:
         if best:
             Console().print(results_table(best[:MOST_ROWS], space, options))
         if failed:
             print(f"{counted(len(failed), 'trial')} failed, the first of them: {failed[0].why}")
-        if options.retrain and result.winner is not None and result.stopped is None:
-            again = f"{result.winner.score:.6g} over {counted(len(result.winner.scores), 'seed')}"
-            print(f"on fresh seeds trial {result.winner.number} is the best: {again}")
+        if again is not None:
+            words = f"{again.score:.6g} over {counted(len(again.scores), 'seed')}"
+            print(f"on fresh seeds trial {again.number} is the best: {words}")
         print(f"saved in {where}")
         if result.best is not None:
             print(f"train the best with: purejaxppo train --config {where / 'best.toml'}")
@@ -173,8 +174,8 @@ def print_results(result: SweepResult, space: Space, options: SweepRun, folder: 
     if options.json:
         about = {"trials": len(result.results), "failed": len(failed), "score": options.score[0]}
         about |= {"best": best[0]._asdict() if best else None, "study_dir": str(where)}
-        if options.retrain and result.winner is not None and result.stopped is None:
-            about |= {"on_fresh_seeds": result.winner._asdict()}
+        if again is not None:
+            about |= {"on_fresh_seeds": again._asdict()}
         print(json.dumps({**about, "problems": result.problems}))
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from purejaxppo.envs.host import Host, HostEnvironment
 from purejaxppo.envs.info import columns, is_scalar
 from purejaxppo.spaces import (
-    Discrete,
     EnvSpec,
     MultiDiscrete,
     Space,
+    by_choice,
     mask_of,
     part_at,
     to_bounds,
@@ -62,16 +62,11 @@ def _allowed(spec: EnvSpec, obs: Obs) -> Action:
 
     def choose(path: Any, space: Space) -> np.ndarray:
         part = part_at(mask, path)
-        if part is not None and isinstance(space, Discrete):
-            return np.argmax(part, -1).astype(np.int32)
         if part is not None and isinstance(space, MultiDiscrete):
-            part = np.asarray(part)
-            if part.shape[-1] == sum(space.nvec):  # side by side, or a row for each
-                rows = np.split(part, np.cumsum(space.nvec)[:-1], -1)
-                return np.stack([row.argmax(-1) for row in rows], -1).astype(np.int32)
-            return part.argmax(-1).astype(np.int32)
-        action = to_bounds(space, jnp.asarray(zeros(space)))
-        return np.asarray(action)[None]
+            part = by_choice(space, jnp.asarray(part), False)
+        if part is not None:
+            return np.argmax(part, -1).astype(np.int32)
+        return np.asarray(to_bounds(space, jnp.asarray(zeros(space))))[None]
 
     return jax.tree_util.tree_map_with_path(choose, spec.action)
 

@@ -94,7 +94,7 @@ def play_on_host(actor: Actor, env: HostEnvironment, seed: int, max_steps: int) 
         HostError: it fails.
     """
     act, key = jax.jit(actor.act), jax.random.key(0)  # which deterministic actions do not use
-    host = Host(HostEnvironment(lambda n: Camera(env.make(n)), env.name), 1)
+    host = Host(HostEnvironment(lambda n: Camera(env.make_share(n)), env.name), 1)
     try:
         # whether it can draw is seen at the first state
         where, obs = host.reset(seed)

@@ -113,7 +113,7 @@ class Trainer:
             First what an earlier process has begun, as it was begun.
 
         Raises:
-            ConfigError: there are not so many devices.
+            ConfigError: the environments of an agent cannot be shared out to devices.
         """
         shape, left = shape_of(group[0].config), {trial.number: trial for trial in group}
         for name, numbers, width in self._begun():

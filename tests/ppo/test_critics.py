@@ -97,6 +97,13 @@ def test_the_mean_of_a_target_is_the_target(symlog, rtol, atol):
     )
 
 
+@pytest.mark.parametrize(("count", "mean"), [(101, 0.302), (21, 0.36)])
+def test_coarse_bins_miss_what_is_near_0_by_as_much_as_is_said(count, mean):
+    bins = make_bins(count, -20_000.0, 20_000.0, True, 0.75)
+    found = target_probabilities(bins, jnp.float32(0.3)) @ bins.values
+    assert float(found) == pytest.approx(mean, abs=0.005 if count < 101 else 5e-4)
+
+
 def test_bins_whose_values_do_not_ascend_are_refused():
     with pytest.raises(ConfigError, match=r"value_sigma=10 of value_bins=101 in symlog"):
         make_bins(101, -20_000.0, 20_000.0, True, 10.0)
