@@ -342,6 +342,16 @@ def test_a_file_of_other_sizes_is_not_gone_on_with(tmp_path, capsys):
     assert "its figures are of {'seeds': 2}, not {'seeds': 8}" in capsys.readouterr().err
 
 
+def test_quick_gives_way_to_what_is_given(monkeypatch):
+    """Also where that is the default itself."""
+    monkeypatch.setattr("sys.argv", ["script", "--seeds", "8"])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=100)
+    args = records.quickened(parser, seeds=2, steps=5)
+    assert (args.seeds, args.steps) == (8, 5)
+
+
 def test_the_guard_finds_returns_that_are_lower():
     def agents(values):
         return {"mean_returns": {"values": values, "mean": float(np.mean(values))}}
@@ -385,7 +395,8 @@ def test_the_roofline_is_left_out_in_text_and_picture_alike():
     shapes = results("throughput")["shapes"]
     without = {name for name, x in shapes.items() if not plots.is_bound(x["config"])}
     assert without == {"c", "d"}
-    lines = {line[2:].partition(":")[0]: line for line in readme.speed().splitlines()[2:]}
+    rows = [line for line in readme.speed().splitlines()[2:] if line.startswith("|")]
+    lines = {line[2:].partition(":")[0]: line for line in rows}
     assert {name for name, line in lines.items() if not line.split(" | ")[2].strip()} == without
     axes = plots.throughput(results("throughput")).axes[0]
     assert {label.get_text() for label in axes.get_xticklabels()} == set(shapes) - without
