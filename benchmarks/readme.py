@@ -446,15 +446,18 @@ def presets() -> str:
 def sweep() -> str:
     """A sweep beside as many runs."""
     found = read("sweep")
-    alone = statistics.median(found["runs_seconds"])
+    trials = found["trials"]
+    rounds, times = found["rounds"], sorted(x["times_as_fast"] for x in found["rounds"])
+    each = found["runs_would_take"] / trials
     return paragraph(f"""
-        `purejaxppo sweep` with {found["trials"]} settings of {found["steps_of_a_trial"]:,} steps
+        `purejaxppo sweep` with {trials} settings of {found["steps_of_a_trial"]:,} steps
         takes {found["sweep_seconds"]:.0f} seconds, compilation included
         ({found["sweep_steps_per_second"]:,.0f} steps/s). As many commands `purejaxppo train`, one
-        after the other, would take {found["runs_would_take"]:,.0f}: {alone:.1f} seconds each, the
-        median of {len(found["runs_seconds"])}, their programs being compiled already. That is
-        {found["times_as_fast"]:.1f} times as long; two commands side by side, which trains an agent
-        on each of the two cores, would at best take half of it.
+        after the other, would take {found["runs_would_take"]:,.0f}: {each:.1f} seconds each, the
+        median of {len(rounds[0]["runs_seconds"])}, their programs being compiled already. That is
+        {found["times_as_fast"]:.1f} times as long, the median of {len(rounds)} measurements
+        ({times[0]:.1f} to {times[-1]:.1f}); two commands side by side, which trains an agent on
+        each of the two cores, would at best take half of it.
     """)
 
 

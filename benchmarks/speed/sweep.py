@@ -2,7 +2,8 @@
 
 Both are whole commands, imports and compilation included. `train` finds its programs compiled
 already, as after the first of many runs; a few of them are timed, and their median counts for all.
-The sweep is timed with an empty cache of compiled programs.
+The sweep is timed with an empty cache of compiled programs. Both are timed in turn, several times:
+the machine is not as fast at every time, and a command is short.
 """
 
 from __future__ import annotations
@@ -35,42 +36,52 @@ def seconds(arguments: list[str], cache: Path) -> float:
 
 
 def main() -> None:
-    """Times the sweep and some runs."""
+    """Times some runs and the sweep, in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--trials", type=int, default=256)
-    parser.add_argument("--runs", type=int, default=8, help="of `train`, after one to warm up")
+    parser.add_argument("--runs", type=int, default=8, help="of `train` before each sweep")
+    parser.add_argument("--repetitions", type=int, default=3, help="of runs and sweep")
     parser.add_argument("--total-timesteps", type=int, help="of each trial; the preset's if none")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     steps = [] if args.total_timesteps is None else [f"--total-timesteps={args.total_timesteps}"]
+    rates, rounds, trials = np.geomspace(1e-4, 1e-2, args.runs), [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rates = np.geomspace(1e-4, 1e-2, args.runs + 1)
-        alone = [
-            seconds(
+
+        def train(run: str, rate: float) -> float:
+            return seconds(
                 ["train", args.env, "--quiet", f"--learning-rate={rate}", *steps,
-                 f"--run-dir={folder / f'run-{i}'}"], folder / "kept",
-            )
-            for i, rate in enumerate(rates)
-        ]  # fmt: skip
-        swept = seconds(
-            ["sweep", args.env, "--quiet", f"--trials={args.trials}", *steps,
-             "--vary", f"learning_rate={RATES}", f"--study-dir={folder / 'study'}"],
-            folder / "empty",
-        )  # fmt: skip
-        trials = [json.loads(line) for line in (folder / "study/trials.jsonl").open()]
-    each = statistics.median(alone[1:])
+                 f"--run-dir={folder / run}"], folder / "kept",
+            )  # fmt: skip
+
+        first = train("first", float(rates[0]))
+        for i in range(args.repetitions):
+            alone = [train(f"run-{i}-{j}", rate) for j, rate in enumerate(rates)]
+            swept = seconds(
+                ["sweep", args.env, "--quiet", f"--trials={args.trials}", *steps,
+                 "--vary", f"learning_rate={RATES}", f"--study-dir={folder / f'study-{i}'}"],
+                folder / f"empty-{i}",
+            )  # fmt: skip
+            trials = [json.loads(line) for line in (folder / f"study-{i}/trials.jsonl").open()]
+            assert sum(trial["status"] == "done" for trial in trials) == args.trials, trials
+            would = statistics.median(alone) * args.trials
+            rounds.append({
+                "runs_seconds": alone, "sweep_seconds": swept, "runs_would_take": would,
+                "times_as_fast": would / swept,
+            })  # fmt: skip
+    middle = {
+        key: statistics.median(found[key] for found in rounds)
+        for key in ("sweep_seconds", "runs_would_take", "times_as_fast")
+    }
     results = {
-        "trials": len(trials),
+        "trials": args.trials,
         "steps_of_a_trial": trials[0]["steps"],
-        "done": sum(trial["status"] == "done" for trial in trials),
-        "runs_seconds": alone[1:],
-        "first_run_seconds": alone[0],
-        "sweep_seconds": swept,
-        "sweep_steps_per_second": sum(trial["steps"] for trial in trials) / swept,
-        "runs_would_take": each * args.trials,
-        "times_as_fast": each * args.trials / swept,
+        "first_run_seconds": first,
+        "rounds": rounds,
+        "sweep_steps_per_second": args.trials * trials[0]["steps"] / middle["sweep_seconds"],
+        **middle,
     }
     report("sweep", results, args.out)
 

@@ -54,7 +54,7 @@ SMOKE = {
     "learning.scores": "--rows CartPole-v1,\\ classic --seeds 2 --total-timesteps 4096",
     "learning.shuffle": "--presets CartPole-v1 --seeds 2 --total-timesteps 20000 --rounds 2",
     "speed.suites": "--envs CartPole-v1 gymnasium/HalfCheetah-v5 --total-timesteps 1000",
-    "speed.sweep": "--trials 2 --runs 1 --total-timesteps 1000",
+    "speed.sweep": "--trials 2 --runs 1 --repetitions 1 --total-timesteps 1000",
     "learning.table1": (
         "--tasks InvertedPendulum-v5 --settings fixed\\ KL,\\ 1 --seeds 1 --total-timesteps 4096 "
         "--folder OUT"
