@@ -12,11 +12,15 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import export
 
 from purejaxppo.errors import ConfigError
@@ -25,9 +29,13 @@ from purejaxppo.export.flatten_jaxpr import evaluate, flatten
 from purejaxppo.export.inference import Acting
 from purejaxppo.export.numpy_program import Fixed, as_numpy
 from purejaxppo.runs.options import Format
+from purejaxppo.spaces import Box, Space
 from purejaxppo.types import PyTree
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+ROWS = 64
+"""Observations for which a file is compared with the policy before it is written."""
 
 FLOAT32_ALONE: tuple[Format, ...] = ("onnx", "npz")
 """Formats for programs that have no bfloat16, as NumPy has none, or hardly anything that reads it.
@@ -74,7 +82,7 @@ def write_onnx(acting: Acting) -> list[bytes]:
     options, names = onnxruntime.SessionOptions(), acting.input_names()
     options.log_severity_level = 4  # errors are raised
 
-    with _or_refuse("onnx"):
+    with _or_refuse("onnx"), _put_back(jnp, jax.lax, jax.nn, nnx):
         model = jax2onnx.to_onnx(
             lambda *leaves: evaluate(flat.jaxpr, flat.consts, *leaves), jax.tree.leaves(specs),
             return_mode="proto", model_name="policy", input_names=names,
@@ -140,22 +148,45 @@ def write_npz(acting: Acting) -> list[bytes]:
 
 
 def check(acting: Acting, play: Callable[[list[np.ndarray]], Sequence[np.ndarray]]) -> None:
-    """Compares what was written with the policy, for three observations.
+    """Compares what was written with the policy, for observations drawn from their spaces.
 
     Args:
         acting: the policy.
-        play: arrays that go in, with a leading axis of 3, to those that come out.
+        play: arrays that go in, with a leading axis of ROWS, to those that come out.
 
     Raises:
         AssertionError: it acts otherwise.
     """
-    # numbers of a size that discrete and continuous observations have; seeded, to fail alike
-    rng = np.random.default_rng(0)
-    args = jax.tree.map(lambda x: rng.uniform(0, 3, x.shape).astype(x.dtype), acting.specs(3))
+    rng = np.random.default_rng(0)  # to fail alike
+    inputs = acting.specs(ROWS)
+    # the observation is the only input, or stands between memories and starts of episodes
+    args = [jax.tree.map(lambda x: rng.uniform(0, 3, x.shape).astype(x.dtype), x) for x in inputs]
+    args[len(args) // 2] = jax.tree.map(partial(_drawn, rng), acting.spaces)
+    if len(args) > 1:
+        args[-1] = rng.random(ROWS) < 0.5
     with jax.default_matmul_precision("highest"):
         ours = jax.tree.leaves(jax.jit(acting.act)(*args))
     for a, b in zip(ours, play(jax.tree.leaves(args)), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3)
+
+
+def _drawn(rng: np.random.Generator, space: Space) -> np.ndarray:
+    """Draws [ROWS] arrays of a space: the first is the lowest, as a mask without an action."""
+    shape = ROWS, *space.shape
+    if not isinstance(space, Box):
+        # bits have neither nvec nor n: two values
+        sizes = np.asarray(getattr(space, "nvec", getattr(space, "n", 2)))
+        drawn = rng.integers(0, sizes, shape)
+        drawn[0] = 0
+        return drawn.astype(space.dtype)
+    # as much of a range as there is within what numbers of its kind usually are
+    most = 10.0 if space.dtype.kind == "f" else 255.0
+    low, high = (x.astype(np.float64) for x in (space.low, space.high))
+    low = np.maximum(low, np.minimum(-most, high - most))
+    high = np.minimum(high, np.maximum(most, low + most))
+    drawn = low + (high - low) * rng.random(shape)
+    drawn[0] = low
+    return (drawn if space.dtype.kind == "f" else np.round(drawn)).astype(space.dtype)
 
 
 @contextlib.contextmanager
@@ -172,6 +203,19 @@ def _or_refuse(format: Format) -> Iterator[None]:
         raise ConfigError(
             f"format={format!r} cannot express this policy ({words}): use format='stablehlo'"
         ) from error
+
+
+@contextlib.contextmanager
+def _put_back(*modules: ModuleType) -> Iterator[None]:
+    """Undoes what the block puts into modules in place of what is there, as the converter does."""
+    before = [dict(vars(module)) for module in modules]
+    try:
+        yield
+    finally:
+        for module, names in zip(modules, before, strict=True):
+            for name, value in names.items():
+                if vars(module).get(name) is not value:
+                    setattr(module, name, value)
 
 
 WRITERS: dict[Format, Callable[[Acting], list[bytes]]] = {

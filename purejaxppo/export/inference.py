@@ -24,12 +24,14 @@ class Acting(NamedTuple):
         act: `(obs) -> action`, or `(carry, obs, episode_start) -> (carry, action)` with a memory;
             every array has a leading axis [B].
         inputs: of `act`, by name and in order: shapes and dtypes without [B].
+        spaces: of the arrays of an observation, structured as `inputs["obs"]`.
         initial_carry: memory before an episode, without [B]; `()` without memory.
         forms: of the leaves of an action, in their order: dtypes and bounds as declared.
     """
 
     act: Callable[..., PyTree]
     inputs: dict[str, PyTree]
+    spaces: PyTree
     initial_carry: PyTree
     forms: Sequence[Form]
 
@@ -71,7 +73,8 @@ def make_acting(
     """
     actor = as_declared(components, actor_of(components, agent, deterministic=True))
     # templates of the trees that the policy knows; the most probable action draws nothing
-    first_obs = zeros(spec_of_actor(components).observation)
+    spaces = spec_of_actor(components).observation
+    first_obs = zeros(spaces)
     first_carry = jax.tree.map(lambda x: x[0], actor.initial_carry((1,)))
     unused = jax.random.key(0)
 
@@ -88,11 +91,11 @@ def make_acting(
     forms, structure = jax.tree.flatten(action_forms(components))
     order = jax.tree.leaves(_plain(structure.unflatten(range(len(forms)))))
     forms = [forms[i] for i in order]
-    obs, carry = _plain(first_obs), _plain(first_carry)
+    obs, carry, spaces = _plain(first_obs), _plain(first_carry), _plain(spaces)
     if not jax.tree.leaves(carry):
-        return Acting(act_without_memory, {"obs": obs}, (), forms)
+        return Acting(act_without_memory, {"obs": obs}, spaces, (), forms)
     inputs = {"carry": carry, "obs": obs, "episode_start": jnp.bool_(True)}
-    return Acting(act, inputs, carry, forms)
+    return Acting(act, inputs, spaces, carry, forms)
 
 
 def names(first: str, tree: PyTree) -> list[str]:

@@ -493,6 +493,34 @@ def test_a_file_that_acts_otherwise_is_not_written(run_of, tmp_path, monkeypatch
     assert not [*tmp_path.iterdir()]
 
 
+class Bytes(nn.Module):
+    """Differs between XLA and NumPy below 0 alone, where a byte is 0 or wraps."""
+
+    @nn.compact
+    def __call__(self, obs):
+        y = obs.astype(jnp.uint8).astype(jnp.float32)
+        return nn.Dense(3)(y), y[:, 0]
+
+
+def test_what_is_written_is_compared_over_the_whole_space(tmp_path):
+    own = dict(env=Spaces(box(4, low=-9, high=9), Discrete(3)), policy=Bytes())
+    config = PPOConfig(**SMALL)
+    write_run(tmp_path, config, random_agents(np.random.default_rng(0), config, **own))
+    with pytest.raises(ConfigError, match=r"format='npz' cannot express this policy \(Assertion"):
+        export_policy(tmp_path, "npz", **own)
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_the_converter_leaves_jax_as_it_was(run_of, tmp_path):
+    before = {module: dict(vars(module)) for module in (jnp, jax.lax, jax.nn)}
+    for name in ("a", "b"):  # the second time it has been patched already, and put back
+        export_policy(run_of("clipped")[0], "onnx", out=tmp_path / f"{name}.onnx")
+        for module, names in before.items():
+            assert {n: vars(module)[n] for n in names} == names
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
 @every_format
 def test_formats_without_bfloat16_compute_in_float32(tmp_path, capsys, format):
     """With the same parameters; StableHLO has it, and computes as the run did."""
