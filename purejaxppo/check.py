@@ -280,9 +280,10 @@ def _outside(space: Space, x: np.ndarray) -> str | None:
     sizes = getattr(space, "nvec", getattr(space, "n", 2))
     low, high = (space.low, space.high) if isinstance(space, Box) else (0, np.asarray(sizes) - 1)
     # float32 computes a bound such as 2 pi with an error in its last digits
-    slack = 1e-5 * np.maximum(1, np.abs(np.nan_to_num(np.asarray(high, np.float64), posinf=0)))
+    low, high = (np.asarray(bound, np.float64) for bound in (low, high))
+    slack = [1e-5 * np.maximum(1, np.abs(bound)) for bound in (low, high)]
     numbers = x.astype(np.float64)
-    if (numbers < low - slack).any() or (numbers > high + slack).any():
+    if (numbers < low - slack[0]).any() or (numbers > high + slack[1]).any():
         return f"values {x.min()} .. {x.max()}: declare the space {space} wider"
     return None
 

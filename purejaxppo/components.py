@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.config.sizes import check_sequences
 from purejaxppo.envs.environments import find_environments
 from purejaxppo.envs.host import HostEnvironment
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.policies.distillation import make_bonus
 from purejaxppo.policies.networks import Network, check_value, in_float32, make_policy
 from purejaxppo.ppo.advantages import ADVANTAGES
@@ -225,6 +226,14 @@ _REPLACED: dict[str, tuple[str, ...]] = {
 }
 """Fields of the configuration that have no effect beside what is passed, by its name."""
 
+_FUNCTIONS: dict[str, tuple[int, str]] = {
+    "objective": (5, "lambda dist, log_prob, batch, hyper, state: -batch.advantage * log_prob"),
+    "advantage": (3, "lambda rollout, hyper, config: gae(rollout, hyper.gamma, 0.9)"),
+    "optimizer": (1, "lambda hyper: optax.adam(hyper.learning_rate)"),
+    "schedule": (2, "lambda hyper, progress: hyper.replace(learning_rate=1e-3 * (1 - progress))"),
+}
+"""What may be passed as a function: how many arguments it is called with, and one that works."""
+
 
 def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
     """Refuses options that only what is replaced obeys, and what cannot be called."""
@@ -243,12 +252,24 @@ def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
                 f"{', '.join(idle)} would have no effect on {a} {kind} of your own: use "
                 f"config.replace({changes})"
             )
-        # names belong into the configuration, functions here
-        if kind != "policy" and not (callable(passed) or isinstance(passed, Objective | Optimizer)):
-            works = "such as lambda hyper, progress: hyper.replace(learning_rate=1e-3)"
-            if hasattr(config, kind):
-                works = f"pass names to PPOConfig({kind}=...)"
-            raise ConfigError(f"{kind}={passed!r} must be a function: {works}")
+        if kind in _FUNCTIONS and not isinstance(passed, Objective | Optimizer):
+            _check_function(kind, passed, *_FUNCTIONS[kind])
+
+
+def _check_function(kind: str, passed: Any, arguments: int, works: str) -> None:
+    """Refuses what cannot be called as it will be; names belong into the configuration."""
+    if isinstance(passed, str) and hasattr(PPOConfig, kind):
+        works = f"pass names to PPOConfig({kind}=...)"
+        raise ConfigError(f"{kind}={passed!r} must be a function: {works}")
+    try:
+        inspect.signature(passed).bind(*range(arguments))
+    except TypeError as error:  # it is no function, or one of other arguments
+        count = f"{arguments} argument{'s' if arguments > 1 else ''}"
+        raise ConfigError(
+            f"{kind}={shown(passed)} must be a function of {count}: use {works}"
+        ) from error
+    except ValueError:  # one that is not written in Python does not say
+        pass
 
 
 def _policy_for(critic: Critic, config: PPOConfig, spec: EnvSpec, policy: CustomPolicy) -> Policy:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -21,9 +21,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from purejaxppo.config.coerce import coerce
+from purejaxppo.config.rules import as_count
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.processes import process_count
-from purejaxppo.tuning import Sized, compiled_for, one_thread
+from purejaxppo.tuning import compiled_for, one_thread
 from purejaxppo.types import Array, LearnerState, PyTree, RewardScaler
 
 SEEDS, ENVS = "seeds", "envs"
@@ -37,7 +40,7 @@ def cores() -> int:
 
 
 def use_cores(
-    seeds: int, devices: int | Literal["all"] | None = None, config: Sized | None = None
+    seeds: int, devices: int | Literal["all"] | None = None, config: PPOConfig | None = None
 ) -> None:
     """Makes a device of each core that can have an equal share of the seeds.
 
@@ -58,9 +61,9 @@ def use_cores(
     if devices == "all":
         count = cores()
     elif devices is not None:
-        count = max(1, devices // process_count())
+        count = max(1, as_count("devices", devices, 1) // process_count())
     else:
-        count = _largest_share(seeds, cores())
+        count = _largest_share(as_count("seeds", seeds, 1), cores())
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # JAX has its devices already
@@ -104,11 +107,11 @@ def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Me
     Raises:
         ConfigError: there are not so many devices.
     """
+    seeds = as_count("seeds", seeds, 1)
     found, processes = jax.device_count(), process_count()
     if devices is None:
         devices = _largest_share(seeds, found) if processes == 1 else found
-    if devices == "all":
-        devices = found
+    devices = found if devices == "all" else coerce("devices", int, devices, found)
     if devices % processes:
         raise ConfigError(
             f"devices={devices} are of all {processes} processes together, and each has equally "
@@ -299,7 +302,7 @@ def spread_seeds(
 
 
 def vmap_over_devices(
-    function: Callable[..., PyTree], in_axes: int | tuple[int | None, ...] = 0
+    function: Callable[..., PyTree], in_axes: int | Sequence[int | None] = 0
 ) -> Callable[..., PyTree]:
     """Cuts the leading axis of `jax.vmap(function, in_axes)` into equal parts, one a device.
 
@@ -314,16 +317,23 @@ def vmap_over_devices(
         A function of the same arguments and results.
 
     Raises:
-        ValueError: another axis, or none at all.
+        ValueError: another axis, or none at all; or as many as there are arguments are not given,
+            or have no such axis.
     """
 
     def spread(*args: PyTree) -> PyTree:
-        axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
-        if 0 not in axes or set(axes) - {0, None}:
+        axes = tuple(in_axes) if isinstance(in_axes, Sequence) else (in_axes,) * len(args)
+        if 0 not in axes or set(axes) - {0, None} or len(axes) != len(args):
             raise ValueError(
-                f"in_axes={in_axes} must be 0 for one argument, and 0 or None for each"
+                f"in_axes={in_axes} must be 0 for one of {len(args)} arguments, and 0 or None for "
+                "each"
             )
-        lead = next(a for a, axis in zip(args, axes, strict=True) if axis == 0)
+        lead = [a for a, axis in zip(args, axes, strict=True) if axis == 0]
+        if {*map(jnp.ndim, jax.tree.leaves(lead))} & {0}:
+            raise ValueError(
+                "in_axes=0 is the leading axis of an argument that has none: use "
+                "jax.random.split(key, 8), or None for what all have alike"
+            )
         specs = tuple(P() if axis is None else P(SEEDS) for axis in axes)
         mesh = make_mesh(_count(lead))
         here = compiled_for(platform_of(mesh))

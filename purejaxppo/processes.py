@@ -27,6 +27,8 @@ import numpy as np
 from jax._src.distributed import global_state as _job
 from jax.experimental import multihost_utils
 
+from purejaxppo.config.coerce import coerce
+from purejaxppo.config.rules import as_count
 from purejaxppo.errors import ConfigError, HostError, shown
 from purejaxppo.types import PyTree
 
@@ -132,6 +134,9 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
         )
     if coordinator is None or num_processes is None or process_id is None:
         return
+    coordinator = coerce("coordinator", str, coordinator, "localhost:7777")
+    num_processes = as_count("num_processes", num_processes, 2)
+    process_id = coerce("process_id", int, process_id, 0)
     port = re.fullmatch(r".+:([0-9]{1,5})", coordinator)
     if port is None or not 1 <= int(port[1]) < 2**16:
         raise ConfigError(

@@ -24,7 +24,7 @@ from purejaxppo.components import (
 )
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.config.sizes import check_shares
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.parallel import ENVS, platform_of, where
 from purejaxppo.train import learner_of
 from purejaxppo.tuning import compiled_for
@@ -72,10 +72,11 @@ def shard_environments(
         advantage=advantage, optimizer=optimizer, schedule=schedule,
         env_params_axis=env_params_axis,
     )  # fmt: skip
-    if ENVS not in mesh.shape:
+    axes = list(mesh.shape) if isinstance(mesh, Mesh) else []
+    if ENVS not in axes:
         raise ConfigError(
-            f"mesh has the axes {list(mesh.shape)}, and none named {ENVS!r}: use "
-            "make_mesh(devices=2)"
+            f"mesh={shown(mesh)} must be a mesh with an axis {ENVS!r}, among {axes} there is none: "
+            "use make_mesh(devices=2)"
         )
     spread = spread_over(components, mesh)
     learner, specs = spread.learner, spread.specs

@@ -10,11 +10,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import platformdirs
 
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 
 IN_CACHE = 9 * 2**20  # bytes of activations that a CPU's cores go through without waiting
@@ -106,24 +107,7 @@ def compiler_options() -> dict[str, str | bool | int]:
     return {}
 
 
-class Sized(Protocol):
-    """What `one_thread` reads of a configuration: see `PPOConfig`."""
-
-    @property
-    def env(self) -> str: ...  # noqa: D102
-    @property
-    def torso(self) -> str: ...  # noqa: D102
-    @property
-    def num_envs(self) -> int: ...  # noqa: D102
-    @property
-    def minibatch_size(self) -> int: ...  # noqa: D102
-    @property
-    def hidden_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def critic_hidden_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
-
-
-def one_thread(config: Sized, agents: int = 1) -> bool:
+def one_thread(config: PPOConfig, agents: int = 1) -> bool:
     """Says whether a CPU trains faster with one thread than with all of its cores.
 
     Threads hand over to each other at every operation of more than a few rows, which takes longer
@@ -142,8 +126,10 @@ def one_thread(config: Sized, agents: int = 1) -> bool:
     if config.torso != "mlp" and not (config.torso == "auto" and plain):
         return False
     rows = agents * max(config.minibatch_size, config.num_envs)
-    widths = (*config.hidden_sizes, *config.critic_hidden_sizes)
-    return rows * max(widths, default=1) ** 2 < ONE_THREAD
+    widths = [*config.hidden_sizes, *config.critic_hidden_sizes]
+    widths += [config.core_size] * (config.core != "none")
+    widths += [config.exploration_size] * (config.exploration != "none")
+    return rows * max(widths) ** 2 < ONE_THREAD
 
 
 def check_compiles() -> None:

@@ -129,6 +129,27 @@ def test_observations_out_of_bounds():
     assert not any("reset_env" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "shown", "fault"),
+    [
+        (0, 1e9, -5000, True),  # the slack of a bound is its own
+        (-1, 1e30, -1e20, True),
+        (-6283.1855, 0, -6283.186, False),  # a digit of float32 beyond
+        (0, 6283.1855, 6283.186, False),
+        (-np.inf, 1, -1e30, False),
+    ],
+)
+def test_bounds_far_from_each_other(low, high, shown, fault):
+    env = altered(
+        see=lambda self, s, p: jnp.full((1,), shown, jnp.float32),
+        observation_space=lambda self, p: gymnasium.spaces.Box(low, high, (1,), np.float32),
+    )
+    if fault:
+        assert any("declare the space" in line for line in faults(env))
+    else:
+        check_env(env, num_steps=STEPS)
+
+
 def test_only_the_last_observation_is_out_of_bounds():
     """An auto-reset hides it from `obs`: it is in `final_obs` alone."""
     env = altered(see=lambda self, s, p: (s.x + 99.0 * s.time)[None])  # one step to an episode

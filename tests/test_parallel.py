@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from support.processes import process as run_process
 
-from purejaxppo import vmap_over_devices
+from purejaxppo import ConfigError, join_processes, make_mesh, vmap_over_devices
 
 START = """
 from purejaxppo import (
@@ -91,10 +93,46 @@ assert len(jax.devices()) == {number}
     process(code, **{how: f"{flag}{number}"})
 
 
-@pytest.mark.parametrize("in_axes", [(None, None), (0, 1), 1])
+@pytest.mark.parametrize("in_axes", [(None, None), (0, 1), 1, (0,), (0, None, None)])
 def test_only_leading_axes_are_spread(in_axes):
-    with pytest.raises(ValueError, match="must be 0 for one argument, and 0 or None for each"):
-        vmap_over_devices(lambda x, y: x, in_axes)([1.0], [2.0])
+    with pytest.raises(ValueError, match="must be 0 for one of 2 arguments, and 0 or None for eac"):
+        vmap_over_devices(lambda x, y: x, in_axes)(np.ones(1), np.ones(1))
+
+
+def test_what_has_no_axis_cannot_be_spread():
+    with pytest.raises(ValueError, match="of an argument that has none: use jax"):
+        vmap_over_devices(lambda key: key)(jax.random.key(0))
+    assert vmap_over_devices(lambda x, y: x * y, [0, None])(np.ones(2), 3.0).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "devices", "words"),
+    [
+        (1.5, 1, r"seeds=1.5 must be a whole number: use 2"),
+        (0, 1, "seeds=0 must be at least 1"),
+        (True, 1, r"seeds=True must be a number \(int\)"),
+        (1, "2", r"devices='2' must be a number \(int\): use"),
+        (1, 0, "devices=0 must be 1 to"),
+    ],
+)
+def test_a_mesh_of_nothing(seeds, devices, words):
+    with pytest.raises(ConfigError, match=words):
+        make_mesh(seeds, devices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((7777, 2, 0), "coordinator=7777 must be of type str: use 'localhost:7777'"),
+        (("localhost:7777", "2", 0), r"num_processes='2' must be a number \(int\): use 2"),
+        (("localhost:7777", 0, 0), "num_processes=0 must be at least 1"),
+        (("localhost:7777", 2, None), "belong together: name all three"),
+        (("localhost:7777", 2, 2), "process_id=2 must be one of 0 .. 1"),
+    ],
+)
+def test_processes_that_cannot_be_joined(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        join_processes(*arguments)
 
 
 TASKS = Path("/proc/self/task")

@@ -378,12 +378,31 @@ def test_optimizers_are_compared_by_what_makes_them():
             "learning_rate_final_scale would have no effect on a schedule of your own",
         ),
         ({}, {"optimizer": "muon"}, r"must be a function: pass names to PPOConfig\(optimizer"),
-        ({}, {"schedule": 0.5}, "schedule=0.5 must be a function: such as"),
+        ({}, {"schedule": 0.5}, "schedule=0.5 must be a function of 2 arguments: use lambda hyper"),
+        (
+            {},
+            {"schedule": optax.linear_schedule(1.0, 0.0, 9)},
+            "must be a function of 2 arguments: use lambda hyper, progress: hyper.replace",
+        ),
+        (
+            {},
+            {"optimizer": optax.adam(1e-3)},
+            r"must be a function of 1 argument: use lambda hyper: optax.adam\(hyper.learning_rate",
+        ),
+        (
+            {},
+            {"optimizer": lambda hyper: hyper.learning_rate},
+            "optimizer returns .* must be a transformation of gradients: use optimizer=lambda hyp",
+        ),
+        ({}, {"objective": lambda log_prob, advantage: 0}, "of 5 arguments: use lambda dist, log"),
+        ({}, {"advantage": lambda rollout: rollout}, "of 3 arguments: use lambda rollout, hyper"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, custom, words):
     with pytest.raises(ConfigError, match=words):
-        make_train(TINY.replace(**changes), env=Match(), **custom)
+        jax.eval_shape(
+            make_train(TINY.replace(**changes), env=Match(), **custom), jax.random.key(0)
+        )
 
 
 def test_an_objective_with_a_memory_may_name_values_too():

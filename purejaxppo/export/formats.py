@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import export
 
 from purejaxppo.errors import ConfigError
@@ -82,7 +81,7 @@ def write_onnx(acting: Acting) -> list[bytes]:
     options, names = onnxruntime.SessionOptions(), acting.input_names()
     options.log_severity_level = 4  # errors are raised
 
-    with _or_refuse("onnx"), _put_back(jnp, jax.lax, jax.nn, nnx):
+    with _or_refuse("onnx"), _put_back(jnp, jax.lax, jax.nn):
         model = jax2onnx.to_onnx(
             lambda *leaves: evaluate(flat.jaxpr, flat.consts, *leaves), jax.tree.leaves(specs),
             return_mode="proto", model_name="policy", input_names=names,

@@ -14,6 +14,7 @@ import optax.contrib
 from jax.flatten_util import ravel_pytree
 
 from purejaxppo import tuning
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.types import Array, MakeOptimizer, Params, PyTree
 
@@ -198,9 +199,17 @@ def behind_clipping(optimizer: Optimizer) -> Optimizer:
     Returns:
         Both in a row.
     """
-    return optimizer._replace(
-        make=lambda hyper: optax.chain(clip_gradients(hyper), optimizer.make(hyper))
-    )
+
+    def make(hyper: Hyperparams) -> optax.GradientTransformation:
+        made = optimizer.make(hyper)
+        if not isinstance(made, optax.GradientTransformation):
+            raise ConfigError(
+                f"optimizer returns {shown(made)}, which must be a transformation of gradients: "
+                "use optimizer=lambda hyper: optax.adam(hyper.learning_rate)"
+            )
+        return optax.chain(clip_gradients(hyper), made)
+
+    return optimizer._replace(make=make)
 
 
 def begin(transform: optax.GradientTransformation, packed: PyTree) -> PyTree:
