@@ -623,6 +623,16 @@ def test_devices_with_environments_of_their_own_keep_one_policy():
         same(row(tree, 0), row(tree, 1))
 
 
+def test_the_scale_of_rewards_begins_anew_at_a_time_limit():
+    """Four steps that pay 1: what was paid before the limit is no part of the next episode."""
+    learner = make_learner(CONFIG, env=Endless(max_steps_in_episode=4))
+    state, _ = jax.jit(lambda key: learner.update(learner.init(key)))(KEYS[0])
+    scaler, steps = state.normalizers.reward, np.arange(1, 5)
+    paid = (1 - CONFIG.gamma**steps) / (1 - CONFIG.gamma)
+    np.testing.assert_array_equal(scaler.discounted_return, 0)
+    np.testing.assert_allclose(scaler.stats.var, paid.var(), rtol=1e-3)
+
+
 # -- acting -----------------------------------------------------------------------------------
 
 

@@ -27,8 +27,9 @@ from purejaxppo.run_folder.begin import create_run_dir
 from purejaxppo.run_folder.files import JsonLinesFile, rows_up_to, write_whole
 from purejaxppo.run_folder.read import read_metrics, read_rows
 from purejaxppo.runs import loop as run_loop
-from purejaxppo.runs.agents import Agents
+from purejaxppo.runs.agents import Agents, Best, better
 from purejaxppo.runs.identity import describe_custom
+from purejaxppo.types import Normalizers
 
 CONFIG = PPOConfig(
     num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2, total_timesteps=32 * 40,
@@ -511,6 +512,18 @@ def test_the_best_agents_are_those_that_were_scored(whole):
     key = jax.random.fold_in(jax.random.key(0), 2**31)
     again = jax.jit(jax.vmap(evaluate, (0, None)))(agents, key)
     np.testing.assert_allclose(again.returns.mean(1), best, rtol=1e-6)
+
+
+def test_the_best_are_chosen_seed_by_seed():
+    def scored(params, *returns):
+        agents = Agents({"w": jnp.asarray(params)}, Normalizers(None, None, None))
+        return Best(agents, jnp.float32(returns))
+
+    best, new = scored([[1.0], [2.0], [3.0]], 2, 0, 1), scored([[4.0], [5.0], [6.0]], 1, 1, 1)
+    after = better(best, new.agents, new.returns)
+    # of equal ones the earlier
+    np.testing.assert_array_equal(after.returns, [2, 1, 1])
+    np.testing.assert_array_equal(after.agents.params["w"], [[1], [5], [3]])
 
 
 @pytest.mark.slow

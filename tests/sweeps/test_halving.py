@@ -23,7 +23,7 @@ from purejaxppo.sweeps.schedulers import asha, halving, rungs
 from purejaxppo.sweeps.schedulers.asha import goes_on
 from purejaxppo.sweeps.schedulers.crew import advance, columns_of, latest_returns
 from purejaxppo.sweeps.schedulers.halving import train_halving
-from purejaxppo.sweeps.schedulers.rungs import Schedule, best_of, rungs_of
+from purejaxppo.sweeps.schedulers.rungs import Schedule, best_of, rungs_of, scores_of, share_of
 from purejaxppo.sweeps.space import trial_of
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.sweep import sweep
@@ -132,6 +132,20 @@ def test_long_episodes_are_no_disadvantage_at_a_rung():
     found = latest_returns(metrics)
     np.testing.assert_array_equal(found["final_return"], [4.0, 9.0, np.nan])
     np.testing.assert_array_equal(found["mean_return"], [7.0, 9.5, np.nan])
+
+
+def test_a_trial_is_known_by_the_mean_over_its_seeds():
+    episodes, total = np.ones((6, 10), np.int32), np.arange(6.0)[:, None] + np.zeros(10)
+    options = SweepOptions(scheduler="halving", seeds=2)
+    metrics = SimpleNamespace(episodes=episodes, return_sum=total)
+    np.testing.assert_array_equal(scores_of(metrics, options), [0.5, 2.5, 4.5])
+    episodes[3] = 0
+    np.testing.assert_array_equal(scores_of(metrics, options), [0.5, np.nan, 4.5])
+
+
+def test_one_of_so_many_goes_on_and_one_at_least():
+    assert [share_of(n, 2) for n in (8, 7, 2, 1)] == [4, 3, 1, 1]
+    assert [share_of(n, 4) for n in (9, 7, 5, 3)] == [2, 1, 1, 1]
 
 
 def test_who_arrives_first_goes_on_unless_another_is_better():

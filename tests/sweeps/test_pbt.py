@@ -13,7 +13,14 @@ from purejaxppo import ConfigError, PPOConfig, make_learner
 from purejaxppo.components import make_components
 from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.schedulers.evolution import carried, drawn, evolution_of, exploit, perturbed
+from purejaxppo.sweeps.schedulers.evolution import (
+    carried,
+    drawn,
+    evolution_of,
+    exploit,
+    explore,
+    perturbed,
+)
 from purejaxppo.sweeps.schedulers.pbt import make_population
 from purejaxppo.sweeps.space import read_space
 from purejaxppo.types import LearnerState
@@ -105,6 +112,16 @@ def test_a_step_multiplies_and_stays_in_range(dimension, value, up, down):
     values = jnp.full(2, value, jnp.float32)
     found = perturbed(dimension, values, jnp.array([True, False]), 1.5)
     np.testing.assert_allclose(found, [up, down], rtol=1e-6)
+
+
+def test_half_go_up_and_some_are_drawn_anew():
+    rate, value = Dimension("learning_rate", 1e-6, 1.0, log=True), jnp.full(4000, 1e-3)
+    found = np.asarray(explore(jax.random.key(0), rate, value, 2.0, 0.25))
+    up, down = (np.isclose(found, x).mean() for x in (2e-3, 5e-4))
+    # three quarters take a step; 0.03 is four standard deviations of a share
+    np.testing.assert_allclose([up, down], 0.375, atol=0.03)
+    anew = np.log10(found[~np.isclose(found, 2e-3) & ~np.isclose(found, 5e-4)])
+    np.testing.assert_allclose(np.quantile(anew, [0.25, 0.5, 0.75]), [-4.5, -3, -1.5], atol=0.4)
 
 
 def test_generations_are_whole_updates_and_the_last_has_what_is_left():
