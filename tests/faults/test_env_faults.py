@@ -1030,7 +1030,10 @@ def test_a_dictionary_of_parameters_that_lacks_one():
 
 
 def test_other_values_of_parameters_are_taken():
-    trained(Seen(), env_params=probes.Params(obs_scale=2.0))
+    custom = {"env": Seen(), "env_params": probes.Params(obs_scale=2.0)}
+    trained(**custom)
+    state = jax.jit(make_learner(CONFIG, **custom).init)(jax.random.key(0))
+    np.testing.assert_array_equal(np.abs(state.obs), 2)
 
 
 # -- images ---------------------------------------------------------------------------------------

@@ -74,6 +74,15 @@ def test_callbacks_get_every_update_of_every_seed_once_and_in_order():
             assert np.isnan(row["episode_return"])
 
 
+@pytest.fixture
+def heard():
+    """These tests may have been started by what ignores ctrl-C, such as nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_after_the_chunks_in_flight(number):
     before = signal.getsignal(number)
@@ -90,10 +99,8 @@ def test_a_signal_ends_after_the_chunks_in_flight(number):
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.usefixtures("heard")
 def test_second_ctrl_c_raises_at_once():
-    # these tests may have been started by what ignores it, such as nohup
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
     def interrupt(step, row):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)

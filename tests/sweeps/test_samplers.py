@@ -108,7 +108,9 @@ def test_combinations_that_are_refused_are_trials_with_a_reason():
     config = CONFIG.replace(num_minibatches=2, advantage_normalization="none")
     space = read_space(["num_envs=1..2", "num_steps=1..3"], config)
     source = drawn(space, config, SweepOptions(trials=50))
-    for trial in source.ask(50):
+    trials = source.ask(50)
+    assert len(trials) == 50 and 0 < sum(trial.why is None for trial in trials) < 50
+    for trial in trials:
         batch = trial.setting["num_envs"] * trial.setting["num_steps"]
         assert (trial.why is None) == (batch % 2 == 0)
 
