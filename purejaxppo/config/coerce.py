@@ -229,7 +229,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     if not isinstance(path, str | Path):
         raise ConfigError(f"path={shown(path)} must be the name of a file: use 'config.toml'")
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     # no UTF-8; no TOML; integers too long or tables too deep for Python

@@ -46,7 +46,10 @@ def read_config_file(path: str | Path) -> ConfigFile:
         raise ConfigError(f"{str(path)!r} is empty: set a field in it, such as gamma = 0.99")
     try:
         tables = {name: _table(name, fields.pop(name, {})) for name in TABLES}
-        env_params = coerce("env_params", tuple[str, ...], dict(_flat(tables["env_params"])))
+        params = _flat(tables["env_params"])
+        env_params = coerce("env_params", tuple[str, ...], dict(params))
+        if len(env_params) < len(params):
+            raise ConfigError(f"env_params are given twice: keep one of {shown(params)}")
         config = PPOConfig.from_dict(fields) if fields else None
     except ConfigError as error:
         raise ConfigError(f"{str(path)!r}: {error}") from error

@@ -116,6 +116,12 @@ def _fields_of(key: Any, value: Any, names: list[str]) -> dict[str, Any]:
         )
         return {}
 
+    if isinstance(value, Mapping):
+        raise ConfigError(
+            f"{shown(key)} is a table, and no field: use the lines below [{key}] alone, or for a "
+            "preset PPOConfig.preset('CartPole-v1')"
+        )
+
     # a name of another library, or one that was meant otherwise
     text = key if isinstance(key, str) else ""
     hint = meaning_of(text, names, lambda n: n if n in names else f"fit's {n}")

@@ -133,7 +133,7 @@ class PPOConfig:
     advantage_normalization: Literal["minibatch", "batch", "none"] = "minibatch"
     """Where advantages are brought to mean 0 and standard deviation 1."""
 
-    objective: ObjectiveName = option("clip", group="objective")
+    objective: ObjectiveName = option("clip", when=(effects.MOVED_POLICY,), group="objective")
     """Policy objective, a name in OBJECTIVES."""
     clip_eps: float = option(0.2, when=(effects.CLIP, effects.SEVERAL_STEPS))
     """Probability ratios are clipped to 1 - clip_eps .. 1 + clip_eps (objective='clip')."""
@@ -147,18 +147,20 @@ class PPOConfig:
     """clip_eps falls to this fraction of itself."""
     clip_eps_warmup: float | None = option(None, when=(effects.CLIP, effects.SEVERAL_STEPS))
     """Part of the run in which it first rises, from one update's share of it; None: none."""
-    kl_coef: float = option(1.0, when=(effects.KL_PENALTY, effects.SEVERAL_STEPS))
+    kl_coef: float = option(1.0, when=(effects.KL_PENALTY,))
     """Weight of the KL penalty, beta (its first value under objective='adaptive_kl')."""
-    adaptive_kl_target: float = option(0.01, when=(effects.ADAPTIVE_KL, effects.SEVERAL_STEPS))
+    adaptive_kl_target: float = option(0.01, when=(effects.ADAPTIVE_KL,))
     """KL divergence per update that adaptive_kl aims for."""
     target_kl: float | None = option(None, when=(effects.SEVERAL_STEPS,))
     """Skip the rest of an update once a minibatch's approx_kl exceeds this; None: never."""
 
-    value_loss: ValueLoss = option("squared", when=(effects.CRITIC,), group="value")
+    value_loss: ValueLoss = option(
+        "squared", when=(effects.CRITIC, effects.MOVED_VALUES), group="value"
+    )
     """Loss of the critic."""
     value_coef: float = 0.5
     """Weight of the value loss."""
-    value_clip_eps: float = option(0.2, when=(effects.CLIPPED_VALUE, effects.SEVERAL_STEPS))
+    value_clip_eps: float = option(0.2, when=(effects.CLIPPED_VALUE,))
     """Values move at most this far from the rollout's (value_loss='clipped', in its units)."""
     huber_delta: float = option(1.0, when=(effects.HUBER,))
     """Error at which the value loss turns linear (value_loss='huber', in its units)."""
@@ -366,7 +368,10 @@ class PPOConfig:
                     f"{str(path)!r} has a table [{name}], which is no field: leave it out, or read "
                     "both with purejaxppo.config.file.read_config_file"
                 )
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{str(path)!r}: {error}") from error
 
 
 def as_config(config: PPOConfig | Mapping[str, Any]) -> PPOConfig:

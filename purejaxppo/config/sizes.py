@@ -127,9 +127,7 @@ def _check_counts(config: Any) -> None:
             f"use {config.num_steps}"
         )
     if config.objective == "adaptive_kl" and config.kl_coef == 0:
-        raise ConfigError(
-            "kl_coef=0.0 stays 0 however often objective='adaptive_kl' doubles it: use 1.0"
-        )
+        raise ConfigError("kl_coef=0.0 leaves objective='adaptive_kl' nothing to double: use 1.0")
 
 
 def _check_entries(config: Any) -> None:

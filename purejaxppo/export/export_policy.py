@@ -89,8 +89,8 @@ def _files(
     Raises:
         ConfigError: a name will not do.
     """
-    wanted = given_path(run_dir) / f"policy.{format}" if out is None else out
-    if Path(wanted).suffix != f".{format}":
+    wanted = given_path(run_dir) / f"policy.{format}" if out is None else given_path(out, "out")
+    if wanted.suffix != f".{format}":
         raise ConfigError(f"out={str(wanted)!r} must end in .{format}: use policy.{format}")
     files = [new_file(wanted, overwrite)]
     if format == "npz":
@@ -106,14 +106,15 @@ def _check_module(file: Path, default: bool) -> None:
         ConfigError: it is such a name.
     """
     name = file.stem
+    other = "agent.npz" if name == "policy" else "policy.npz"
     if not name.isidentifier() or keyword.iskeyword(name):
-        raise ConfigError(f"out={name}.npz must be a name that Python imports: use policy.npz")
+        raise ConfigError(f"out={name}.npz must be a name that Python imports: use {other}")
     # names of files may be the same whatever their case
     taken = name.lower() in {*map(str.lower, sys.stdlib_module_names), "numpy", "jax"}
     if taken or (not default and _is_another_module(file)):
         raise ConfigError(
             f"out={name}.npz would put a {name}.py beside it, in place of the module {name}: use "
-            "policy.npz"
+            f"{other}"
         )
 
 
@@ -126,5 +127,7 @@ def _is_another_module(file: Path) -> bool:
     if found is None or found.origin is None:  # a folder gives way to a module
         return False
     origin = Path(found.origin)
+    if origin.resolve() == file.resolve():  # which may be written over, or was refused
+        return False
     reader = Path(numpy_policy.__file__).read_bytes()
     return not (origin.is_file() and origin.read_bytes() == reader)

@@ -190,4 +190,9 @@ def named_schedules(names: Mapping[str, str], adapts: str = "minibatch") -> Sche
 
     if not by_kl:
         return Scheduling(at)
-    return Scheduling(at, lambda hyper: jnp.asarray(hyper.learning_rate, jnp.float32), adapts)
+
+    def init(hyper: Hyperparams) -> Array:
+        rate = jnp.asarray(hyper.learning_rate, jnp.float32)
+        return jnp.clip(rate, hyper.learning_rate_min, hyper.learning_rate_max)
+
+    return Scheduling(at, init, adapts)

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from purejaxppo.config.coerce import coerce
 from purejaxppo.errors import ConfigError
 
 SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
@@ -57,9 +58,10 @@ def new_file(path: str | Path, overwrite: bool) -> Path:
         The path.
 
     Raises:
-        ConfigError: it exists and may not, is a folder, or could not be written.
+        ConfigError: it exists and may not, is a folder, or could not be written; or an argument is
+            of another type.
     """
-    file = given_path(path, "out")
+    file, overwrite = given_path(path, "out"), coerce("overwrite", bool, overwrite)
     folder = file.parent
     try:
         if str(path).endswith(SEPARATORS) or file.is_dir():

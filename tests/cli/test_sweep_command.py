@@ -376,3 +376,6 @@ def test_files_are_read_by_their_tables(tmp_path):
     assert read_config_file(path) == (None, False, ("a.b=1.5", "c=2"), {"gamma": [0.5, 0.9]})
     with pytest.raises(ConfigError, match=r"has a table \[env_params\], which is no field"):
         PPOConfig.from_toml(path)
+    path.write_text("[env_params]\n'a.b' = 1\na.b = 2\n")
+    with pytest.raises(ConfigError, match=r"c.toml': env_params are given twice: keep one of"):
+        read_config_file(path)

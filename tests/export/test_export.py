@@ -1,5 +1,6 @@
 """Exported policies in fresh processes without purejaxppo, against the policies themselves."""
 
+import importlib
 import io
 import json
 import pathlib
@@ -456,6 +457,24 @@ def test_a_file_that_exists_stays_unless_told(run_of, tmp_path):
         assert (tmp_path / name).read_text(errors="replace") != "mine"
 
 
+def test_a_reader_of_before_is_written_over_where_python_finds_it(run_of, tmp_path, monkeypatch):
+    folder, _, _ = run_of("discrete")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("policy", "other"):
+        (tmp_path / f"{name}.py").write_text("# a reader of another version")
+        importlib.invalidate_caches()
+        export_policy(folder, "npz", out=f"{name}.npz", overwrite=True)
+        assert "class Policy" in (tmp_path / f"{name}.py").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ConfigError, match=r"in place of the module json: use policy.npz"):
+        export_policy(folder, "npz", out="elsewhere/json.npz")
+    (tmp_path / "policy.py").write_text("# a module of one's own")
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match=r"in place of the module policy: use agent.npz"):
+        export_policy(folder, "npz", out="elsewhere/policy.npz")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -467,6 +486,8 @@ def test_a_file_that_exists_stays_unless_told(run_of, tmp_path):
         (dict(format="onxx"), r"format='onxx' is not a choice: did you mean onnx\?"),
         (dict(out="nowhere/policy.stablehlo"), "has no folder to be in"),
         (dict(run_dir="nowhere"), "'nowhere' holds no run"),
+        (dict(out=5), "out=5 must be a path"),
+        (dict(overwrite="no"), "overwrite='no' must be of type bool: use True or False"),
         (dict(format="onnx"), r"needs the package jax2onnx: pip install 'purejaxppo\[onnx\]'"),
     ],
 )

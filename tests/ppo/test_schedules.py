@@ -147,6 +147,13 @@ def test_the_rate_moves_as_the_rule_says(kl, rate, new):
     assert float(found) == pytest.approx(new, rel=1e-6)
 
 
+def test_a_rate_begins_within_its_bounds():
+    hyper = BY_KL.hyperparams()
+    begin = named_schedules({"learning_rate": "kl_adaptive"}).init
+    rates = [float(begin(hyper.replace(learning_rate=rate))) for rate in (0.5, 1e-3, 1e-9)]
+    np.testing.assert_allclose(rates, [5e-3, 1e-3, 1e-4], rtol=1e-6)
+
+
 def test_seeds_have_rates_of_their_own():
     """An unreachable target raises it after each step but an update's first, a tiny one lowers."""
     hyper = BY_KL.hyperparams().replace(learning_rate_min=1e-3, learning_rate_max=0.05)
