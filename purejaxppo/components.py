@@ -258,7 +258,8 @@ def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
 
 def _check_function(kind: str, passed: Any, arguments: int, works: str) -> None:
     """Refuses what cannot be called as it will be; names belong into the configuration."""
-    if isinstance(passed, str) and hasattr(PPOConfig, kind):
+    named = isinstance(passed, str) and hasattr(PPOConfig, kind)
+    if named:
         works = f"pass names to PPOConfig({kind}=...)"
         raise ConfigError(f"{kind}={passed!r} must be a function: {works}")
     try:

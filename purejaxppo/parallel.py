@@ -109,27 +109,29 @@ def make_mesh(seeds: int = 1, devices: int | Literal["all"] | None = None) -> Me
     """
     seeds = as_count("seeds", seeds, 1)
     found, processes = jax.device_count(), process_count()
-    if devices is None:
-        devices = _largest_share(seeds, found) if processes == 1 else found
-    devices = found if devices == "all" else coerce("devices", int, devices, found)
-    if devices % processes:
+    count: int = found
+    if devices is None and processes == 1:
+        count = _largest_share(seeds, found)
+    elif devices is not None and devices != "all":
+        count = coerce("devices", int, devices, found)
+    if count % processes:
         raise ConfigError(
-            f"devices={devices} are of all {processes} processes together, and each has equally "
+            f"devices={count} are of all {processes} processes together, and each has equally "
             f"many: use {found}"
         )
-    if not 1 <= devices <= found:
+    if not 1 <= count <= found:
         more = (
             ", or set JAX_NUM_CPU_DEVICES for more of a CPU"
             if jax.default_backend() == "cpu"
             else ""
         )
         raise ConfigError(
-            f"devices={devices} must be 1 to {found}, which JAX finds here: use {found}{more}"
+            f"devices={count} must be 1 to {found}, which JAX finds here: use {found}{more}"
         )
-    apart, each = math.gcd(seeds, devices), devices // processes
+    apart, each = math.gcd(seeds, count), count // processes
     used = [d for i in range(processes) for d in jax.local_devices(process_index=i)[:each]]
     axes = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((apart, devices // apart), (SEEDS, ENVS), axes, devices=used)
+    return jax.make_mesh((apart, count // apart), (SEEDS, ENVS), axes, devices=used)
 
 
 def place(tree: PyTree, mesh: Mesh, specs: PyTree) -> PyTree:

@@ -134,21 +134,21 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
         )
     if coordinator is None or num_processes is None or process_id is None:
         return
-    coordinator = coerce("coordinator", str, coordinator, "localhost:7777")
-    num_processes = as_count("num_processes", num_processes, 2)
-    process_id = coerce("process_id", int, process_id, 0)
-    port = re.fullmatch(r".+:([0-9]{1,5})", coordinator)
+    address: str = coerce("coordinator", str, coordinator, "localhost:7777")
+    count = as_count("num_processes", num_processes, 2)
+    number: int = coerce("process_id", int, process_id, 0)
+    port = re.fullmatch(r".+:([0-9]{1,5})", address)
     if port is None or not 1 <= int(port[1]) < 2**16:
         raise ConfigError(
-            f"coordinator={shown(coordinator)} must be HOST:PORT with a port of 1 .. 65535: use "
+            f"coordinator={shown(address)} must be HOST:PORT with a port of 1 .. 65535: use "
             "localhost:7777, or the name of the first process's host"
         )
-    if not 0 <= process_id < num_processes:
+    if not 0 <= number < count:
         raise ConfigError(
-            f"process_id={process_id} must be one of 0 .. {num_processes - 1}, for "
-            f"num_processes={num_processes}: use 0 for the first"
+            f"process_id={number} must be one of 0 .. {count - 1}, for "
+            f"num_processes={count}: use 0 for the first"
         )
-    if process_id == 0:  # JAX does not survive a port that is taken
+    if number == 0:  # JAX does not survive a port that is taken
         try:
             both = socket.has_dualstack_ipv6()
             family = socket.AF_INET6 if both else socket.AF_INET
@@ -156,7 +156,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
             socket.create_server(place, family=family, dualstack_ipv6=both).close()
         except OSError as error:
             raise ConfigError(
-                f"coordinator={coordinator!r}: this process cannot listen at its port "
+                f"coordinator={address!r}: this process cannot listen at its port "
                 f"({error.strerror}): use another"
             ) from error
 
