@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -258,12 +258,11 @@ def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
 
 def _check_function(kind: str, passed: Any, arguments: int, works: str) -> None:
     """Refuses what cannot be called as it will be; names belong into the configuration."""
-    named = isinstance(passed, str) and hasattr(PPOConfig, kind)
-    if named:
+    if type(passed) is str and hasattr(PPOConfig, kind):
         works = f"pass names to PPOConfig({kind}=...)"
         raise ConfigError(f"{kind}={passed!r} must be a function: {works}")
     try:
-        inspect.signature(passed).bind(*range(arguments))
+        inspect.signature(cast(Any, passed)).bind(*range(arguments))
     except TypeError as error:  # it is no function, or one of other arguments
         count = f"{arguments} argument{'s' if arguments > 1 else ''}"
         raise ConfigError(
