@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from purejaxppo.config.schema import Algorithm, PPOConfig
@@ -44,6 +44,19 @@ def algorithm_of(config: PPOConfig, about: ActingFile) -> Algorithm:
     if "algorithm" in about:
         return about["algorithm"]
     return min(known, key=lambda x: len(changes(config, defaults_of(config, x))))
+
+
+def env_of(config: PPOConfig, own: Mapping[str, str]) -> str:
+    """Names what a run was trained on.
+
+    Args:
+        config: what was trained.
+        own: what was passed to it, and where that is defined, as `run.json` has it.
+
+    Returns:
+        The name of the environment; of one that was passed, that of its class.
+    """
+    return own.get("own env", "").rpartition(".")[2] or config.env
 
 
 def fields_apart(configs: Sequence[PPOConfig]) -> list[str]:

@@ -146,4 +146,4 @@ def _what(line: RunLine) -> str:
         f"{name}={','.join(map(str, x)) if isinstance(x, tuple) else x}"
         for name, x in line.apart.items()
     ]
-    return ", ".join([f"{line.config.env} {line.algorithm}", *apart])
+    return ", ".join([f"{line.env} {line.algorithm}", *apart])

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.report.differences import algorithm_of, fields_apart
+from purejaxppo.report.differences import algorithm_of, env_of, fields_apart
 from purejaxppo.run_folder.find import find_runs
 from purejaxppo.run_folder.lock import is_held
 from purejaxppo.run_folder.paths import given_path
@@ -41,6 +41,7 @@ class RunLine(NamedTuple):
         state: what it does; "damaged" where that cannot be read.
         problem: what is damaged; None for all others.
         config: what is trained; None where that is damaged.
+        env: the name of what it is trained on; None likewise.
         algorithm: its name; None likewise.
         seeds: agents trained side by side.
         seed: of their key.
@@ -54,6 +55,7 @@ class RunLine(NamedTuple):
     state: State | Literal["damaged"]
     problem: str | None = None
     config: PPOConfig | None = None
+    env: str | None = None
     algorithm: str | None = None
     seeds: int = 0
     seed: int = 0
@@ -88,7 +90,7 @@ class RunLine(NamedTuple):
             "kind": "run",
             "folder": os.fspath(self.folder),
             "state": self.state,
-            "env": self.config and self.config.env,
+            "env": self.env,
             "algorithm": self.algorithm,
             "apart": {
                 name: list(x) if isinstance(x, tuple) else x for name, x in self.apart.items()
@@ -124,16 +126,16 @@ def list_runs(folder: str | Path) -> list[RunLine]:
     lines = [_line(run) for run in find_runs(path)]
 
     # what runs differ in is asked among those of one kind
-    kinds: dict[tuple[str, str | None], list[PPOConfig]] = {}
+    kinds: dict[tuple[str | None, str | None], list[PPOConfig]] = {}
     for line in lines:
         if line.config is not None:
-            kinds.setdefault((line.config.env, line.algorithm), []).append(line.config)
+            kinds.setdefault((line.env, line.algorithm), []).append(line.config)
     apart = {kind: fields_apart(configs) for kind, configs in kinds.items()}
     lines = [
         line if line.config is None else line._replace(
             apart={
                 name: getattr(line.config, name)
-                for name in apart[line.config.env, line.algorithm]
+                for name in apart[line.env, line.algorithm]
             }
         )
         for line in lines
@@ -157,8 +159,9 @@ def _line(folder: Path) -> RunLine:
         held=held, steps=updates * size, total=config.num_updates * size, ended=ended
     )  # fmt: skip
     return RunLine(
-        folder, state, None, config, algorithm_of(config, about), seeds, about["seed"],
-        updates * size, returns, time_begun(about.get("created"), folder / "run.json"),
+        folder, state, None, config, env_of(config, about.get("own", {})),
+        algorithm_of(config, about), seeds, about["seed"], updates * size, returns,
+        time_begun(about.get("created"), folder / "run.json"),
     )  # fmt: skip
 
 

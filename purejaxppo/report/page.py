@@ -49,9 +49,7 @@ def make_page(runs: Sequence[Results], folder: Path) -> str:
     # what compares runs comes first, and is left out where there is nothing to compare
     parts = [_overview(named)] if len(runs) > 1 else []
     parts += [_comparison(env, members) for env, members in groups.items() if len(members) > 1]
-    parts += [
-        _run(*each, alone=len(groups[each[0].config.env]) == 1, page=folder) for each in named
-    ]
+    parts += [_run(*each, alone=len(groups[each[0].env]) == 1, page=folder) for each in named]
 
     title = ", ".join(groups) if len(groups) <= ENVS_IN_A_TITLE else f"{len(groups)} environments"
     agents = sum(run.seeds for run in runs)
@@ -66,7 +64,7 @@ def _overview(named: Sequence[tuple[Results, str, str]]) -> Html:
         final = run.final_returns
         link = tag("a", label, href=f"#{anchor}")
         scores = [number(float(iqm(final))), _interval(final), _mean_and_std(final)]
-        rows.append([link, run.config.env, run.seeds, f"{run.steps:,}", *scores, _speed(run)])
+        rows.append([link, run.env, run.seeds, f"{run.steps:,}", *scores, _speed(run)])
     head = ["run", "environment", "seeds", "steps", "final return, IQM", "95% interval"]
     caution = tag("p", CAUTION, class_="soft") if few_seeds([run for run, _, _ in named]) else ""
     whole = table([*head, "mean ± std", "steps/s"], rows)
@@ -81,7 +79,7 @@ def _comparison(env: str, runs: Sequence[Results]) -> Html:
 def _run(run: Results, label: str, anchor: str, *, alone: bool, page: Path) -> Html:
     """Returns all about one run; how soon it reached returns, if no comparison says so."""
     parts = [
-        tag("h2", tag("span", run.config.env, class_="soft"), " ", label),
+        tag("h2", tag("span", run.env, class_="soft"), " ", label),
         tag("p", _progress(run), " ", tag("code", run.folder), class_="soft"),
         _cards(run),
         _picture([run]),
@@ -134,7 +132,7 @@ def _cards(run: Results) -> Html:
 
 
 def _picture(runs: Sequence[Results]) -> Html:
-    title = f"{runs[0].config.env}: learning curves and sample efficiency"
+    title = f"{runs[0].env}: learning curves and sample efficiency"
     return tag("figure", Html(inline_svg(runs, title)))
 
 

@@ -72,13 +72,14 @@ INKED = (
 )
 
 
-def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
+def plot_curve(path: Path, metrics: Metrics, config: PPOConfig, env: str | None = None) -> None:
     """Draws return against steps: the interquartile mean over seeds, and its 95% interval.
 
     Args:
         path: the picture: .png, .svg or .pdf.
         metrics: every field [seeds, updates].
         config: what was trained.
+        env: the name of what it was trained on; None: by the configuration.
 
     Raises:
         OSError: it cannot be written.
@@ -90,7 +91,7 @@ def plot_curve(path: Path, metrics: Metrics, config: PPOConfig) -> None:
         axes = figure.subplots()
         _draw_curve(axes, curve, color=COLORS[0])
         axes.set(xlabel=AXES["steps"], ylabel=_words("episode_return"))
-        axes.set_title(f"{config.env} ({_seeds(len(curve.returns))})")
+        axes.set_title(f"{env or config.env} ({_seeds(len(curve.returns))})")
         _caution(axes, len(curve.returns) in FEW)
         _finish(axes, axes.xaxis, NO_EPISODE if np.isnan(curve.mean).all() else "")
         write_whole(path, lambda file: save(figure, file, path.suffix))

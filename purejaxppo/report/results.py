@@ -13,7 +13,13 @@ from purejaxppo.config import presets
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import Algorithm, PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.report.differences import algorithm_of, changes, defaults_of, fields_apart
+from purejaxppo.report.differences import (
+    algorithm_of,
+    changes,
+    defaults_of,
+    env_of,
+    fields_apart,
+)
 from purejaxppo.run_folder.find import named_runs
 from purejaxppo.run_folder.lock import is_held
 from purejaxppo.run_folder.paths import given_path
@@ -71,6 +77,11 @@ class Results(NamedTuple):
     def steps(self) -> int:
         """Counts the environment steps done by each agent."""
         return self.metrics.episodes.shape[1] * self.config.batch_size
+
+    @property
+    def env(self) -> str:
+        """Returns the name of what it was trained on."""
+        return env_of(self.config, self.about.get("own", {}))
 
     @property
     def algorithm(self) -> Algorithm:
@@ -143,7 +154,7 @@ def by_env(runs: Sequence[Results]) -> dict[str, list[Results]]:
     """
     groups: dict[str, list[Results]] = {}
     for run in runs:
-        groups.setdefault(run.config.env, []).append(run)
+        groups.setdefault(run.env, []).append(run)
     return groups
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.report.differences import env_of
 from purejaxppo.run_folder.files import write_json
 from purejaxppo.run_folder.read import read_summary
 from purejaxppo.run_folder.rows import final_returns
@@ -60,7 +61,7 @@ def summarize(
         for names in (["algorithm"], ["own", "init_from", "vary"])
     )
     return {
-        "env": config.env,
+        "env": env_of(config, about.get("own", {})),
         **first,
         "seeds": seeds,
         "total_timesteps": config.timesteps,
@@ -116,7 +117,7 @@ def write_results(
         from purejaxppo.report.plots import plot_curve
 
         with problems.attempt("curve.png"):
-            plot_curve(run_dir / "curve.png", metrics, config)
+            plot_curve(run_dir / "curve.png", metrics, config, summary["env"])
     except Exception as error:
         problems.report(f"curve.png could not be drawn: {type(error).__name__}: {error}")
     summary["problems"] = [*problems]

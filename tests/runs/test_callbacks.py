@@ -13,6 +13,8 @@ from purejaxppo.cli import train as console
 from purejaxppo.cli.arguments import RunOptions
 from purejaxppo.cli.progress.display import Display
 from purejaxppo.errors import RunWarning
+from purejaxppo.report.overview import list_runs
+from purejaxppo.report.results import by_env, read_results
 from purejaxppo.run_folder.read import read_rows
 from purejaxppo.runs.callbacks import Callbacks, callbacks_of
 from purejaxppo.runs.problems import Problems
@@ -72,6 +74,15 @@ def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped") / "run"
     recorder = Recorder(stop_at=96, folder=folder)
     return fit(CONFIG, env=Match(), **EVERY, run_dir=folder, callbacks=recorder), folder, recorder
+
+
+def test_results_are_of_the_environment_that_was_passed(whole):
+    result, folder, *_ = whole
+    assert CONFIG.env == "CartPole-v1"
+    assert result.summary["env"] == read_results(folder).env == "Match"
+    (line,) = list_runs(folder.parent)
+    assert line.env == line.as_json()["env"] == "Match"
+    assert [*by_env([read_results(folder)])] == ["Match"]
 
 
 def test_methods_are_called_in_order_with_what_the_files_have(whole):
