@@ -27,7 +27,7 @@ from benchmarks.learning.scores import BASELINES, CLEANRL, REFERENCES
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "benchmarks/README.md", "purejaxppo/envs/README.md",
-    "purejaxppo/policies/README.md", "purejaxppo/runs/README.md",
+    "purejaxppo/policies/README.md", "purejaxppo/runs/README.md", "purejaxppo/sweeps/README.md",
 )  # fmt: skip
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 COLUMNS = 120
@@ -467,6 +467,7 @@ def sweeps() -> str:
     for env, found in read("sweeps").items():
         for method, figures in found["summary"].items():
             row = [env, {"random": "random", "tpe": "TPE", "pbt": "population"}[method]]
+            row.append(len(found["runs"][method]))
             for figure in ("agent", "setting"):
                 entry = figures.get(figure)
                 if entry is None:
@@ -480,9 +481,29 @@ def sweeps() -> str:
                 else:
                     row.append("")
             rows.append(row)
-    head = ["environment", "search", "best agent again", "over random (95%)",
+    head = ["environment", "search", "repetitions", "best agent again", "over random (95%)",
             "best setting, 8 fresh seeds", "over random (95%)"]  # fmt: skip
     return table(head, rows)
+
+
+def population() -> str:
+    """The best of a population beside the best of as many random settings, where there are few."""
+    apart, close = [], []
+    for name, found in read("sweeps").items():
+        env, trials = name.split(", ")
+        if trials != "16 trials":
+            continue
+        entry, count = found["summary"]["pbt"]["agent"], len(found["runs"]["pbt"])
+        low, high = entry["over_random_95"]
+        difference = f"{env} {entry['over_random']:+.1f} (95%: {low:+.1f} to {high:+.1f}; {count})"
+        (apart if low > 0 else close).append(difference)
+    return paragraph(f"""
+        The best of 16 agents beside the best of 16 random settings that take as many steps
+        together, six hyperparameters in wide ranges, mean return over new episodes (in brackets the
+        interval, and the repetitions): {"; ".join(apart)}. Within their intervals:
+        {"; ".join(close)}. With 64 of each, random settings find nearly what there is to be found
+        ([all figures](../../benchmarks/README.md#sweeps)).
+    """)
 
 
 def memory_plan() -> str:
@@ -641,7 +662,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     for made in (
         first_page, scores, earlier, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
-        gpu, sweep, sweeps, privileged, exploration, methods,
+        gpu, sweep, sweeps, population, privileged, exploration, methods,
         table1, ablations, presets, control_suite,
     )
 }  # fmt: skip
