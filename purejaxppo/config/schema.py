@@ -51,6 +51,9 @@ VALUE = Bound(lambda v: abs(v) <= 1e30, "between -1e30 and 1e30")
 class PPOConfig:
     """A training run, complete and validated: equal configurations and keys give equal bits.
 
+    `purejaxppo train --help` lists its fields with their meaning, defaults and choices, and
+    `purejaxppo train ENV --help` with the values of an environment's preset.
+
     Raises:
         ConfigError: a value is out of range, sizes do not divide, or an option has no effect in
             this combination. The message names the value, the constraint and a value that works.
@@ -84,7 +87,7 @@ class PPOConfig:
     learning_rate_schedule: RateSchedule = option(
         "linear", when=(effects.LEARNING_RATE_FORM, effects.MOVED)
     )
-    """How it falls to that fraction; constant: not at all; kl_adaptive: as desired_kl says."""
+    """Way to learning_rate_final_scale of it; constant: stays; kl_adaptive: as desired_kl says."""
     learning_rate_final_scale: float = option(1.0, when=(effects.LEARNING_RATE_FALLS,))
     """The learning rate falls to this fraction of itself (1: constant, 0: annealed)."""
     learning_rate_warmup: float | None = option(None, when=(effects.NOT_BY_KL,))
@@ -140,7 +143,7 @@ class PPOConfig:
     clip_eps_schedule: Annealing = option(
         "linear", when=(effects.CLIP, effects.SEVERAL_STEPS, effects.CLIP_EPS_FORM)
     )
-    """How clip_eps falls to that fraction; constant: not at all."""
+    """Way to clip_eps_final_scale of it; constant: stays."""
     clip_eps_final_scale: float = option(
         1.0, when=(effects.CLIP, effects.SEVERAL_STEPS, effects.CLIP_EPS_FALLS)
     )
@@ -179,7 +182,7 @@ class PPOConfig:
     entropy_coef_schedule: Annealing = option(
         "linear", when=(effects.ENTROPY, effects.ENTROPY_FORM)
     )
-    """How entropy_coef falls to that fraction; constant: not at all."""
+    """Way to entropy_coef_final_scale of it; constant: stays."""
     entropy_coef_final_scale: float = option(1.0, when=(effects.ENTROPY, effects.ENTROPY_FALLS))
     """entropy_coef falls to this fraction of itself."""
     entropy_coef_warmup: float | None = option(None, when=(effects.ENTROPY,))

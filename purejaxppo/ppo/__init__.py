@@ -179,13 +179,13 @@ figures.
 
 ## Your own
 
-An objective or an estimator of yours is a function, or an `Objective` where it remembers something
-from one update to the next:
+An objective of yours is a function, or an `Objective` where it remembers something from one update
+to the next; an estimator is a function of a rollout, whose arrays are [T, N]:
 
 ```python
 import jax
 import jax.numpy as jnp
-from purejaxppo import PPOConfig, make_train
+from purejaxppo import Estimate, PPOConfig, make_train
 
 
 def reverse_kl(dist, log_prob, batch, hyper, state):  # of each transition, [B]
@@ -193,7 +193,13 @@ def reverse_kl(dist, log_prob, batch, hyper, state):  # of each transition, [B]
     return dist.kl(batch.dist) - surrogate
 
 
-train = make_train(PPOConfig(env="CartPole-v1"), objective=reverse_kl)
+def one_step(rollout, hyper, config):  # r + gamma V(s') - V(s), and no V(s') behind an end
+    ahead = jnp.where(rollout.terminated, 0.0, rollout.next_value)
+    target = rollout.reward + hyper.gamma * ahead
+    return Estimate(target - rollout.value, target)
+
+
+train = make_train(PPOConfig(env="CartPole-v1"), objective=reverse_kl, advantage=one_step)
 print(jax.jit(train)(jax.random.key(0)).metrics.approx_kl)
 ```
 

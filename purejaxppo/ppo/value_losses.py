@@ -44,7 +44,7 @@ def clipped(value: Array, old_value: Array, target: Array, value_clip_eps: Scala
     Returns:
         Loss of each transition, [B].
 
-    Reference: openai/baselines ppo2; arXiv:2006.05990, section 3.2.
+    Reference: openai/baselines ppo2; arXiv:2006.05990, section 3.4.
     """
     near = old_value + jnp.clip(value - old_value, -value_clip_eps, value_clip_eps)
     return jnp.maximum(squared(value, target), squared(near, target))

@@ -351,7 +351,7 @@ WORDS = {
     "policy_kwargs": "hidden_sizes, activation",
     "normalize": "normalize_observations and normalize_rewards",
     "episode_length": "max_steps=1000 in env_options",
-    "reward_scaling": "ScaleReward",
+    "reward_scaling": "env_options",
     "num_evals": "fit's eval_every",
     "num_resets_per_eval": "not here: every episode begins with a fresh reset",
     "buffer_size": "not here: ",

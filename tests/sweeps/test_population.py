@@ -20,7 +20,7 @@ from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.read import read_lineage
 from purejaxppo.sweeps.schedulers import population as module
 from purejaxppo.sweeps.schedulers.evolution import evolution_of
-from purejaxppo.sweeps.schedulers.pbt import mean_return, population_of
+from purejaxppo.sweeps.schedulers.pbt import mean_episode_return, population_of
 from purejaxppo.sweeps.schedulers.population import ancestors, train_population
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.sweep import sweep
@@ -60,7 +60,7 @@ def lines(folder):
 @pytest.mark.slow
 def test_it_is_the_one_program(whole):
     folder, results = whole
-    run = population_of(COMPONENTS, evolution_of(COMPONENTS, SPACE, OPTIONS), mean_return)
+    run = population_of(COMPONENTS, evolution_of(COMPONENTS, SPACE, OPTIONS), mean_episode_return)
     output = jax.jit(run)(jax.random.key(3))
     _, agents = load_agents(folder / "runs/0000", env=Peak())
     jax.tree.map(

@@ -80,7 +80,7 @@ class PopulationOutput(NamedTuple):
 # -- one program -----------------------------------------------------------------------------------
 
 
-def mean_return(metrics: Metrics) -> Array:
+def mean_episode_return(metrics: Metrics) -> Array:
     """Scores agents by the mean return of all episodes that ended.
 
     Args:
@@ -115,7 +115,7 @@ def make_population(
     replaced: float = 0.25,
     perturb: float = 1.2,
     resample: float = 0.25,
-    measure: Callable[[Metrics], Array] = mean_return,
+    measure: Callable[[Metrics], Array] = mean_episode_return,
     env: CustomEnv = None,
     env_params: EnvParams = None,
     policy: CustomPolicy = None,

@@ -31,7 +31,11 @@ from purejaxppo.sweeps.schedulers.crew import (
     returns_in,
 )
 from purejaxppo.sweeps.schedulers.evolution import Evolution, carried, evolution_of
-from purejaxppo.sweeps.schedulers.pbt import keys_of_population, last_of, mean_return
+from purejaxppo.sweeps.schedulers.pbt import (
+    keys_of_population,
+    last_of,
+    mean_episode_return,
+)
 from purejaxppo.sweeps.schedulers.written import save, write_results, written_run
 from purejaxppo.sweeps.scores import scored
 from purejaxppo.sweeps.space import Dimension, Space
@@ -155,7 +159,7 @@ def _train(
     started = time.perf_counter()
     values = evolution.begin(keys[1])
     programs = compile_agents(components, values, options, announce)
-    evolve, score = compile_evolution(programs, evolution), jax.jit(mean_return)
+    evolve, score = compile_evolution(programs, evolution), jax.jit(mean_episode_return)
     compile_seconds = time.perf_counter() - started
     announce("training")
 

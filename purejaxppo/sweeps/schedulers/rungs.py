@@ -1,9 +1,9 @@
 r"""Rungs: after how many steps trials are compared, which of them go on, and what is kept of them.
 
 Rung k stands at $r \eta^k$ steps, with $r$ = min_steps and $\eta$ = factor, rounded up to whole
-updates; the last one is the end of the training. At a rung a trial is known by the episodes that
-ended in the last tenth of its own updates so far (score=final_return), or in all of them
-(mean_return): the mean over its seeds. Few updates may be shorter than an episode of a good agent:
+updates; the last one is the end of the training. At a rung a trial has the score of its own updates
+so far, final_return or mean_return, see `Measure`. Few updates may be shorter than an episode of a
+good agent:
 where none ended in the last tenth, those of the last update in which one did count instead. Where
 no trial has ended one, there is nothing to choose by, and all go on.
 
