@@ -1170,20 +1170,17 @@ def reached(core, remember):
 
 
 @pytest.mark.slow
-@pytest.mark.as_shipped
 def test_dials_are_set_as_shown():
     assert reached("none", remember=False) > 7.5
 
 
 @pytest.mark.slow
-@pytest.mark.as_shipped
 @pytest.mark.parametrize("core", CORES)
 def test_dials_are_remembered(core):
     assert reached(core, remember=True) > 7.5
 
 
 @pytest.mark.slow
-@pytest.mark.as_shipped
 def test_what_is_not_seen_cannot_be_set_without_a_memory():
     """Right in the first step, then by chance among what is allowed: 5.34 at best.
 
