@@ -60,6 +60,7 @@ def test_steps_are_a_count(steps):
         check_env(Seen(), num_steps=steps)
 
 
+@pytest.mark.slow
 def test_dials():
     spec = check_env(Dials(), num_steps=STEPS)
     assert spec.observation.action_mask.shape == (5,)
@@ -247,6 +248,7 @@ def test_a_state_whose_flag_cannot_be_found_after_a_step():
     said(altered(step_env=step_env), "the state is")
 
 
+@pytest.mark.slow
 def test_numpy_randomness():
     noisy = altered(move=lambda self, x, a, t: (np.random.default_rng().uniform(), jnp.bool_(True)))
     said(noisy, "draw from the key", "numpy")
@@ -457,6 +459,7 @@ def test_an_environment_that_is_not_reproducible(members):
     assert "two runs with equal seeds differ" in line and "seed" in line
 
 
+@pytest.mark.slow
 def test_values_on_the_host():
     said(host(see=lambda self: np.full(2, 2, np.float32)), "values 2.0 .. 2.0", "declare")
     env = host(see=lambda self: np.full(2, np.nan, np.float32), pay=lambda self: np.nan)

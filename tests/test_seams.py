@@ -60,10 +60,12 @@ def optax_adam(hyper):
     return optax.adam(hyper.learning_rate, eps=hyper.adam_eps)
 
 
+@pytest.mark.slow
 def test_adam_passed_is_adam_by_default(plain):
     same(run(optimizer=Optimizer(optax_adam, elementwise=True)).state.params, plain.state.params)
 
 
+@pytest.mark.slow
 def test_leaf_by_leaf_is_as_good_as_on_one_vector(plain):
     close(run(optimizer=optax_adam).state.params, plain.state.params)
 
@@ -86,6 +88,7 @@ def test_only_elementwise_optimizers_are_given_one_vector(elementwise):
     assert seen == [(sum(sizes),) if elementwise else shapes]
 
 
+@pytest.mark.slow
 def test_the_optimizer_is_given_the_parameters():
     """Updates of -p / 10, whatever the gradient: each gradient step leaves nine tenths."""
 
@@ -103,6 +106,7 @@ def test_the_optimizer_is_given_the_parameters():
         np.testing.assert_allclose(q, 0.9**4 * p, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_before_it():
     def descend(hyper):
         return optax.sgd(1.0)
@@ -146,6 +150,7 @@ def warm_up_and_cosine(hyper, progress):
     return hyper.replace(learning_rate=hyper.learning_rate * warm_up * cosine)
 
 
+@pytest.mark.slow
 def test_a_schedule_is_followed():
     """By hand: four updates at progress 0, 1/4, 1/2 and 3/4."""
     rates = run(schedule=warm_up_and_cosine).metrics.learning_rate
@@ -161,6 +166,7 @@ def test_a_schedule_that_returns_no_hyperparameters_is_refused(returned):
         jax.eval_shape(train, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_the_schedule_by_default_passed_is_the_same():
     config = TINY.replace(learning_rate_final_scale=0.5)
     hyper, named = config.hyperparams(), named_schedules(dict.fromkeys(SCHEDULED, "linear"))
@@ -175,6 +181,7 @@ def test_the_schedule_by_default_passed_is_the_same():
     assert isinstance(schedule(hyper, jnp.float32(1)), Hyperparams)
 
 
+@pytest.mark.slow
 def test_progress_stays_at_one_beyond_the_end():
     learner = make_learner(TINY, env=Match(), schedule=warm_up_and_cosine)
     state = jax.jit(learner.init)(KEY)
@@ -194,6 +201,7 @@ def with_tau(tau):
     return TINY.hyperparams().replace(extra={"tau": tau, "table": jnp.arange(3)})
 
 
+@pytest.mark.slow
 def test_extra_is_traced_and_vmapped():
     taus = jnp.array([0.0, 1.0, 3.0])
     traces = []
@@ -237,6 +245,7 @@ def named(dist, log_prob, batch, hyper, state):
     return clipped, {"surrogate": clipped, "ones": jnp.ones_like(loss), "ratio": ratio}
 
 
+@pytest.mark.slow
 def test_named_values_are_means_over_the_steps_that_count(plain):
     out = run(objective=named)
     close(out.state.params, plain.state.params)
@@ -303,6 +312,7 @@ def folder(tmp_path_factory):
     return path, result, rows
 
 
+@pytest.mark.slow
 def test_fit_trains_what_make_train_trains(folder):
     _, result, _ = folder
     custom = {name: x for name, x in CUSTOM.items() if name != "extra"}
@@ -322,6 +332,7 @@ def test_named_values_are_columns(folder):
     assert result.metrics.extra["ratio"].shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_and_reads_its_columns_back(folder):
     path, before, _ = folder
     again = fit(TINY, seeds=2, run_dir=path, resume=True, **CUSTOM)
@@ -405,6 +416,7 @@ def test_what_cannot_be_is_refused(changes, custom, words):
         )
 
 
+@pytest.mark.slow
 def test_an_objective_with_a_memory_may_name_values_too():
     def loss(dist, log_prob, batch, hyper, state):
         return named(dist, log_prob, batch, hyper, state)[0], {"state": state * jnp.ones(())}
@@ -433,6 +445,7 @@ class Counting(Aim):
         return super().step_env(key, state, action, params)
 
 
+@pytest.mark.slow
 def test_make_train_traces_an_environment_at_most_twice():
     env = Counting()
     train = jax.jit(make_train(TINY, env=env))
@@ -441,6 +454,7 @@ def test_make_train_traces_an_environment_at_most_twice():
     assert 1 <= env.resets <= 2 and 1 <= env.steps <= 2
 
 
+@pytest.mark.slow
 def test_fit_with_evaluation_traces_an_environment_at_most_four_times(tmp_path):
     env = Counting()
     fit(TINY, env=env, run_dir=tmp_path / "run", eval_every=64, eval_episodes=2)
@@ -455,6 +469,7 @@ class Static(Aim):
         return super().reset_env(key, params)
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_traced_stay_constants():
     out = jax.jit(make_train(TINY, env=Static(max_steps_in_episode=7)))(KEY)
     assert np.isfinite(out.metrics.policy_loss).all()
@@ -488,6 +503,7 @@ def test_few_programs_are_kept():
     assert env.resets == 40
 
 
+@pytest.mark.slow
 def test_parameters_that_are_traced_are_one_program():
     env = Counting()
     train = jax.jit(make_train(TINY, env=env))

@@ -652,6 +652,7 @@ def test_statistics_of_every_part_against_numpy():
     assert {name for name, part in stats.items() if part is not None} == MEASURED
 
 
+@pytest.mark.slow
 def test_every_part_is_normalised_by_its_own():
     stats = add(init_obs_stats(EnvSpec(PARTS, D3)), seen((40,), 3))
     batch = seen((6, 2), 4)

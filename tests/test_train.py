@@ -115,6 +115,7 @@ class Traced(Choice):
         return super().step_env(*args)
 
 
+@pytest.mark.slow
 def test_one_trace_for_every_key_and_every_hyperparameter():
     env = Traced()
     train = jax.jit(make_train(PLAIN, env=env))
@@ -179,6 +180,7 @@ def test_the_program_calls_neither_host_nor_lapack(changes):
 # -- pure -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_equal_calls_give_equal_bits(run, out):
     same(run(KEYS[0]), out)
     same(jax.jit(make_train(CONFIG))(KEYS[0]), out)
@@ -200,6 +202,7 @@ def test_steps_and_annealing_by_hand(out):
     np.testing.assert_array_equal(out.metrics.skipped_steps, [0] * UPDATES)
 
 
+@pytest.mark.slow
 def test_episode_sums_by_hand():
     """Every step of this environment is an episode that pays 1; twice that under its parameters."""
     metrics = jax.jit(make_train(PLAIN, env=Constant()))(KEYS[0]).metrics
@@ -212,6 +215,7 @@ def test_episode_sums_by_hand():
     np.testing.assert_array_equal(twice(KEYS[0]).metrics.return_sum, [64.0] * UPDATES)
 
 
+@pytest.mark.slow
 def test_no_episode_gives_nan_and_no_warning():
     metrics = jax.jit(make_train(PLAIN, env=Endless()))(KEYS[0]).metrics
     np.testing.assert_array_equal(metrics.episodes, [0] * UPDATES)
@@ -219,12 +223,14 @@ def test_no_episode_gives_nan_and_no_warning():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
 
 
+@pytest.mark.slow
 def test_legacy_keys(many):
     legacy = jax.random.split(jax.random.PRNGKey(5), 3)
     assert (legacy.shape, legacy.dtype) == ((3, 2), jnp.uint32)
     same(jax.jit(jax.vmap(make_train(CONFIG)))(legacy), many)
 
 
+@pytest.mark.slow
 def test_a_mapping_is_read_and_left_alone(out):
     theirs = CONFIG.to_dict() | {"LR": CONFIG.learning_rate, "ENV_NAME": CONFIG.env}
     del theirs["learning_rate"], theirs["env"]
@@ -272,6 +278,7 @@ def test_updates_one_by_one_are_the_whole_run(learner, out):
     same(stack(*rows), out.metrics)
 
 
+@pytest.mark.slow
 def test_an_update_draws_from_the_key_of_its_state(learner):
     init, update = learner
     state = init(KEYS[0])
@@ -350,6 +357,7 @@ def one_step(rollout, hyper, config):
     return Estimate(target - rollout.value, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "named"),
     [
@@ -363,6 +371,7 @@ def test_what_is_passed_takes_the_place_of_what_is_named(own, named):
     same(make_train(PLAIN, **own)(key), make_train(PLAIN.replace(**named))(key))
 
 
+@pytest.mark.slow
 def test_an_objective_of_ones_own_is_what_is_trained():
     key = jax.random.key(0)
     mine, theirs = make_train(PLAIN, objective=reverse)(key), make_train(PLAIN)(key)
@@ -489,6 +498,7 @@ def test_a_hyperparameter_changes_what_is_learned(varied, name, field, value):
     assert largest_change(varied, name, field, value) > 1e-6  # one of IDLE: exactly 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "field", "value"), IDLE)
 def test_a_hyperparameter_of_something_else_changes_nothing(varied, name, field, value):
     assert largest_change(varied, name, field, value) == 0
@@ -612,6 +622,7 @@ def test_two_halves_learn_what_the_whole_learns(changes):
         same(row(both.normalizers.reward.stats, 0), state.normalizers.reward.stats, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_devices_with_environments_of_their_own_keep_one_policy():
     learner = learner_of(make_components(CONFIG), "devices")
     both = jnp.stack([KEYS[0]] * 2)
@@ -768,6 +779,7 @@ def failing():
     return run, params, jax.jit(make_learner(CONFIG, env=env).init)(KEYS[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["reward_scale", "obs_scale"])
 def test_one_seed_that_fails_leaves_the_others_untouched(failing, field):
     run, params, start = failing

@@ -41,6 +41,7 @@ def purejaxppo(monkeypatch, capsys, tmp_path):
     return lambda argv: run(argv, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_each_command_builds_its_components_once(purejaxppo, monkeypatch):
     built, original = [], components.Components
 
@@ -56,6 +57,7 @@ def test_each_command_builds_its_components_once(purejaxppo, monkeypatch):
         assert len(built) == 1, command
 
 
+@pytest.mark.slow
 def test_train_writes_the_run_folder_and_one_json_object(purejaxppo, tmp_path):
     code, out, _ = purejaxppo(f"train CartPole-v1 {SMALL} --seeds 2 --seed 3 --run-dir r --json")
     assert code == 0
@@ -77,6 +79,7 @@ def test_train_writes_the_run_folder_and_one_json_object(purejaxppo, tmp_path):
     assert (saved.num_envs, saved.total_timesteps, saved.hidden_sizes) == (4, 64, (8,))
 
 
+@pytest.mark.slow
 def test_total_timesteps_that_are_no_whole_updates_are_done_as_far_as_they_fit(purejaxppo):
     """Two updates of 32 steps in 70: the plan, the results and the page say so."""
     sizes = SMALL.replace("--total-timesteps 64", "--total-timesteps 70")
@@ -192,6 +195,7 @@ def test_envs_lists_what_can_be_trained(purejaxppo):
     assert all(line.startswith("pgx/") for line in out.splitlines())
 
 
+@pytest.mark.slow
 def test_check_env_says_what_is_right_and_what_is_not(purejaxppo, tmp_path):
     code, out, _ = purejaxppo("check-env CartPole-v1 --num-steps 20")
     assert code == 0 and "no faults" in out and "Discrete(n=2)" in out

@@ -284,6 +284,7 @@ def test_scripts_are_read_by_their_shells(cache, shell):
         subprocess.run([shell, "-n"], input=script, text=True, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
     [

@@ -637,6 +637,7 @@ def test_named_algorithms():
 TABLES = [(name, table) for name in presets.names() for table in presets.tables(name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "table"), TABLES)
 def test_every_preset_loads(name, table):
     config = PPOConfig.preset(name, table)

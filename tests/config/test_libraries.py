@@ -207,6 +207,7 @@ def test_what_its_scripts_derive_must_agree():
     assert "NUM_UPDATES='x' must be a number" in refusal(PPOConfig, NUM_UPDATES="x")
 
 
+@pytest.mark.slow
 def test_seeds_in_a_mapping_are_those_of_fit():
     tiny = dict(NUM_ENVS=2, NUM_STEPS=4, NUM_MINIBATCHES=1, UPDATE_EPOCHS=1, TOTAL_TIMESTEPS=8,
                 hidden_sizes=(4,))  # fmt: skip

@@ -88,6 +88,7 @@ def test_a_misspelt_name_of_a_suite_stays_in_it():
         make_env("brax/hoper")
 
 
+@pytest.mark.slow
 def test_no_suite_is_imported_to_find_what_was_meant():
     code = (
         "import sys\nfrom purejaxppo.envs.known import similar\n"

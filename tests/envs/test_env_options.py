@@ -172,6 +172,7 @@ def test_max_steps_is_a_time_limit_of_every_suite(suite):
     assert cut == [False] * (limit - 1) + [True]
 
 
+@pytest.mark.slow
 def test_actions_of_gymnax_may_stick():
     """With the probability that is asked for the action before acts again: counted over steps."""
     env, params = make_env("Breakout-MinAtar", sticky_actions=0.5)
@@ -339,6 +340,7 @@ def run(request, tmp_path_factory):
     sys.modules.pop("optional_envs", None)
 
 
+@pytest.mark.slow
 def test_env_options_are_kept_with_the_run(run):
     folder, _ = run
     config = PPOConfig.from_toml(folder / "config.toml")

@@ -112,6 +112,7 @@ def test_environment_i_has_entry_i_in_every_episode(params, axis, reset_batch):
         np.testing.assert_array_equal(seen[..., 0], np.tile(SCALES, (2 * LENGTH + 1, 1)))
 
 
+@pytest.mark.slow
 def test_reset_batch_changes_nothing_but_the_time():
     given = {"env_params": Params(obs_scale=SCALES), "env_params_axis": SOME}
     for custom in (given, {"env_params": draw}, {"env_params": DrawnParams(draw, "environment")}):
@@ -120,6 +121,7 @@ def test_reset_batch_changes_nothing_but_the_time():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_pendulums_of_another_gravity_each_are_those_of_gymnax():
     """Every trajectory is that of an environment which has these parameters alone, to the bit.
 
@@ -147,6 +149,7 @@ def test_pendulums_of_another_gravity_each_are_those_of_gymnax():
     assert len(np.unique(after.final_obs[-1, :, 2])) == N
 
 
+@pytest.mark.slow
 def test_parameters_of_a_call_take_the_place_of_those_of_the_run():
     axes = {"env_params": Params(obs_scale=SCALES), "env_params_axis": SOME}
     train = make_train(CONFIG.replace(total_timesteps=N * 8), env=Shown(), **axes)

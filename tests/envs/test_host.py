@@ -541,6 +541,7 @@ def train():
 NOTED = []
 
 
+@pytest.mark.slow
 def test_equal_calls_give_equal_bits_from_one_compilation_and_all_is_closed(train):
     log = NOTED
     made = log.count("made")
@@ -606,6 +607,7 @@ def test_a_second_init_closes_the_first_and_refuses_its_state(closed):
         jax.block_until_ready(update(new))
 
 
+@pytest.mark.slow
 def test_a_run_after_a_refused_state_is_not_refused_too(closed):
     init, update, close, _ = closed
     old = init(jax.random.key(0))
@@ -685,6 +687,7 @@ def test_failures_reach_the_user_of_make_train(where):
     assert f"ValueError: broken {where} of mine" in str(broken(where)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", SLOW_TOO[1:])
 def test_environments_that_fail_in_make_train_are_closed(where):
     log = broken(where)[1]
@@ -711,6 +714,7 @@ def test_an_environment_that_cannot_be_made_at_all():
 HYPER = jax.tree.map(lambda x: jnp.full(2, x, jnp.float32), CONFIG.hyperparams())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "run",
     [
@@ -970,6 +974,7 @@ def slow():
     return gymnasium.make("CartPole-v1", max_episode_steps=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [

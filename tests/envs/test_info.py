@@ -84,6 +84,7 @@ def clocks():
     return jax.jit(train)(KEY).metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_info_metrics_are_those_of_last_steps_summed(clocks, name):
     np.testing.assert_array_equal(clocks.episodes, [4 * 2, 4 * 3])
@@ -92,6 +93,7 @@ def test_info_metrics_are_those_of_last_steps_summed(clocks, name):
     assert clocks.info_sum[name].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_where_no_episode_ends_the_sum_is_0_and_the_mean_nan():
     config = TINY.replace(info_metrics=("time",))
     metrics = jax.jit(make_train(config, env=Clock(limit=10)))(KEY).metrics
@@ -108,6 +110,7 @@ class Told(Seen):
         return obs, after, *paid, {"x": state.x}
 
 
+@pytest.mark.slow
 def test_a_random_info_of_many_seeds_is_what_was_paid():
     train = jax.vmap(make_train(TINY.replace(info_metrics=("x",)), env=Told()))
     metrics = jax.jit(train)(jax.random.split(KEY, 2)).metrics
@@ -246,6 +249,7 @@ def hosted(env_class=Walk):
 HOSTED = ("time", "ratio", "over", "parts/twice", "episode/r", "episode/l", "rare")
 
 
+@pytest.mark.slow
 def test_info_metrics_of_environments_on_the_host():
     """Rewards are 1: a return is the number of steps, which the info tells too."""
     metrics = jax.jit(make_train(TINY.replace(info_metrics=HOSTED), env=hosted()))(KEY).metrics
@@ -278,6 +282,7 @@ class Pool:
         self.envs.close(**options)
 
 
+@pytest.mark.slow
 def test_info_metrics_of_columns_without_masks():
     config = TINY.replace(info_metrics=("elapsed_step", "players/id"))
     metrics = jax.jit(make_train(config, env=HostEnvironment(Pool)))(KEY).metrics

@@ -76,6 +76,7 @@ def test_both_are_shown_and_zero_where_an_episode_begins():
     assert (finals[2]["last_reward"], finals[2]["observation"]) == (32, 3)
 
 
+@pytest.mark.slow
 def test_actions_of_several_parts_are_shown_as_the_environment_takes_them():
     action = spaces.Dict(
         push=spaces.Box(-1, 1, (2,), np.float32),
@@ -104,6 +105,7 @@ def masked(time):
     return {"action_mask": jnp.int8([0, 0, 1, 0]), "time": time}
 
 
+@pytest.mark.slow
 def test_a_mask_stays_where_policies_find_it():
     env = LastActionReward(Countdown(observation=MASKED, shown=masked))
     spec = check_env(env, num_steps=4)
@@ -122,6 +124,7 @@ def test_rewards_are_those_of_what_is_inside():
     assert stepped(outer, [0])[0][1]["last_reward"] == 10
 
 
+@pytest.mark.slow
 def test_statistics_leave_bits_alone_and_count_rewards():
     config = PPOConfig(
         num_envs=2, num_steps=6, total_timesteps=12, num_minibatches=1, normalize_observations=True

@@ -134,6 +134,7 @@ def test_an_end_cuts_repetitions_short():
     assert (reward, bool(ended), info["moves"]) == (2.5 + 3.0, True, 600.0)  # metrics, then info
 
 
+@pytest.mark.slow
 def test_metrics_and_numbers_of_info_are_logged():
     """The last step of an episode, where the place is 3 or more after as many moves."""
     config = PPOConfig(
@@ -191,6 +192,7 @@ def test_a_rollout_is_what_the_task_does_by_itself():
 # -- options --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [

@@ -211,6 +211,7 @@ def flat(tree):
     return jax.tree.map(lambda x: x.reshape(NUM_STEPS * NUM_ENVS, *x.shape[2:]), tree)
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_against_the_suites_own(played):
     case, rolled = played
     state, obs, keys, action, after = flat(rolled)
@@ -270,6 +271,7 @@ def test_freeways_clock_is_a_time_limit():
         assert (bool(terminated), bool(env.is_truncated(after, params))) == (False, cut)
 
 
+@pytest.mark.slow
 def test_jumanjis_masks_of_combinations_are_kept():
     """Minesweeper's mask is over (row, column): one choice among 100."""
     pytest.importorskip("jumanji")
@@ -421,6 +423,7 @@ SAMPLES = {  # where a suite has very many, or each takes long to compile
 }
 
 
+@pytest.mark.slow
 def test_suites_are_imported_with_their_environments_only():
     packages = {"xminigrid", "mujoco_playground", "ale_py", *registry.SUITES.values()}
     code = (
@@ -449,6 +452,7 @@ def test_every_environment_keeps_the_contract(suite):
     assert not unexpected
 
 
+@pytest.mark.slow
 def test_what_only_pictures_need_is_imported_for_pictures():
     """Seaborn, pandas and pyplot take a second, at every start."""
     code = """

@@ -278,6 +278,7 @@ def all_at_once():
     return starts(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset_batch", [1, 2, 5])
 def test_batches_change_when_resets_are_drawn_and_not_what(all_at_once, reset_batch):
     """Also with all five ended in one step, and with a K that does not divide their number.
@@ -544,6 +545,7 @@ THEIR_FAULT = {"Swimmer-misc"}  # promotes ranks inside gymnax
 QUICK = {"CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "FrozenLake-misc", "Catch-bsuite"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in BUILT_IN]
 )

@@ -321,6 +321,7 @@ def test_parameters_may_say_the_shapes_of_what_is_flattened():
     assert jax.eval_shape(learner.init, jax.random.key(0)).obs.shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_flatten_observation_leaves_a_mask_beside_it():
     first, (obs, *_) = play(FlattenObservation(Script("masked")))
     first_seen, (seen, *_) = bare("masked")
@@ -761,6 +762,7 @@ def trained(env):
     return jax.device_get(jax.jit(make_train(TINY, env=env))(jax.random.key(0)).metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrap", "total"),
     [
@@ -775,6 +777,7 @@ def test_training_reports_the_returns_that_were_counted(wrap, total):
     assert metrics.episode_length.tolist() == [4]
 
 
+@pytest.mark.slow
 def test_one_update_through_a_stack_of_wrappers():
     env = StickyActions(TimeLimit(Informed(end=20), 7))
     env = FrameStack(NormalizeObservation(HideIndices(env, [2])), 3)

@@ -360,6 +360,7 @@ def assert_alike(name, ours, theirs, format="stablehlo"):
             np.testing.assert_array_equal(b, a, err_msg=name)
 
 
+@pytest.mark.slow
 @every_format
 @pytest.mark.parametrize(
     "names", [QUICK, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["quick", "others"]

@@ -189,6 +189,7 @@ def trained():
     return jax.jit(jax.vmap(run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e38])
 def test_a_bad_learning_rate_among_several_is_left_out_and_the_others_train(trained, bad):
     eps = jnp.full(3, 1e-5)
@@ -207,6 +208,7 @@ def test_a_bad_learning_rate_among_several_is_left_out_and_the_others_train(trai
     np.testing.assert_array_equal(out.metrics.skipped_steps[0], [0] * UPDATES)
 
 
+@pytest.mark.slow
 def test_an_epsilon_of_nan_is_left_out_too(trained):
     out = trained(jnp.full(2, 1e-3), jnp.array([1e-5, jnp.nan]))
     assert all_finite(out.state.params) and all_finite(out.state.opt_state)
@@ -223,6 +225,7 @@ def broken_at(count, value):
     return lambda hyper: optax.GradientTransformation(lambda params: jnp.int32(0), update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_a_step_of_a_custom_optimizer_that_is_not_finite_is_left_out(value):
     """With all others of its update, and its state: it is tried again, and left out again."""
@@ -234,6 +237,7 @@ def test_a_step_of_a_custom_optimizer_that_is_not_finite_is_left_out(value):
     np.testing.assert_array_equal(out.metrics.gradient_steps, [0, 0])
 
 
+@pytest.mark.slow
 def test_an_optimizer_state_that_overflows_is_not_kept():
     """Its updates are finite all the same: 1 / inf is 0, and nothing would ever be learned."""
 
@@ -285,6 +289,7 @@ class Ones(nn.Module):
         return jnp.tile(logits, (rows, 1)), jnp.zeros(rows, self.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gaussian", [False, True])
 @pytest.mark.parametrize("dtype", LOW)
 def test_what_a_policy_gives_is_float32_whatever_it_computes_in(dtype, gaussian):
@@ -320,6 +325,7 @@ def test_choices_that_there_are_not_are_impossible_in_few_bits(dtype, action):
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_a_network_in_bfloat16_takes_the_steps_that_one_in_float32_takes():
     """The ratio of a step is exactly 1 before anything moves, and target_kl is met as late."""
     config = CONFIG.replace(
@@ -349,6 +355,7 @@ def test_what_a_policy_of_three_functions_gives_is_float32():
     assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"bfloat16"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [None, lambda hyper: optax.adamw(hyper.learning_rate)])
 @pytest.mark.parametrize("dtype", LOW)
 def test_parameters_of_fewer_bits_train_with_clipping(dtype, optimizer):
@@ -382,6 +389,7 @@ class Bounded(Aim):
         return gymnasium.spaces.Box(low, high, low.shape, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("low", "high"),
     [([-3.4e38], [3.4e38]), ([-1.0, -2e38], [1.0, 2e38]), ([0.0, 1.0], [1.0, 1.0])],
@@ -421,6 +429,7 @@ def test_fit_runs_under_debug_nans_and_debug_infs(env, tmp_path):
     assert np.isfinite(result.metrics.value_loss).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -207,6 +207,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_processes_of_environments_end_with_their_command(tmp_path, number):
     found = signalled(CHILD.format(str(tmp_path / "child")), number)
@@ -630,6 +631,7 @@ def test_every_module_is_imported_without_fcntl():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

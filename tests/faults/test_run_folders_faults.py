@@ -142,6 +142,7 @@ def last_tenth(folder, updates):
     return returns
 
 
+@pytest.mark.slow
 def test_a_run_that_reached_its_target_has_the_returns_of_its_end(finished):
     np.testing.assert_allclose(read_results(finished).final_returns, last_tenth(finished, 3))
 
@@ -185,6 +186,7 @@ def seven(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_eval_plays_with_the_parameters_of_the_run(seven, purejaxppo_):
     code, out, _ = purejaxppo_("eval", str(seven), "--episodes", "3", "--json")
     assert code == 0
@@ -210,6 +212,7 @@ def test_components_policies_and_exports_have_the_parameters_of_the_run(seven, t
     assert passed.env_params.max_steps_in_episode == 9
 
 
+@pytest.mark.slow
 def test_parameters_are_compared_by_value_when_a_run_is_resumed(seven, tmp_path):
     folder = shutil.copytree(seven, tmp_path / "run")
     params = make_env("Pendulum-v1")[1]
@@ -352,6 +355,7 @@ SMALL = dict(num_envs=1, num_steps=10, num_minibatches=2, num_epochs=2, hidden_s
 SOMETIMES = PaysNaNOnce(max_steps_in_episode=400)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "share"),
     [
@@ -540,6 +544,7 @@ LINE_EDITS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", LINE_EDITS)
 def test_a_damaged_row_is_named_by_its_line(folder, again, edit):
     change_line, words = LINE_EDITS[edit]
@@ -554,6 +559,7 @@ def test_a_damaged_row_is_named_by_its_line(folder, again, edit):
     assert path.read_text() == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
@@ -795,6 +801,7 @@ def once(step, do):
     return callback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
 @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
 def test_rows_that_are_lost_are_a_problem_of_the_run(tmp_path, again, name, how):
@@ -881,6 +888,7 @@ def place(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

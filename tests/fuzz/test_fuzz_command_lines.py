@@ -119,6 +119,7 @@ def run(argv):
     return stop.value.code, out.getvalue(), err.getvalue(), time.process_time() - begin
 
 
+@pytest.mark.slow
 @examples(80, 500)
 @given(argv=command_lines())
 def test_any_arguments_are_read_or_refused_in_one_line(argv):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from gymnasium import spaces as gym
 from gymnax.environments import spaces
 from hypothesis import assume, given
@@ -165,6 +166,7 @@ def test_check_env_and_training_agree_on_every_environment(env):
         assert all(any(words in line for words in RUNTIME) for line in said.splitlines()), said
 
 
+@pytest.mark.slow
 @examples(2, 20)
 @given(environments())
 def test_what_is_taken_trains(env):

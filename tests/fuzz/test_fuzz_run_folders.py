@@ -210,6 +210,7 @@ changes = st.tuples(
 )
 
 
+@pytest.mark.slow
 @examples(20, 1000)
 @given(st.lists(changes, min_size=1, max_size=3), st.sampled_from(ACTIONS))
 def test_an_edited_folder_gives_results_or_words(again, finished, made, action):

@@ -137,6 +137,7 @@ def assert_same(ours, recorded):
             np.testing.assert_allclose(ours[name], before, 1e-2, 1e-3, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_bits_are_those_of_before(name):
     ours, path = outcome(name), FOLDER / f"{name}.npz"
@@ -244,6 +245,7 @@ def test_messages_are_those_of_before(monkeypatch, tmp_path):
     assert ours == golden("messages.json", ours)
 
 
+@pytest.mark.slow
 def test_a_run_folder_holds_what_it_held(tmp_path, monkeypatch, capsys):
     words = (
         "train CartPole-v1 --preset none --seeds 2 --num-envs 2 --num-steps 10 --num-minibatches 1 "
@@ -275,6 +277,7 @@ def test_a_study_folder_holds_what_it_held(tmp_path, monkeypatch):
     assert keys == golden("study_keys.json", keys)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the run was begun with")
 def test_a_run_of_before_loads_and_goes_on(tmp_path):
     """Stopped by 0.1.0 in the middle; its end is what 0.1.0 came to, which rounded otherwise."""

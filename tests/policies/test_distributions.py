@@ -588,6 +588,7 @@ def test_squashed_entropy_is_as_accurate_as_it_says(std, accuracy):
     np.testing.assert_allclose(got, expected, rtol=0, atol=accuracy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("low", "high"), [*BOUNDS, (1000.0, 1000.01), (-1.0, 1e-3)])
 def test_squashed_actions_stay_within_their_bounds(low, high):
     """Their log-probability and its gradients are finite, however far out the mean."""

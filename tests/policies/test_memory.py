@@ -213,6 +213,7 @@ STARTS = np.array(
 )
 
 
+@pytest.mark.slow
 @every_core
 def test_core_against_numpy(core):
     _, params, apply = core_of(core)
@@ -400,6 +401,7 @@ def device(request, monkeypatch):
         monkeypatch.setattr(tuning, "all_steps_at_once", lambda: True)
 
 
+@pytest.mark.slow
 @deep_ones_later
 def test_gradients_are_those_of_a_plain_scan(core, device):
     """To 1e-6 of the largest, of two sets of parameters at once, and of all that goes in.
@@ -491,6 +493,7 @@ def test_a_gate_that_is_shut_has_a_finite_gradient(name):
         assert np.isfinite(leaf).all(), path
 
 
+@pytest.mark.slow
 def test_a_transformer_begins_near_the_identity():
     """The gates' biases are 2, and where they are large, the input's layer is what comes out."""
     core = CORES["gtrxl"](8, layers=1, heads=4, window=5)
@@ -600,6 +603,7 @@ def test_actor_and_critic_side_by_side_are_the_two(core, monkeypatch):
     same(together, apart, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cores_of_torsos_of_other_widths_are_apart(monkeypatch):
     """On accelerators too, where those of equal shapes go side by side."""
     config = PPOConfig(core="gru", core_size=4, hidden_sizes=(6,), critic_hidden_sizes=(9,))
@@ -655,6 +659,7 @@ def test_without_a_reset_the_past_matters(core):
         assert np.abs(np.asarray(other_value - value))[0, -1] > 1e-4
 
 
+@pytest.mark.slow
 @every_core
 def test_a_bad_observation_is_forgotten_with_its_episode(core):
     """NaN in one episode says nothing of the next, within a sequence or at the start of one."""
@@ -672,6 +677,7 @@ def test_a_bad_observation_is_forgotten_with_its_episode(core):
     assert all(np.isfinite(h).all() for h in jax.tree.leaves(row(after, 5)))
 
 
+@pytest.mark.slow
 @deep_ones_later
 def test_gradients_of_a_sequence_are_those_of_its_steps(core):
     policy, params, _ = remembering(core, shared=True)
@@ -764,6 +770,7 @@ def test_a_rollout_remembers_step_by_step(walk):
     np.testing.assert_array_equal(after.episode_start, starts)
 
 
+@pytest.mark.slow
 def test_a_sequence_goes_on_from_the_memory_that_the_rollout_had(walk):
     """Row k of every field is of one environment and one window; evaluated, it is the rollout."""
     setup, _, state, rollout, _ = walk
@@ -816,6 +823,7 @@ def test_a_large_memory_is_kept_of_each_sequence_alone():
     same(*batches, **NEAR)
 
 
+@pytest.mark.slow
 def test_adaptive_kl_measures_the_divergence_of_sequences(walk):
     """From the memory that the rollout had, under the new parameters, in NumPy from logits."""
     setup, update, state, rollout, _ = walk
@@ -848,6 +856,7 @@ def test_target_kl_with_a_memory(walk):
     assert (int(metrics.gradient_steps), int(metrics.skipped_steps)) == (1, 0)
 
 
+@pytest.mark.slow
 def test_chunks_of_sequences_change_nothing_but_rounding(walk):
     """Minibatches of 3 sequences of 4, taken one by one."""
     setup, _, state, rollout, _ = walk
@@ -867,6 +876,7 @@ def test_chunks_of_sequences_change_nothing_but_rounding(walk):
     assert int(results[0][2]["gradient_steps"]) == 4
 
 
+@pytest.mark.slow
 def test_an_actor_steps_as_training_does(walk):
     """Statistics, memory and resets: the rollout again, sampled with its keys, or its modes."""
     setup, _, state, rollout, after = walk
@@ -1029,6 +1039,7 @@ KINDS = {
 QUICK = [*KINDS][:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=[] if k in QUICK else pytest.mark.slow) for k in KINDS]
 )

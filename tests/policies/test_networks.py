@@ -206,6 +206,7 @@ def numpy_mlp(torso, x, activation):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_mlp_against_numpy(activation, shared):
@@ -227,6 +228,7 @@ def test_mlp_against_numpy(activation, shared):
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.bool_, np.uint8])
 def test_cnn_against_scipy(dtype):
     """A valid 3 x 3 cross-correlation, flattened as [height, width, features]."""
@@ -252,6 +254,7 @@ def test_cnn_against_scipy(dtype):
     assert value.shape == (3,)
 
 
+@pytest.mark.slow
 def test_discrete_observations_are_one_hot():
     """The k-th observation picks the k-th row of the first kernel."""
     policy = policy_of(Discrete(5), Discrete(2), hidden_sizes=(4,))
@@ -266,6 +269,7 @@ def test_discrete_observations_are_one_hot():
     assert value.shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_gaussian_head():
     """Mean from the actor, one log_std for every state, which starts at 0."""
     policy = policy_of(box(4), box(3), hidden_sizes=(5,))
@@ -432,6 +436,7 @@ def test_a_critic_has_layers_of_its_own(core):
     assert shapes["value"]["kernel"] == ((9, 1) if core == "none" else (7, 1))
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_critics_own_layers():
     policy = policy_of(box(3), Discrete(2), hidden_sizes=(4,), critic_hidden_sizes=(6, 5))
     params, obs = start(policy), np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)

@@ -81,6 +81,7 @@ MAKERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_seed_has_parameters_of_its_own(name):
     policy = make_policy(PPOConfig(), SPEC, MAKERS[name])
@@ -108,6 +109,7 @@ def test_a_module_gives_every_seed_its_own_parameters():
     assert np.isfinite(module(jnp.ones((2, 4)))[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [Nnx, Nnx(rngs=nnx.Rngs(0))], ids=["class", "module"])
 def test_linen_gives_the_same_numbers(network):
     config = PPOConfig()
@@ -198,6 +200,7 @@ class Aim(nnx.Module):
         return (mean, log_std), mean[:, 0]
 
 
+@pytest.mark.slow
 def test_continuous_actions():
     out = jax.jit(make_train(tiny_config(2, env="Pendulum-v1"), policy=Aim))(KEYS[0])
     assert np.isfinite(out.metrics.policy_loss).all()

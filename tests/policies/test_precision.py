@@ -179,6 +179,7 @@ def mingru_step(p, carry, x, r):
 STEPS = {"gru": gru_step, "lstm": lstm_step, "linear": linear_step, "mingru": mingru_step}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", STEPS)
 def test_cores_round_where_they_say(core):
     """Products alone: memory and gates are float32, which lets it last."""
@@ -233,6 +234,7 @@ def equations(jaxpr):
             yield from equations(getattr(inner, "jaxpr", inner))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [slow(name) if name in ("impala", "linear", "gtrxl") else name for name in NETWORKS]
 )
@@ -291,6 +293,7 @@ def test_layers_hold_half_of_the_bytes():
     assert held["bfloat16"].kept == 4 * 64 * 2
 
 
+@pytest.mark.slow
 def test_the_whole_state_is_float32():
     """Parameters, averages, memory and all that is reported."""
     config = PPOConfig(
@@ -370,6 +373,7 @@ def products_of(function, *args):
     return [next((word for word in words if word in line), "DEFAULT") for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["highest", slow("high")])
 def test_every_product_has_the_precision_that_is_asked_for(precision, turned):
     """Of the update, its gradients and the environments; of acting, and of evaluation."""

@@ -218,6 +218,7 @@ def test_gradients_of_actor_and_critic_do_not_meet():
             assert moved == (name in own), name
 
 
+@pytest.mark.slow
 def test_the_mask_is_obeyed_without_being_named(trained):
     """What is forbidden pays -100, which no return has."""
     ended = np.asarray(trained.metrics.episodes) > 0
@@ -307,6 +308,7 @@ def without_privileges(state):
     return state.replace(normalizers=state.normalizers.replace(obs=stats | spoilt))
 
 
+@pytest.mark.slow
 def test_acting_needs_the_entries_of_the_actor_alone(trained):
     obs = drawn(3, (5,))
     _, dist, _ = make_components(ASYMMETRIC, env=Guess()).policy.apply(
@@ -340,6 +342,7 @@ def normalized(state, obs):
     return new
 
 
+@pytest.mark.slow
 def test_acting_carries_the_memory_of_the_actor_alone(remembering):
     """Over an episode, against the policy that is applied to everything."""
     obs = drawn(4, (3, 6))

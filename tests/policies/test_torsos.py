@@ -286,6 +286,7 @@ def numpy_impala(layers, x):
     return relu(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("torso", "oracle", "size"),
     [
@@ -458,6 +459,7 @@ SEVERAL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_many_parts_are_one_vector(name, shared):
@@ -613,6 +615,7 @@ def own():
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 def test_a_module_of_ones_own_is_trained(own):
     """The best action is 1 where x is 1 and 0 where it is -1; both are worth 1."""
     _, out, _ = own
@@ -650,6 +653,7 @@ class Own2D(nn.Module):
         return x[:, :3], x[:, 3]
 
 
+@pytest.mark.slow
 def test_acting_with_a_module_of_ones_own(own):
     config, out, parts = own
     state = jax.tree.map(lambda x: x[1], out.state)

@@ -462,6 +462,7 @@ def test_with_equal_bounds_the_advantage_is_what_the_target_adds_to_the_value():
     np.testing.assert_allclose(got.advantage, beyond, rtol=1e-5, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_vtrace_is_rlaxs():
     """Of one long episode: rlax knows no boundary within a rollout but a discount of 0."""
     rlax = pytest.importorskip("rlax")

@@ -142,6 +142,7 @@ def test_cross_entropy_and_its_gradient_by_hand():
     np.testing.assert_allclose(least, scipy.stats.entropy(q, axis=-1), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -184,6 +185,7 @@ def test_normalised_values_and_their_losses_by_hand():
     np.testing.assert_allclose(found["huber"], [2.5, 1.5, 0.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, dict(core="lstm", core_size=4), dict(shared_torso=True)])
 def test_outputs_stay_what_they_were_when_statistics_move(changes):
     config = TINY.replace(**NORMAL, **changes)
@@ -247,6 +249,7 @@ def test_targets_that_vary_by_nothing_or_are_none(target, finite):
     assert abs((near - mean) / std) < 0.01
 
 
+@pytest.mark.slow
 def test_a_critic_of_returns_near_1000_learns_faster():
     """On one fixed set of states, by the gradient steps of an update."""
     obs = RNG(0).normal(size=(256, 3)).astype(np.float32)
@@ -306,6 +309,7 @@ def updated():
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -426,6 +430,7 @@ def test_values_of_networks_of_ones_own():
         make_components(config, policy=own_policy(()))
 
 
+@pytest.mark.slow
 def test_a_head_that_is_not_known_cannot_be_rescaled():
     config = TINY.replace(**NORMAL)
     for policy in (Own(), own_policy(())):

@@ -33,6 +33,7 @@ VECTOR = EnvSpec(box(2), Discrete(2))
 # -- the networks ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_novelty_and_value_by_hand():
     config = PPOConfig(exploration="rnd", exploration_size=3, hidden_sizes=(4, 5))
     bonus = make_bonus(config, VECTOR)
@@ -144,6 +145,7 @@ def white(x, seen):
     return np.clip((np.asarray(x) - seen.mean(0)) / seen.std(0), -5, 5)
 
 
+@pytest.mark.slow
 def test_bonuses_and_advantages_against_loops():
     """Two rollouts, so that sums and statistics go on; in float64."""
     state = begin_exploration(explorer(), HYPER, N, [jax.random.key(0)])
@@ -197,6 +199,7 @@ def test_a_gradient_step_of_both_losses_by_hand():
     assert learner.exploration.target == state.target
 
 
+@pytest.mark.slow
 def test_advantages_are_added_to_those_of_the_rewards():
     """An estimator that returns the reward: of each action, reward + coefficient * bonus."""
 
@@ -237,6 +240,7 @@ def two_seeds():
     return start, *jax.jit(jax.vmap(run))(start)
 
 
+@pytest.mark.slow
 def test_targets_never_move_and_each_seed_has_its_own(two_seeds):
     start, end, _ = two_seeds
     before, after = (jax.tree.leaves(s.exploration.target) for s in (start, end))
@@ -248,6 +252,7 @@ def test_targets_never_move_and_each_seed_has_its_own(two_seeds):
     assert all((x != y).any() for x, y in moved)
 
 
+@pytest.mark.slow
 def test_what_was_seen_is_not_new_any_more_and_what_was_not_is():
     """Of ten names, five are shown over and over."""
     config, spec = CONFIG.replace(num_minibatches=1), EnvSpec(Discrete(10), Discrete(2))

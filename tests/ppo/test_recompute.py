@@ -59,6 +59,7 @@ def looped(config, params, batch, key, estimate):
     return np.asarray(vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["minibatch", "none"])
 def test_each_epoch_but_the_first_estimates_under_its_parameters(normalization):
     config = make_config(
@@ -76,6 +77,7 @@ def test_each_epoch_but_the_first_estimates_under_its_parameters(normalization):
     assert np.abs(plain - expected).max() > 0.01
 
 
+@pytest.mark.slow
 def test_bad_estimates_cost_their_minibatches_and_a_stopped_update_takes_no_more():
     """NaN in one row: once in every epoch but the first. And a target that one step exceeds."""
     config = make_config(num_epochs=3, learning_rate=0.05)

@@ -154,6 +154,7 @@ def test_a_rate_begins_within_its_bounds():
     np.testing.assert_allclose(rates, [5e-3, 1e-3, 1e-4], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_seeds_have_rates_of_their_own():
     """An unreachable target raises it after each step but an update's first, a tiny one lowers."""
     hyper = BY_KL.hyperparams().replace(learning_rate_min=1e-3, learning_rate_max=0.05)
@@ -180,6 +181,7 @@ def keeping(dist, log_prob, batch, hyper, state):
     return clip(log_prob, batch.log_prob, batch.advantage, hyper.clip_eps)
 
 
+@pytest.mark.slow
 def test_behind_each_update_the_divergence_of_the_whole_rollout_decides():
     """By the divergence that an objective adapts to: one computation serves both."""
     told = Objective(keeping, init=lambda hyper: jnp.float32(0), adapt=lambda state, kl, hyper: kl)
@@ -202,6 +204,7 @@ def test_behind_each_update_the_divergence_of_the_whole_rollout_decides():
     assert moves == {-1, 0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", ["minibatch", pytest.param("update", marks=pytest.mark.slow)])
 def test_steps_that_are_left_out_do_not_move_the_rate(every):
     """A loss that is NaN: nothing is learned, and nothing is known of how far it would move."""

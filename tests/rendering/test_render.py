@@ -97,6 +97,7 @@ def breakout(tmp_path_factory):
 # -- what is in a film --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cartpole_is_filmed_to_its_end(cartpole, tmp_path, capsys):
     path, episode = film(cartpole, FilmOptions(out=tmp_path / "a.gif", fps=25, agent=1))
     pictures, captions, times = shown(path)
@@ -137,6 +138,7 @@ def test_what_is_not_over_says_so(cartpole, tmp_path, capsys):
     assert len(shown(tmp_path / "a.gif")[0]) == 4
 
 
+@pytest.mark.slow
 def test_breakout_is_painted_cell_by_cell(breakout):
     path = render(breakout, max_steps=30, overwrite=True)
     assert path == breakout / "policy.gif"
@@ -165,6 +167,7 @@ def test_channels_are_told_apart():
     assert (top[0] == top[1]).all() and (top[0] != top[2]).any()
 
 
+@pytest.mark.slow
 def test_gymnasium_is_filmed_as_it_draws_itself(tmp_path):
     run = make_run(tmp_path, "gymnasium/CartPole-v1", seeds=1)
     path, episode = film(run, FilmOptions(seed=3))
@@ -238,6 +241,7 @@ def test_each_agent_is_filmed_with_the_parameters_of_its_own(tmp_path):
         assert len(shown(path)[0]) == steps + 1
 
 
+@pytest.mark.slow
 def test_a_memory_is_carried(tmp_path):
     """By the same actions as those of a loop, at each step, with a carry that matters."""
     env, params = make_env("CartPole-v1")
@@ -398,6 +402,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         render(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_nothing_draws_is_refused(tmp_path):
     run = make_run(tmp_path, "DeepSea-bsuite", seeds=1)
     before = set(tmp_path.iterdir())

@@ -117,6 +117,7 @@ def pages(runs, tmp_path_factory):
     return {name: root / f"{name}.html" for name in ("one", "all")}
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_holds_all_it_needs(pages):
     for path in pages.values():
         text = path.read_text(encoding="utf-8")
@@ -213,6 +214,7 @@ def test_names_are_text_and_nothing_else(pages, runs):
     assert "100 of 300 steps: killed, or under way on another machine." in texts
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_do_no_harm(tmp_path):
     folders = [tmp_path / os.fsdecode(name) for name in (b"run-\xff", b"run-\xfe")]
     for folder in folders:

@@ -172,6 +172,7 @@ def folders(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     ["many", "one", "sparse", "short", "none", "new", "none new", "many one sparse a2c none",
@@ -184,6 +185,7 @@ def test_all_sorts_of_runs_are_drawn(names, folders, tmp_path):
     assert imread(out)[..., :3].std() > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", MAGIC)
 def test_equal_calls_give_equal_pictures(suffix, folders, tmp_path, capsys):
     outs = [tmp_path / f"{i}{suffix}" for i in range(2)]

@@ -427,6 +427,7 @@ def gru(tmp_path_factory):
     return folder, config, fit(config, seeds=2, run_dir=folder, eval_every=20)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_memory_is_loaded_and_acts_as_make_actor_does(gru):
     folder, config, _ = gru
     policy = load_policy(folder, agent=1)
@@ -442,6 +443,7 @@ def test_a_run_with_a_memory_is_loaded_and_acts_as_make_actor_does(gru):
         policy(KEY, obs[0])
 
 
+@pytest.mark.slow
 def test_as_policy_takes_whatever_training_returns(gru):
     folder, config, result = gru
     obs = np.random.default_rng(0).normal(0, 1, (64, 4))
@@ -455,6 +457,7 @@ def test_as_policy_takes_whatever_training_returns(gru):
     np.testing.assert_array_equal(as_policy(config, one).predict(obs), expected)
 
 
+@pytest.mark.slow
 def test_as_policy_takes_the_output_of_train():
     config = tiny_config(1)
     train = jax.jit(jax.vmap(make_train(config)))

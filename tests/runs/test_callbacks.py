@@ -76,6 +76,7 @@ def stopped(tmp_path_factory):
     return fit(CONFIG, env=Match(), **EVERY, run_dir=folder, callbacks=recorder), folder, recorder
 
 
+@pytest.mark.slow
 def test_results_are_of_the_environment_that_was_passed(whole):
     result, folder, *_ = whole
     assert CONFIG.env == "CartPole-v1"
@@ -118,6 +119,7 @@ def test_a_function_gets_all_rows_those_of_evaluations_under_other_names(whole):
         assert row == {n if n in place else f"eval_{n}": x for n, x in plain.items()}
 
 
+@pytest.mark.slow
 def test_a_callback_that_returns_false_stops_the_run_after_the_chunk_in_hand(stopped):
     result, _, recorder = stopped
     updates = result.metrics.episodes.shape[1]
@@ -137,6 +139,7 @@ def test_on_end_comes_after_everything_is_saved_also_of_a_stopped_run(stopped):
     assert f"{int(result.state.step[0]):010d}.npz" in saved and "agents.npz" in saved
 
 
+@pytest.mark.slow
 def test_resuming_a_run_that_a_callback_stopped_gives_the_whole_run(whole, stopped):
     before, folder, _ = stopped
     recorder = Recorder()

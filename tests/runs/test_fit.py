@@ -82,6 +82,7 @@ def heard():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_after_the_chunks_in_flight(number):
@@ -118,6 +119,7 @@ def test_fit_works_outside_the_main_thread():
     assert results[0].metrics.episodes.shape == (1, CONFIG.num_updates)
 
 
+@pytest.mark.slow
 def test_one_program_serves_every_chunk_length(result):
     keys = jax.random.split(jax.random.key(7), 3)
     spread = spread_over(make_components(CONFIG), make_mesh(3), SEEDS)

@@ -86,6 +86,7 @@ def longer(tmp_path_factory, whole):
 # -- beyond its end -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resume_with_a_larger_total_goes_on_and_anneals_over_the_new_total(whole, longer):
     result, folder = longer
     assert (result.resumed_at, result.metrics.episodes.shape) == (10, (2, 20))
@@ -134,6 +135,7 @@ def test_a_run_that_was_stopped_is_extended_at_once(tmp_path):
     np.testing.assert_allclose(result.metrics.learning_rate[0], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "written",
     [("run.json", "config.toml"), *(pytest.param(w, marks=pytest.mark.slow) for w in (
@@ -231,6 +233,7 @@ def test_the_new_run_begins_with_the_parameters_and_statistics_of_the_other(whol
         assert int(new.state.step[0]) == 1
 
 
+@pytest.mark.slow
 def test_step_0_acts_exactly_like_the_loaded_agent(whole):
     _, folder = whole
     components = make_components(CONFIG)
@@ -438,6 +441,7 @@ def test_a_result_goes_on_again_and_again(whole):
 # -- parts that are frozen ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_frozen_parts_keep_their_bits_while_others_move(whole):
     """By a mask that is passed with the optimizer, on the torso of a run that was trained."""
 
@@ -478,7 +482,7 @@ def test_results_are_written_while_the_folder_is_locked(tmp_path, monkeypatch):
 
     tried = []
 
-    def plot_curve(path, metrics, config):
+    def plot_curve(path, metrics, config, env):
         with pytest.raises(ConfigError, match="another process trains in"):
             FolderLock(path.parent)
         tried.append(path.name)

@@ -72,6 +72,7 @@ def lines(path):
 # -- columns --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_column_of_metrics_has_a_group(run):
     grouped = [name for columns in GROUPS.values() for name in columns]
     assert len(grouped) == len(set(grouped))
@@ -174,6 +175,7 @@ def without_speed(path):
     return [{n: x for n, x in row.items() if n != "steps_per_second"} for row in table(path)]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_has_each_row_once_in_its_tables(run, tmp_path):
     """Its rows were ahead of its checkpoint, and the last one was torn."""
     folder = tmp_path / "run"
@@ -400,6 +402,7 @@ def test_weights_and_biases_has_the_same_groups_below_each_seed(tmp_path, monkey
 # -- from the command line ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_tables_and_goes_on_with_them(tmp_path, monkeypatch):
     words = (
         "train CartPole-v1 --preset none --csv --info-metrics discount --num-envs 4 --num-steps 8 "

@@ -64,6 +64,7 @@ def slow(*args):
     return pytest.param(*args, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "seeds"),
     [

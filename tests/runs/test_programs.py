@@ -55,6 +55,7 @@ def texts(config, seeds=1):
     return [program.as_text() for program in lowered]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [CLIP, *(pytest.param(c, marks=pytest.mark.slow) for c in (
         ADAPTIVE, CLIP.replace(core="gru", core_size=4, env="Pendulum-v1"),
@@ -71,6 +72,7 @@ def test_configurations_that_differ_in_numbers_alone_have_one_program(config):
     assert texts(config.replace(max_grad_norm=None if config.max_grad_norm else 0.5))[1] != one[1]
 
 
+@pytest.mark.slow
 def test_a_second_fit_of_other_numbers_compiles_nothing(monkeypatch):
     compilations = []
     original = jax.stages.Lowered.compile
@@ -93,6 +95,7 @@ def test_a_second_fit_of_other_numbers_compiles_nothing(monkeypatch):
     np.testing.assert_allclose(scale, 1 - np.arange(15) / 15 * (1 - 0.501), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_an_evaluation_does_not_read_may_have_another_shape_in_the_next_fit():
     """The evaluation reads no statistics of rewards, of which the second fit has more."""
     for envs in (2, 4):
@@ -138,6 +141,7 @@ def test_a_class_that_is_defined_again_is_another_program():
         assert given is wanted
 
 
+@pytest.mark.slow
 def test_the_last_few_programs_are_kept():
     def program(factor):
         return compiled(jax.jit(lambda x: x * factor).lower(1.0))
@@ -158,6 +162,7 @@ def test_chunks_of_many_seeds_are_short():
     assert chunk.out_info[1].episodes.shape == (seeds, ROWS_PER_CHUNK // seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "updates"), [(0, 10), (5, 10), (5, 20), (30, 20)])
 def test_schedules_run_over_the_number_of_updates_that_is_given(learner, step, updates):
     state = learner.init(jax.random.key(0)).replace(step=jnp.int32(step))

@@ -92,6 +92,7 @@ def whole(tmp_path_factory):
 # -- resuming -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_says(whole):
     result, folder = whole
     names = {p.name for p in folder.iterdir()}
@@ -122,6 +123,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, whole):
     assert_same(result.best, whole[0].best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stops", [[1], pytest.param([320, 640, 641, 1000], marks=pytest.mark.slow)]
 )
@@ -183,6 +185,7 @@ def copy(folder, to):
     return shutil.copytree(folder, to / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [*(pytest.param(f, marks=pytest.mark.slow) for f in (cut, empty)), flip]
 )
@@ -467,6 +470,7 @@ def test_a_callback_that_fails_is_reported_and_left_out(whole):
     assert_same(result.state, whole[0].state)
 
 
+@pytest.mark.slow
 def test_a_callback_is_closed_when_the_run_ends():
     class Logger:
         closed = False
@@ -782,6 +786,7 @@ def test_stopped_before_its_first_update(tmp_path, whole, monkeypatch):
     assert_same_run(result, whole[0], tmp_path / "run", whole[1])
 
 
+@pytest.mark.slow
 def test_a_damaged_row_is_named_and_nothing_is_touched(tmp_path, stopped):
     folder = copy(stopped, tmp_path)
     path = folder / "metrics.jsonl"
@@ -816,6 +821,7 @@ def interrupt_at(step):
     return callback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [pytest.param(32 * 2, marks=pytest.mark.slow), 32 * 14])
 def test_killed_and_resumed_gives_every_update_once(tmp_path, whole, step):
     with pytest.raises(KeyboardInterrupt):
@@ -827,6 +833,7 @@ def test_killed_and_resumed_gives_every_update_once(tmp_path, whole, step):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_rows_that_are_missing_are_told(tmp_path, stopped):
     folder = copy(stopped, tmp_path)
     path = folder / "metrics.jsonl"
@@ -841,6 +848,7 @@ def test_rows_that_are_missing_are_told(tmp_path, stopped):
         assert path.read_text() == "".join(left)
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(tmp_path):
     tried = []
 

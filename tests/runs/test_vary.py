@@ -65,6 +65,7 @@ def test_each_agent_is_evaluated_in_its_own_environment(varied, alone, k):
     )
 
 
+@pytest.mark.slow
 def test_settings_differ(varied):
     params = varied[0].state.params
     for k in (1, 2):
@@ -83,6 +84,7 @@ def test_the_folder_keeps_them_and_is_evaluated_by_them(varied, capsys):
     assert all(row["length_mean"] == 8 for row in rows)
 
 
+@pytest.mark.slow
 def test_going_on_needs_the_same_settings(varied):
     folder = varied[1]
     longer = CONFIG.replace(total_timesteps=96)

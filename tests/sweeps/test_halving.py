@@ -161,6 +161,7 @@ def test_who_arrives_first_goes_on_unless_another_is_better():
 # -- halving ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_go_on(halved):
     _, results, *_ = halved
     ranked = sorted(results, key=lambda n: -pay(results[n].setting))

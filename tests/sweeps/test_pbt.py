@@ -201,6 +201,7 @@ def plain_loop(key):
     return state, found
 
 
+@pytest.mark.slow
 def test_one_program_is_the_plain_loop(output):
     state, found = plain_loop(jax.random.key(3))
     np.testing.assert_array_equal(output.parents, [parents for parents, _, _ in found])

@@ -266,6 +266,7 @@ def test_sizes_need_to_divide_in_some_combination():
     assert read("num_steps=17..127", config=CONFIG.replace(num_envs=4, num_minibatches=16))
 
 
+@pytest.mark.slow
 def test_many_dimensions_are_checked_in_a_moment():
     """Of half a million combinations a thousand are looked at, and no choice is blamed for it."""
     config = CONFIG.replace(value_loss="huber", entropy_coef=0.01)

@@ -121,6 +121,7 @@ def test_two_processes_share_a_study_and_one_is_killed(place, processes):
     assert [t.value for t in trials] == [t.params["gamma"] for t in trials]
 
 
+@pytest.mark.slow
 def test_others_are_waited_for_and_what_they_give_back_is_free(place, monkeypatch):
     monkeypatch.setattr(shared, "POLL", 0.1)
     a = source(place.url, trials=5, study_name=place.name)
@@ -143,6 +144,7 @@ def test_others_are_waited_for_and_what_they_give_back_is_free(place, monkeypatc
     assert b._kept.results[0] == result(first[0])  # whose run is in another folder
 
 
+@pytest.mark.slow
 def test_who_was_taken_for_dead_may_tell_first(tmp_path, monkeypatch):
     hurry(monkeypatch.setattr)
     monkeypatch.setattr(shared, "BEAT", 600)  # it says nothing while it trains
@@ -156,6 +158,7 @@ def test_who_was_taken_for_dead_may_tell_first(tmp_path, monkeypatch):
     a.close(), b.close()
 
 
+@pytest.mark.slow
 def test_who_trains_for_long_is_not_taken_for_dead(tmp_path, monkeypatch):
     for name, seconds in (("BEAT", 0.1), ("STALE", 1.0), ("POLL", 0.1)):
         monkeypatch.setattr(shared, name, seconds)
@@ -354,6 +357,7 @@ def test_a_missing_package_is_named_with_its_extra(package, options, monkeypatch
 # -- whose study it is ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_another_study_of_the_name_is_refused_by_its_first_difference(place):
     source(place.url, study_name=place.name).close()
     other = read_space({**VARIED, "gamma": "0.9..0.999"}, CONFIG)

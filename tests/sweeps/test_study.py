@@ -255,6 +255,7 @@ for number in range(10**6):
 """
 
 
+@pytest.mark.slow
 def test_what_was_told_before_a_kill_is_there(tmp_path):
     tests = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", KILLED, tests, str(tmp_path / "s")]

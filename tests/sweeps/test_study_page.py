@@ -160,6 +160,7 @@ def rows_of(path, head):
 # -- the page --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_every_study_has_a_page_that_needs_nothing_else(name, pages):
     text = pages[name].read_text(encoding="utf-8")

@@ -57,6 +57,7 @@ def swept(tmp_path_factory, compilations):
     return result, folder, len(compilations)
 
 
+@pytest.mark.slow
 def test_every_trial_has_a_result(swept):
     result = swept[0]
     assert [r.number for r in result.results] == [*range(7)]
@@ -71,6 +72,7 @@ def test_each_shape_is_compiled_once(swept):
     assert compiled == 2 * 2 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 6])
 def test_a_trial_is_what_a_run_alone_would_be(swept, number):
     result = swept[0].results[number]
@@ -98,6 +100,7 @@ def test_the_best_is_the_one_with_the_highest_score(swept):
     assert result.best == CONFIG.replace(**best.setting)
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on(swept, compilations):
     result, folder, _ = swept
     before = len(compilations)
@@ -107,6 +110,7 @@ def test_the_same_command_goes_on(swept, compilations):
     assert more.results[:7] == result.results and len(more.results) == 8
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_as_it_was_begun(tmp_path, monkeypatch):
     """With more trials than before: those that were begun together are trained together."""
     one = {"learning_rate": "log:1e-3..1e-1"}
@@ -129,6 +133,7 @@ def test_a_run_that_was_stopped_goes_on_as_it_was_begun(tmp_path, monkeypatch):
         assert ours.score == pytest.approx(theirs.score, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_memory_is_trained_in_parts(monkeypatch):
     monkeypatch.setattr(widths, "seeds_that_fit", lambda components, seeds, *_: min(seeds, 3))
     parts = []
@@ -165,6 +170,7 @@ def test_agents_are_shared_out_whole(monkeypatch):
     assert [widths.devices_for(*x) for x in asked] == [None, 4, 4, 1, 1]
 
 
+@pytest.mark.slow
 def test_seeds_that_fit_are_those_that_the_plan_admits():
     components = make_components(CONFIG)
     one = plan.plan_of(components).bytes_per_device
@@ -240,6 +246,7 @@ def test_lengths_are_groups_of_one_shape():
     assert len(shapes) == 4 and shapes[0][0] == shapes[1][0] != shapes[2][0] == shapes[3][0]
 
 
+@pytest.mark.slow
 def test_a_return_of_no_episode_is_a_failure_in_words():
     config = CONFIG.replace(env="Pendulum-v1", total_timesteps=128)
     result = sweep(config, {"learning_rate": [1e-3, 1e-2]}, sampler="grid")
@@ -248,6 +255,7 @@ def test_a_return_of_no_episode_is_a_failure_in_words():
     assert result.best is None and result.winner is None
 
 
+@pytest.mark.slow
 def test_combinations_that_are_refused_have_failed():
     result = sweep(
         CONFIG, {"num_envs": [4, 5], "num_minibatches": [2, 64]}, sampler="grid", batch=1,
