@@ -97,8 +97,8 @@ class CompiledOnce:
             original = getattr(fit_module, name)
 
             @contextlib.contextmanager
-            def kept(*args):  # what is compiled stays open
-                if name not in self._made:
+            def kept(*args):  # what is compiled stays open; without evaluations there is nothing
+                if self._made.get(name) is None:
                     self._made[name] = original(*args).__enter__()
                 yield self._made[name]
 
