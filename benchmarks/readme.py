@@ -467,7 +467,7 @@ def sweeps() -> str:
     for env, found in read("sweeps").items():
         for method, figures in found["summary"].items():
             row = [env, {"random": "random", "tpe": "TPE", "pbt": "population"}[method]]
-            row.append(len(found["runs"][method]))
+            row.append(str(len(found["runs"][method])))
             for figure in ("agent", "setting"):
                 entry = figures.get(figure)
                 if entry is None:
