@@ -114,21 +114,6 @@ def scores() -> str:
     return table(["preset", *heads, "seeds", "seconds"], rows)
 
 
-def earlier() -> str:
-    """What commands have printed of presets that have no score yet."""
-    scores = read("scores")
-    rows = []
-    for name, run in read("commands").items():
-        if name in scores:
-            continue
-        values = run.get("final_returns")
-        found = spread_of(values) if values else [run[f"final_return_{x}"] for x in ("mean", "std")]
-        returns = mean_and_std(dict(zip(("mean", "std"), found, strict=True)))
-        speed = f"{run['steps_per_second']:,.0f}"
-        rows.append((name, f"{run['total_timesteps']:,}", returns, run["seeds"], speed))
-    return table(["preset", "steps", "while training", "seeds", "steps/s"], rows)
-
-
 def spread_of(values: list[float]) -> tuple[float, float]:
     """Mean and standard deviation, 0 of one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
@@ -660,7 +645,7 @@ def measured_gpu(found: dict[str, Any]) -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        first_page, scores, earlier, speed, compile_time, scaling, growth, breakdown,
+        first_page, scores, speed, compile_time, scaling, growth, breakdown,
         shuffle, time_limits, memory, precision, resets, driver, first_run, memory_plan, launches,
         gpu, sweep, sweeps, population, privileged, exploration, methods,
         table1, ablations, presets, control_suite,

@@ -418,9 +418,3 @@ def test_shares_of_an_update_add_up_to_the_whole():
     said = {text.get_text() for text in axes.texts} - {""}
     assert f"{parts / 654133.968:.2f} x the update" in said
     assert len(said) == 2  # c and e
-
-
-def test_results_of_commands_have_the_commands():
-    for name, run in results("commands").items():
-        for command in run["commands"]:
-            assert command.startswith(f"purejaxppo train {name} --seed")
