@@ -36,13 +36,6 @@ SEVERAL_STEPS = Effect(
     lambda c: c.num_epochs * c.num_minibatches > 1,
     "more than one gradient step per update (num_epochs=4)",
 )
-# so there the value is the rollout's, and nothing penalises what has not moved
-MOVED_VALUES = Effect(
-    lambda c: c.value_loss != "clipped" or SEVERAL_STEPS.applies(c), SEVERAL_STEPS.words
-)
-MOVED_POLICY = Effect(
-    lambda c: not KL_PENALTY.applies(c) or SEVERAL_STEPS.applies(c), SEVERAL_STEPS.words
-)
 ADAM = Effect(lambda c: c.optimizer in ("adam", "adamw", "muon"), "optimizer='adam'")
 DECAYED = Effect(lambda c: c.optimizer in ("adamw", "muon"), "optimizer='adamw'")
 MOMENTUM = Effect(lambda c: c.optimizer in ("muon", "rmsprop", "sgd"), "optimizer='muon'")

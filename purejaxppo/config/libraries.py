@@ -198,7 +198,8 @@ LIBRARIES: dict[str, dict[str, str]] = {
         "clipping_epsilon": "{clip_eps}",
         "clipping_epsilon_value": "{value_clip_eps} with {value_loss}='clipped'",
         "vf_loss_coefficient": "{value_coef}",
-        "reward_scaling": "reward_scaling=10 in {env_options}, or {normalize_rewards}",
+        "reward_scaling": "ScaleReward of purejaxppo.envs.wrappers; of Brax and Playground "
+        "reward_scaling=10 in {env_options}",
         "normalize_advantage": "{advantage_normalization}='minibatch' for True, 'none' for False",
         "learning_rate_schedule_min_lr": "{learning_rate_min}",
         "learning_rate_schedule_max_lr": "{learning_rate_max}",

@@ -116,15 +116,14 @@ def _fields_of(key: Any, value: Any, names: list[str]) -> dict[str, Any]:
         )
         return {}
 
-    if isinstance(value, Mapping):
+    # a name of another library, or one that was meant otherwise
+    text = key if isinstance(key, str) else ""
+    hint = meaning_of(text, names, lambda n: n if n in names else f"fit's {n}")
+    if hint is None and isinstance(value, Mapping) and value.keys() <= {*names}:
         raise ConfigError(
             f"{shown(key)} is a table, and no field: use the lines below [{key}] alone, or for a "
             "preset PPOConfig.preset('CartPole-v1')"
         )
-
-    # a name of another library, or one that was meant otherwise
-    text = key if isinstance(key, str) else ""
-    hint = meaning_of(text, names, lambda n: n if n in names else f"fit's {n}")
     hint = hint or did_you_mean(text, UPPER_CASE if text.isupper() else names)
     raise ConfigError(f"unknown option {shown(key)}: {hint}")
 

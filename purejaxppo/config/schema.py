@@ -136,7 +136,7 @@ class PPOConfig:
     advantage_normalization: Literal["minibatch", "batch", "none"] = "minibatch"
     """Where advantages are brought to mean 0 and standard deviation 1."""
 
-    objective: ObjectiveName = option("clip", when=(effects.MOVED_POLICY,), group="objective")
+    objective: ObjectiveName = option("clip", group="objective")
     """Policy objective, a name in OBJECTIVES."""
     clip_eps: float = option(0.2, when=(effects.CLIP, effects.SEVERAL_STEPS))
     """Probability ratios are clipped to 1 - clip_eps .. 1 + clip_eps (objective='clip')."""
@@ -150,20 +150,18 @@ class PPOConfig:
     """clip_eps falls to this fraction of itself."""
     clip_eps_warmup: float | None = option(None, when=(effects.CLIP, effects.SEVERAL_STEPS))
     """Part of the run in which it first rises, from one update's share of it; None: none."""
-    kl_coef: float = option(1.0, when=(effects.KL_PENALTY,))
+    kl_coef: float = option(1.0, when=(effects.KL_PENALTY, effects.SEVERAL_STEPS))
     """Weight of the KL penalty, beta (its first value under objective='adaptive_kl')."""
-    adaptive_kl_target: float = option(0.01, when=(effects.ADAPTIVE_KL,))
+    adaptive_kl_target: float = option(0.01, when=(effects.ADAPTIVE_KL, effects.SEVERAL_STEPS))
     """KL divergence per update that adaptive_kl aims for."""
     target_kl: float | None = option(None, when=(effects.SEVERAL_STEPS,))
     """Skip the rest of an update once a minibatch's approx_kl exceeds this; None: never."""
 
-    value_loss: ValueLoss = option(
-        "squared", when=(effects.CRITIC, effects.MOVED_VALUES), group="value"
-    )
+    value_loss: ValueLoss = option("squared", when=(effects.CRITIC,), group="value")
     """Loss of the critic."""
     value_coef: float = 0.5
     """Weight of the value loss."""
-    value_clip_eps: float = option(0.2, when=(effects.CLIPPED_VALUE,))
+    value_clip_eps: float = option(0.2, when=(effects.CLIPPED_VALUE, effects.SEVERAL_STEPS))
     """Values move at most this far from the rollout's (value_loss='clipped', in its units)."""
     huber_delta: float = option(1.0, when=(effects.HUBER,))
     """Error at which the value loss turns linear (value_loss='huber', in its units)."""

@@ -202,7 +202,7 @@ def behind_clipping(optimizer: Optimizer) -> Optimizer:
 
     def make(hyper: Hyperparams) -> optax.GradientTransformation:
         made = optimizer.make(hyper)
-        if not (isinstance(made, tuple) and hasattr(made, "init") and hasattr(made, "update")):
+        if not (hasattr(made, "init") and hasattr(made, "update")):
             raise ConfigError(
                 f"optimizer returns {shown(made)}, which must be a transformation of gradients: "
                 "use optimizer=lambda hyper: optax.adam(hyper.learning_rate)"

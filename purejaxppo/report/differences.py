@@ -54,9 +54,12 @@ def env_of(config: PPOConfig, own: Mapping[str, str]) -> str:
         own: what was passed to it, and where that is defined, as `run.json` has it.
 
     Returns:
-        The name of the environment; of one that was passed, that of its class.
+        The name that the configuration has. Where that is the default, and one was passed whose
+        class has been defined outside of the libraries that wrap, that of this class.
     """
-    return own.get("own env", "").rpartition(".")[2] or config.env
+    module, _, name = own.get("own env", "").rpartition(".")
+    helper = module.split(".")[0] in ("", "gymnasium", "functools") or "<" in own["own env"]
+    return config.env if helper or config.env != PPOConfig.env else name
 
 
 def fields_apart(configs: Sequence[PPOConfig]) -> list[str]:

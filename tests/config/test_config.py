@@ -306,14 +306,17 @@ NO_EFFECT = [
     ("kl_coef", 2.0, {}, dict(objective="kl_penalty")),
     ("kl_coef", 2.0, dict(objective="unclipped"), dict(objective="adaptive_kl")),
     ("adaptive_kl_target", 0.1, {}, dict(objective="adaptive_kl")),
-    ("objective", "kl_penalty", dict(num_epochs=1, num_minibatches=1), dict(num_epochs=1)),
-    ("objective", "adaptive_kl", dict(num_epochs=1, num_minibatches=1), dict(num_epochs=2)),
+    (
+        "adaptive_kl_target",
+        0.1,
+        dict(objective="adaptive_kl", num_epochs=1, num_minibatches=1),
+        dict(objective="adaptive_kl", num_epochs=1),
+    ),
     ("adaptive_kl_target", 0.1, dict(objective="kl_penalty"), dict(objective="adaptive_kl")),
     ("target_kl", 0.1, dict(num_epochs=1, num_minibatches=1), dict(num_minibatches=1)),
     ("target_kl", 0.1, dict(num_epochs=1, num_minibatches=1), dict(num_epochs=1)),
     ("value_loss", "huber", dict(value_coef=0), dict(value_coef=0.1)),
     ("value_loss", "clipped", dict(value_coef=0), dict(value_coef=0.1)),
-    ("value_loss", "clipped", dict(num_epochs=1, num_minibatches=1), dict(num_epochs=1)),
     ("value_clip_eps", 0.5, {}, dict(value_loss="clipped")),
     ("value_clip_eps", 0.5, dict(value_loss="huber"), dict(value_loss="clipped")),
     ("core_size", 32, {}, dict(core="gru")),
@@ -363,7 +366,7 @@ def test_what_acts_from_the_second_gradient_step_on_needs_one(changes):
     assert PPOConfig(num_epochs=1, num_minibatches=2, **changes)
     text = message_of(dict(num_epochs=1, num_minibatches=1, **changes))
     assert "has no effect here: use it with more than one gradient step" in text
-    assert text.startswith(tuple(changes))
+    assert list(changes)[-1] in text
 
 
 # -- types ------------------------------------------------------------------------------------
