@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.config.sizes import check_sequences
 from purejaxppo.envs.environments import find_environments
+from purejaxppo.envs.given import name_of
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.errors import ConfigError, shown
 from purejaxppo.policies.distillation import make_bonus
@@ -88,6 +89,11 @@ class Components(NamedTuple):
     def hosted(self) -> bool:
         """Says whether the environments run on the host."""
         return isinstance(self.env, HostEnvironment)
+
+    @property
+    def env_name(self) -> str:
+        """Returns the name of what is trained on: as configured, or of what was passed instead."""
+        return name_of(self.env) if "env" in self.custom else self.config.env
 
     @property
     def keeps_final_obs(self) -> bool:
@@ -262,7 +268,7 @@ def _check_function(kind: str, passed: Any, arguments: int, works: str) -> None:
         works = f"pass names to PPOConfig({kind}=...)"
         raise ConfigError(f"{kind}={passed!r} must be a function: {works}")
     try:
-        inspect.signature(cast(Any, passed)).bind(*range(arguments))
+        inspect.signature(cast(Any, passed), follow_wrapped=False).bind(*range(arguments))
     except TypeError as error:  # it is no function, or one of other arguments
         count = f"{arguments} argument{'s' if arguments > 1 else ''}"
         raise ConfigError(

@@ -95,7 +95,7 @@ def join_processes(
         ConfigError: an argument is not right, JAX finds no other processes by itself, they do not
             come, or JAX has computed something already.
     """
-    _check(coordinator, num_processes, process_id)
+    coordinator, num_processes, process_id = _checked(coordinator, num_processes, process_id)
     handler = _speak_before_abort(lost)
     before = {name: getattr(jax.config, name) for name in CONFIGURED}
     try:
@@ -123,8 +123,10 @@ def join_processes(
     atexit.register(_leave, watch, handler)
 
 
-def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Raises ConfigError for arguments that do not name a process of several."""
+def _checked(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> tuple[str | None, int | None, int | None]:
+    """Returns arguments that name a process of several, or none; raises ConfigError for others."""
     given = [x is not None for x in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise ConfigError(
@@ -133,7 +135,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
             "them by itself"
         )
     if coordinator is None or num_processes is None or process_id is None:
-        return
+        return None, None, None
     address: str = coerce("coordinator", str, coordinator, "localhost:7777")
     count = as_count("num_processes", num_processes, 2)
     number: int = coerce("process_id", int, process_id, 0)
@@ -159,6 +161,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
                 f"coordinator={address!r}: this process cannot listen at its port "
                 f"({error.strerror}): use another"
             ) from error
+    return address, count, number
 
 
 # -- watching each other --------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What users pass in place of ours: optimizer, schedule, scalars and metrics of their own."""
 
+import functools
 import json
 from functools import partial
 
@@ -417,6 +418,23 @@ def test_what_cannot_be_is_refused(changes, custom, words):
 
 
 @pytest.mark.slow
+def test_what_is_called_counts_not_what_it_is_wrapped_around():
+    def loss(dist, log_prob, batch, hyper, state):
+        return -batch.advantage * log_prob
+
+    @functools.wraps(lambda log_prob: log_prob)
+    def wrapped(*args):
+        return loss(*args)
+
+    for function in (loss, wrapped, jax.jit(loss), jax.checkpoint(loss)):
+        jax.eval_shape(make_train(TINY, env=Match(), objective=function), KEY)
+
+
+def test_whatever_has_init_and_update_transforms_gradients():
+    every_second = run(optimizer=lambda hyper: optax.MultiSteps(optax.sgd(hyper.learning_rate), 2))
+    assert every_second.metrics.skipped_steps.sum() == 0
+
+
 def test_an_objective_with_a_memory_may_name_values_too():
     def loss(dist, log_prob, batch, hyper, state):
         return named(dist, log_prob, batch, hyper, state)[0], {"state": state * jnp.ones(())}

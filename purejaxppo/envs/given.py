@@ -16,6 +16,7 @@ from purejaxppo.envs.interface import (
     making,
     without_statistics,
 )
+from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.errors import ConfigError, did_you_mean
 
 
@@ -50,6 +51,18 @@ def environment_of(given: Any, options: Mapping[str, Any], name: str) -> Any:
     if _makes(made):
         raise ConfigError(f"{name} makes a {type(made).__name__}: let it return an environment")
     return _as_it_is(made, name, make)
+
+
+def name_of(env: Any) -> str:
+    """Names an environment as it does itself; without a name, as its class, wrappers left out.
+
+    Args:
+        env: made, and perhaps wrapped.
+    """
+    while isinstance(env, Wrapper):
+        env = env.env
+    name = getattr(env, "name", None)
+    return name if isinstance(name, str) and name else type(env).__name__
 
 
 def _makes(given: Any) -> bool:

@@ -16,6 +16,7 @@ from purejaxppo.components import CustomEnv, CustomPolicy
 from purejaxppo.config.coerce import parse_options
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs import registry
+from purejaxppo.envs.given import name_of
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.errors import ConfigError
@@ -113,8 +114,8 @@ def film(
     # mistakes first: nothing is loaded for a film that cannot be made
     _use_no_display()
     config, run = read_run(run_dir)
-    name = config.env if env is None else getattr(env, "name", type(env).__name__)
     made, params = _make_drawn_env(config) if env is None else registry.find_env(env)
+    name = config.env if env is None else name_of(made)
     artist, inside = find_artist(made, name)
     suffix = ".html" if hasattr(artist, "page") else ".gif"
     path = _destination(run_dir, options, suffix, name)

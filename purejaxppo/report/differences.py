@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from purejaxppo.config.schema import Algorithm, PPOConfig
@@ -44,22 +44,6 @@ def algorithm_of(config: PPOConfig, about: ActingFile) -> Algorithm:
     if "algorithm" in about:
         return about["algorithm"]
     return min(known, key=lambda x: len(changes(config, defaults_of(config, x))))
-
-
-def env_of(config: PPOConfig, own: Mapping[str, str]) -> str:
-    """Names what a run was trained on.
-
-    Args:
-        config: what was trained.
-        own: what was passed to it, and where that is defined, as `run.json` has it.
-
-    Returns:
-        The name that the configuration has. Where that is the default, and one was passed whose
-        class has been defined outside of the libraries that wrap, that of this class.
-    """
-    module, _, name = own.get("own env", "").rpartition(".")
-    helper = module.split(".")[0] in ("", "gymnasium", "functools") or "<" in own["own env"]
-    return config.env if helper or config.env != PPOConfig.env else name
 
 
 def fields_apart(configs: Sequence[PPOConfig]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.report.differences import algorithm_of, env_of, fields_apart
+from purejaxppo.report.differences import algorithm_of, fields_apart
 from purejaxppo.run_folder.find import find_runs
 from purejaxppo.run_folder.lock import is_held
 from purejaxppo.run_folder.paths import given_path
@@ -159,7 +159,7 @@ def _line(folder: Path) -> RunLine:
         held=held, steps=updates * size, total=config.num_updates * size, ended=ended
     )  # fmt: skip
     return RunLine(
-        folder, state, None, config, env_of(config, about.get("own", {})),
+        folder, state, None, config, about.get("env", config.env),
         algorithm_of(config, about), seeds, about["seed"], updates * size, returns,
         time_begun(about.get("created"), folder / "run.json"),
     )  # fmt: skip

@@ -17,7 +17,6 @@ from purejaxppo.report.differences import (
     algorithm_of,
     changes,
     defaults_of,
-    env_of,
     fields_apart,
 )
 from purejaxppo.run_folder.find import named_runs
@@ -81,7 +80,7 @@ class Results(NamedTuple):
     @property
     def env(self) -> str:
         """Returns the name of what it was trained on."""
-        return env_of(self.config, self.about.get("own", {}))
+        return self.about.get("env", self.config.env)
 
     @property
     def algorithm(self) -> Algorithm:

@@ -43,6 +43,7 @@ class ActingFile(TypedDict):
     """What acting needs of `run.json`; whatever else is in it was put there by the user."""
 
     seeds: int
+    env: NotRequired[str]  # the name of what was trained on
     own: NotRequired[dict[str, str]]  # what was passed in place of what is configured, see folder
     env_params: NotRequired[dict[str, Any]]  # numbers by their path, see env_params
     algorithm: NotRequired[Algorithm]

@@ -290,7 +290,8 @@ def fit_of(
         stack.callback(stop.end)
         if learner.close is not None:
             stack.callback(learner.close)
-        parts, plain = describe_custom(custom), to_plain(about or {})
+        parts = describe_custom(custom)
+        plain = to_plain(about or {}) | {"env": components.env_name}
         vary = None if variation is None else variation.values
         writer = _begin_writing(components, options, callbacks, plain, parts, beginning, vary)
         stack.callback(writer.release)

@@ -12,7 +12,6 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.report.differences import env_of
 from purejaxppo.run_folder.files import write_json
 from purejaxppo.run_folder.read import read_summary
 from purejaxppo.run_folder.rows import final_returns
@@ -37,8 +36,8 @@ def summarize(
         state: the learners at the end, with a leading axis of seeds.
         metrics: every field [seeds, updates done].
         best: the agents that evaluations scored highest.
-        about: of the run: `run_dir`, `problems`, and `algorithm`, `own`, `init_from` and `vary`,
-            which are left out where they say nothing.
+        about: of the run: `env`, `run_dir`, `problems`, and `algorithm`, `own`, `init_from` and
+            `vary`, which are left out where they say nothing.
         times: `resumed_at`, `compile_seconds` and `run_seconds`.
     """
     # a seed that ended no episode has no return, and does not count in the means
@@ -61,7 +60,7 @@ def summarize(
         for names in (["algorithm"], ["own", "init_from", "vary"])
     )
     return {
-        "env": env_of(config, about.get("own", {})),
+        "env": about["env"],
         **first,
         "seeds": seeds,
         "total_timesteps": config.timesteps,

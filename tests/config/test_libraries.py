@@ -382,6 +382,7 @@ def test_a_name_that_means_something_else_says_what(name, words):
     text = refusal(PPOConfig, **{name: 1})
     assert text.startswith(f"unknown option {name!r}: ")
     assert words in text
+    assert refusal(PPOConfig.from_dict, {name: {"net_arch": [64]}}) == text
 
 
 @pytest.mark.parametrize("name", ["gama", "hidden_size", "num_step", "CLIPEPS"])

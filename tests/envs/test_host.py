@@ -13,6 +13,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from support.hosted import by_hand, make_same_step
+from support.probes import Seen
 
 from purejaxppo import (
     ConfigError,
@@ -31,6 +32,7 @@ from purejaxppo.components import make_components
 from purejaxppo.envs.host import Host
 from purejaxppo.envs.host_info import kinds_told
 from purejaxppo.envs.host_program import Shares, make_host_vec_env
+from purejaxppo.envs.wrappers import FrameStack
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, total_timesteps=16, num_epochs=1, num_minibatches=1,
@@ -1041,3 +1043,23 @@ def test_parameters_that_a_call_gives_are_refused_as_those_that_training_is_give
 
 def test_info_is_looked_at_with_actions_that_are_allowed():
     assert kinds_told(make_components(PPOConfig(), env=Level).env) == {"told": ""}
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        (None, "CartPole-v1"),
+        ("Acrobot-v1", "Acrobot-v1"),
+        (lambda: gymnasium.make("Pendulum-v1"), "gymnasium/Pendulum-v1"),
+        (functools.partial(gymnasium.make, "Acrobot-v1"), "gymnasium/Acrobot-v1"),
+        (gymnasium.make("MountainCar-v0"), "gymnasium/MountainCar-v0"),
+        (FrameStack(make_env("Pendulum-v1")[0], 2), "Pendulum-v1"),
+        (FrameStack(Seen(), 2), "Seen"),
+        (Seen, "Seen"),
+    ],
+)
+def test_what_is_passed_is_named_as_it_names_itself(env, name):
+    assert make_components(PPOConfig(), env=env).env_name == name

@@ -470,7 +470,7 @@ def test_a_reader_of_before_is_written_over_where_python_finds_it(run_of, tmp_pa
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(ConfigError, match=r"in place of the module json: use policy.npz"):
         export_policy(folder, "npz", out="elsewhere/json.npz")
-    (tmp_path / "policy.py").write_text("# a module of one's own")
+    (tmp_path / "policy.py").write_text("# another module")
     importlib.invalidate_caches()
     with pytest.raises(ConfigError, match=r"in place of the module policy: use agent.npz"):
         export_policy(folder, "npz", out="elsewhere/policy.npz")

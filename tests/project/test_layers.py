@@ -65,7 +65,6 @@ ONE_IMPORTER = {
     "cli.watch": "a command that goes on until a signal or the end of all runs",
     "config.effects": "rules that are many; the fields that keep them are a list to be read",
     "config.file": "what a file may hold beside the fields, which `PPOConfig.from_toml` refuses",
-    "envs.given": "what may stand for an environment; names are another matter",
     "envs.known": "names of suites that need not be installed",
     "export.flatten_jaxpr": "programs without calls inside: of use to any export",
     "export.numpy_program": "jaxprs as NumPy calls, a table of primitives",

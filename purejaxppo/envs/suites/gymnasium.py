@@ -108,6 +108,8 @@ def hosted(
         return _hosted_vector(given, name)
     if isinstance(given, gymnasium.Env) and make is not None:
         given.close()  # it has shown what is made
+        if given.spec is not None and ":" not in name:  # as it is found by
+            name = f"gymnasium/{given.spec.id}"
     elif isinstance(given, gymnasium.Env | EnvSpec):
         spec = given if isinstance(given, EnvSpec) else given.spec
         # a wrapper may not have kept what it was made with

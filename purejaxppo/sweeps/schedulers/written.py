@@ -48,7 +48,7 @@ def written_run(
     )  # fmt: skip
     given = components.own_params
     kept = None if given is None else plain_params(given, components.default_params)
-    about = {"scheduler": options.scheduler}
+    about = {"scheduler": options.scheduler, "env": components.env_name}
     values = {"env_params": kept, "vary": vary}
     parts = describe_custom(components.custom)
     writer = RunWriter(components.config, fit_options, (), about, parts, values)
@@ -93,6 +93,7 @@ def write_results(
     for problem in numeric_problems(metrics):
         writer.problems.report(problem)
     known = {
+        "env": components.env_name,
         "own": describe_custom(components.custom),
         "run_dir": None if writer.folder is None else str(writer.folder),
         "problems": writer.problems,
