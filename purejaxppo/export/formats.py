@@ -157,15 +157,16 @@ def check(acting: Acting, play: Callable[[list[np.ndarray]], Sequence[np.ndarray
         AssertionError: it acts otherwise.
     """
     rng = np.random.default_rng(0)  # to fail alike
-    inputs = acting.specs(ROWS)
-    # the observation is the only input, or stands between memories and starts of episodes
-    args = [jax.tree.map(lambda x: rng.uniform(0, 3, x.shape).astype(x.dtype), x) for x in inputs]
-    args[len(args) // 2] = jax.tree.map(partial(_drawn, rng), acting.spaces)
-    if len(args) > 1:
-        args[-1] = rng.random(ROWS) < 0.5
+    args = dict(zip(acting.inputs, acting.specs(ROWS), strict=True))
+    args["obs"] = jax.tree.map(partial(_drawn, rng), acting.spaces)
+    if "carry" in args:
+        memory = args["carry"]
+        args["carry"] = jax.tree.map(lambda x: rng.uniform(0, 3, x.shape).astype(x.dtype), memory)
+        args["episode_start"] = rng.random(ROWS) < 0.5
+    inputs = tuple(args.values())  # in their order
     with jax.default_matmul_precision("highest"):
-        ours = jax.tree.leaves(jax.jit(acting.act)(*args))
-    for a, b in zip(ours, play(jax.tree.leaves(args)), strict=True):
+        ours = jax.tree.leaves(jax.jit(acting.act)(*inputs))
+    for a, b in zip(ours, play(jax.tree.leaves(inputs)), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3)
 
 
