@@ -422,7 +422,8 @@ def presets() -> str:
         )
         returns = [mean_and_std(run[who]["mean_returns"]) for who in ("preset", "found")]
         difference = run["found"]["mean_returns"].get("over_plain_95")
-        apart = "{:+.1f} to {:+.1f}".format(*difference) if difference else ""
+        digits = max(1, digits_of(run["preset"]["mean_returns"]["mean"]))
+        apart = " to ".join(f"{end:+.{digits}f}" for end in difference or ())
         rows.append((name, setting, *returns, apart))
     heads = ["found", "preset", "found", "found over preset (95%)"]
     return table(["preset", *heads], rows)

@@ -12,7 +12,6 @@ import json
 import shlex
 import subprocess
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,15 @@ FRESH = 20_000
 """First seed of those that settings are compared by."""
 
 
-def command_of(name: str) -> str | None:
-    """Returns the command in the first line of a preset's file; None where there is none."""
-    file = resources.files(presets).joinpath(*f"{name}.toml".split("/"))
-    if not file.is_file():  # one of several environments of a file
-        return None
-    first = file.read_text(encoding="utf-8").splitlines()[0]
-    return first.removeprefix("# ") if first.startswith("# purejaxppo sweep ") else None
+def commands() -> dict[str, str]:
+    """Reads the sweeps in the first lines of the presets' files, by the environment they train."""
+    found = {}
+    for file in sorted(Path(presets.__file__).parent.rglob("*.toml")):
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        if first.startswith("# purejaxppo sweep "):
+            command = first.removeprefix("# ")
+            found[shlex.split(command)[2]] = command
+    return found
 
 
 def with_flags(command: str, **values: int) -> str:
@@ -84,9 +85,9 @@ def measure(name: str, command: str, folder: Path, seeds: int, steps: int | None
 
 def main() -> None:
     """Runs the sweep of every preset that has one."""
-    commands = {name: command for name in presets.names() if (command := command_of(name))}
+    sweeps = commands()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--presets", nargs="*", choices=commands, default=list(commands))
+    parser.add_argument("--presets", nargs="*", choices=sweeps, default=list(sweeps))
     parser.add_argument("--seeds", type=int, default=8, help="that settings are compared by")
     parser.add_argument("--folder", type=Path, default=Path("runs/presets"), help="of the studies")
     parser.add_argument("--quick", action="store_true", help="CartPole-v1, 4 trials, 20,000 steps")
@@ -101,9 +102,9 @@ def main() -> None:
     results = measured_before(args.out, parser, asked)
     for name in args.presets:
         if name not in results:
-            print(name, commands[name], file=sys.stderr, flush=True)
+            print(name, sweeps[name], file=sys.stderr, flush=True)
             folder = args.folder / name
-            results[name] = measure(name, commands[name], folder, args.seeds, steps)
+            results[name] = measure(name, sweeps[name], folder, args.seeds, steps)
             record("presets", results, args.out, asked)
     report("presets", results, args.out, asked)
 
