@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from purejaxppo.components import Components, CustomEnv, CustomPolicy, make_components
 from purejaxppo.config.schema import PPOConfig
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.policies.networks import make_policy
 from purejaxppo.ppo.normalize import normalize
 from purejaxppo.spaces import EnvSpec, from_start, from_zero, only, part_at, to_bounds
@@ -86,7 +86,11 @@ def actor_of(components: Components, state: Trained, deterministic: bool) -> Act
 
     Returns:
         The functions that start and step it; integers are counted from 0.
+
+    Raises:
+        ConfigError: the state is none, or that of several seeds.
     """
+    _check_one(components, state)
     spec, policy, stats = components.spec, components.policy, state.normalizers.obs
     alone = bool(components.config.actor_observation)
     if alone:  # without the critic, and statistics of what it alone reads
@@ -101,6 +105,23 @@ def actor_of(components: Components, state: Trained, deterministic: bool) -> Act
         return carry, to_bounds(spec.action, action)
 
     return Actor(policy.initial_carry, components.in_precision(act))
+
+
+def _check_one(components: Components, state: Any) -> None:
+    """Refuses what is no state of one learner."""
+    if not (hasattr(state, "params") and hasattr(state, "normalizers")):
+        raise ConfigError(
+            f"state={shown(state)} is no state of a learner: use as_policy(result), or "
+            "jax.tree.map(lambda x: x[0], result.state)"
+        )
+    one = jax.eval_shape(components.policy.init, jax.random.key(0))
+    shapes = [x.shape for x in jax.tree.leaves(state.params)]
+    for seeds in {shape[:1] for shape in shapes}:
+        if shapes == [(*seeds, *like.shape) for like in jax.tree.leaves(one)] and seeds:
+            raise ConfigError(
+                f"state has a leading axis of {seeds[0]} seeds: use that of one, "
+                "jax.tree.map(lambda x: x[0], state), or jax.vmap over them"
+            )
 
 
 def spec_of_actor(components: Components) -> EnvSpec:

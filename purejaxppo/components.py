@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 
 from purejaxppo.config.schema import PPOConfig, as_config
 from purejaxppo.config.sizes import check_sequences
@@ -16,15 +15,17 @@ from purejaxppo.envs.environments import find_environments
 from purejaxppo.envs.given import name_of
 from purejaxppo.envs.host import HostEnvironment
 from purejaxppo.errors import ConfigError, shown
+from purejaxppo.hyperparams import Hyperparams
+from purejaxppo.policies.checks import check_policy
 from purejaxppo.policies.distillation import make_bonus
-from purejaxppo.policies.networks import Network, check_value, in_float32, make_policy
+from purejaxppo.policies.networks import Network, for_any_lead, in_float32, make_policy
 from purejaxppo.ppo.advantages import ADVANTAGES
 from purejaxppo.ppo.critics import make_critic
 from purejaxppo.ppo.exploration import Explorer
 from purejaxppo.ppo.objectives import OBJECTIVES, Objective
 from purejaxppo.ppo.optimizer import OPTIMIZERS, Optimizer, behind_clipping
 from purejaxppo.ppo.schedules import SCHEDULED, Scheduling, custom_schedule, named_schedules
-from purejaxppo.spaces import EnvSpec, zeros
+from purejaxppo.spaces import EnvSpec
 from purejaxppo.types import (
     Critic,
     Environment,
@@ -33,6 +34,7 @@ from purejaxppo.types import (
     MakeOptimizer,
     ObjectiveLoss,
     Policy,
+    PyTree,
     Schedule,
     VecEnv,
 )
@@ -90,6 +92,10 @@ class Components(NamedTuple):
         """Says whether the environments run on the host."""
         return isinstance(self.env, HostEnvironment)
 
+    def hyperparams(self) -> Hyperparams:
+        """Returns those of the configuration, with the `extra` that was passed."""
+        return self.config.hyperparams().replace(extra=self.custom.get("extra", ()))
+
     @property
     def env_name(self) -> str:
         """Returns the name of what is trained on: as configured, or of what was passed instead."""
@@ -142,6 +148,7 @@ def make_components(
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
     env_params_axis: Any = None,
+    extra: PyTree = (),
     change_env_params: Callable[[EnvParams], EnvParams] | None = None,
 ) -> Components:
     """Builds what a configuration describes; what is passed takes its place.
@@ -157,6 +164,7 @@ def make_components(
         optimizer: an `Optimizer`, or `(hyperparams) -> optax.GradientTransformation`.
         schedule: `(hyperparams, progress) -> hyperparams`.
         env_params_axis: where env_params have an axis of environments, see `make_learner`.
+        extra: `Hyperparams.extra`, where a run is given no others.
         change_env_params: `(default parameters) -> parameters`, where none are passed.
 
     Returns:
@@ -176,6 +184,8 @@ def make_components(
         optimizer=optimizer, schedule=schedule, env_params_axis=env_params_axis,
     )  # fmt: skip
     custom = {name: x for name, x in given.items() if x is not None}
+    if jax.tree.leaves(extra):
+        custom["extra"] = extra
     _check_custom(config, custom)
 
     # environments first: everything else is made for their spaces
@@ -285,12 +295,8 @@ def _policy_for(critic: Critic, config: PPOConfig, spec: EnvSpec, policy: Custom
         ConfigError: it is not, or `normalize_values` would rescale a layer that is not known.
     """
     if isinstance(policy, Policy):
-        policy = in_float32(policy)
-        if critic.first is not None:
-            key = jax.random.key(0)
-            inputs = policy.initial_carry((2,)), zeros(spec.observation, (2,)), jnp.zeros(2, bool)
-            outputs = jax.eval_shape(lambda key: policy.apply(policy.init(key), *inputs), key)
-            check_value(outputs[2], critic.first, "policy")
+        check_policy(policy, spec, critic.first)
+        policy = in_float32(for_any_lead(policy))
     else:
         policy = make_policy(config, spec, policy, first_value=critic.first)
     if config.normalize_values and policy.rescale_value is None:

@@ -133,13 +133,14 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
     vec_env = components.vectorize(num_envs := config.num_envs // devices)
 
     def defaults(hyperparams, env_params):
-        hyper = config.hyperparams() if hyperparams is None else hyperparams
-        check_hyperparams(hyper, config.hyperparams())
+        known = components.hyperparams()
+        hyper = known if hyperparams is None else hyperparams
+        check_hyperparams(hyper, known)
         scalars = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyper.replace(extra=()))
         hyper = _opaque(scalars.replace(extra=jax.tree.map(jnp.asarray, hyper.extra)))
         if env_params is None:
             return hyper, components.env_params
-        check_taken(components.env, env_params)
+        check_taken(components.env, env_params, components.custom.get("env_params_axis"))
         return hyper, env_params
 
     def init(key: Array, hyperparams: Hyperparams | None = None, env_params: EnvParams = None):
@@ -195,7 +196,7 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
         scaled = rollout.replace(reward=reward)
         advantage, target = estimate(scaled)
         # the critic learns its targets in the units of statistics that have seen them
-        params, norms = renormalize(policy, state.params, norms, target, axis_name)
+        params, norms, scaled = renormalize(policy, state.params, norms, scaled, target, axis_name)
 
         # gradient steps
         before = state.replace(params=params, normalizers=norms)
@@ -213,12 +214,12 @@ def learner_of(components: Components, axis_name: str | None = None, devices: in
             **learned | {"extra": learned["extra"] | told},
             kl_coef=jnp.asarray(objective.kl_coef(hyper, state.objective_state), jnp.float32),
         )
-        objective_state = ()
+        objective_state = state.objective_state
         if objective.adapt is not None:
-            adapted = objective.adapt(state.objective_state, kl.mean(), hyper)
+            adapted = objective.adapt(objective_state, kl.mean(), hyper)
             # without a gradient step there is no divergence that would say anything
             stepped = partial(jnp.where, metrics.gradient_steps > 0)
-            objective_state = jax.tree.map(stepped, adapted, state.objective_state)
+            objective_state = jax.tree.map(stepped, adapted, objective_state)
         return state.replace(
             params=params,
             opt_state=opt_state,

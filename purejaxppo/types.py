@@ -165,7 +165,8 @@ class Policy(NamedTuple):
         apply: `(params, carry, obs, episode_start) -> (carry, dist, value)`, for a step, with
             leading axes [N]. With a memory also for sequences [B, L], from the carry [B, ...] that
             each began with to the one after its last step; the carry counts as the initial one
-            wherever `episode_start` is True. The value is what the run's `Critic` reads.
+            wherever `episode_start` is True. The value is what the run's `Critic` reads. What an
+            action mask in obs forbids is for the distribution to leave out.
         critic_apart: the value has nothing in common with the distribution, and needs no memory:
             those of a rollout are then computed behind it, many at once.
         large_carry: the memory is too large to be kept of every step: a rollout keeps that before

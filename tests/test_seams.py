@@ -264,6 +264,23 @@ def test_named_values_pass_through_chunks_and_seeds():
     np.testing.assert_array_equal(extra["ones"], np.ones((2, 4), np.float32))
 
 
+def test_an_objective_that_never_adapts_keeps_what_it_remembers():
+    weighted = Objective(
+        lambda dist, log_prob, batch, hyper, state: -state["w"] * batch.advantage * log_prob,
+        init=lambda hyper: {"w": jnp.float32(2)},
+    )
+    state = jax.eval_shape(make_train(TINY, env=Match(), objective=weighted), KEY).state
+    assert state.objective_state["w"].shape == ()
+
+
+def test_values_that_have_no_names_are_refused():
+    with pytest.raises(ConfigError, match="beside its loss: return values by name, such as"):
+        jax.eval_shape(
+            make_train(TINY, env=Match(), objective=lambda d, log_prob, *_: (log_prob, log_prob)),
+            KEY,
+        )
+
+
 @pytest.mark.parametrize("name", ["policy_loss", "extra", "seed", "episode_return"])
 def test_a_name_that_is_taken_is_refused(name):
     def loss(*args):

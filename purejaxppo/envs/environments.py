@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from purejaxppo.config.coerce import parse_options
@@ -92,7 +93,7 @@ def find_environments(
     env_params = read_params(env_params, env_params_axis)
     if env_params is None:
         env_params = change_env_params(default_params) if change_env_params else default_params
-    check_taken(made, env_params)
+    check_taken(made, env_params, env_params_axis)
     spec, vectorize, alike = _vectorizer(config, made, env_params, env_params_axis)
     parts = jax.tree.leaves(without_mask(spec.observation))
     if config.normalize_observations and not any(map(is_measured, parts)):
@@ -113,15 +114,16 @@ def _environment(config: PPOConfig, env: Any) -> tuple[Any, EnvParams]:
     return registry.find_env(config.env if env is None else env, **options)
 
 
-def check_taken(env: Any, env_params: EnvParams) -> None:
+def check_taken(env: Any, env_params: EnvParams, axis: Any = None) -> None:
     """Refuses parameters that an environment does not read.
 
     Args:
         env: as `find_environments` gives it.
         env_params: that are passed.
+        axis: of environments, where they have one.
 
     Raises:
-        ConfigError: it reads none.
+        ConfigError: it reads none, or one of them has an axis that no environment reads.
     """
     if isinstance(env_params, DrawnParams):
         given = "env_params that are drawn"
@@ -133,6 +135,19 @@ def check_taken(env: Any, env_params: EnvParams) -> None:
         raise ConfigError(f"{given} have no effect on environments of the host: leave it None")
     if getattr(env, "physics", env) is None:  # of a suite's adapter
         raise ConfigError(f"{given} have no effect on this suite's environments: leave it None")
+    defaults = getattr(env, "default_params", None)
+    alike = jax.tree.structure(defaults) == jax.tree.structure(env_params)
+    if axis is not None or isinstance(env_params, DrawnParams) or not alike:
+        return
+    each = jax.tree_util.tree_leaves_with_path(env_params)
+    for (where, x), default in zip(each, jax.tree.leaves(defaults), strict=True):
+        if np.ndim(x) == np.ndim(default) + 1:
+            raise ConfigError(
+                f"env_params{jax.tree_util.keystr(where)} is an array {list(np.shape(x))}, an "
+                f"environment takes {list(np.shape(default)) or 'one number'}: use jax.vmap(train, "
+                "(None, None, 0))(key, None, env_params), or env_params_axis=0 where each "
+                "environment has its own"
+            )
 
 
 def _vectorizer(

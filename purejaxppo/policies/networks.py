@@ -10,19 +10,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
 from jax import Array
 
 from purejaxppo.assertions import chex
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
+from purejaxppo.policies.checks import check_network
 from purejaxppo.policies.cores import core_of, remember
 from purejaxppo.policies.heads import (
     ActionHead,
     as_float32,
     check_mask,
     distribution,
-    logit_shape,
 )
 from purejaxppo.policies.layers import init_together, orthogonal, outputs_of
 from purejaxppo.policies.torsos import Torso, check_torso, torso_for
@@ -186,7 +185,7 @@ def make_policy(
         module: Any = _build(config, spec, critic, core, first_value)
     else:
         module = _as_module(network)
-        _check_network(module, spec, first_value)
+        check_network(module, spec, first_value)
 
     def carry_of(batch_shape: tuple[int, ...]) -> Carry:
         if core is None:
@@ -227,6 +226,26 @@ def _rescale_value(params: Params, scale: Array, shift: Array) -> Params:
     head = params["value"]
     head = {"kernel": scale * head["kernel"], "bias": scale * head["bias"] + shift}
     return {**params, "value": head}
+
+
+def for_any_lead(policy: Policy) -> Policy:
+    """Returns a policy that takes steps of any leading axes, of one that takes [N].
+
+    Args:
+        policy: actor and critic, which takes [N], and with a memory [B, L].
+    """
+
+    def apply(
+        params: Params, carry: Carry, obs: Obs, episode_start: Array
+    ) -> tuple[Carry, Distribution, Array]:
+        lead = episode_start.shape
+        if len(lead) == 1 or (len(lead) == 2 and jax.tree.leaves(carry)):
+            return policy.apply(params, carry, obs, episode_start)
+        flat = (episode_start.size,)
+        inputs = _lead((carry, obs, episode_start), lead, flat)
+        return _lead(policy.apply(params, *inputs), flat, lead)
+
+    return policy._replace(apply=apply)
 
 
 def in_float32(policy: Policy) -> Policy:
@@ -319,65 +338,3 @@ def _check_distribution(config: PPOConfig, spec: EnvSpec) -> None:
                     f"squash_actions=True needs room between the bounds of {space}, and not more "
                     f"than {largest:.1e}: leave it False"
                 )
-
-
-def _check_network(module: Any, spec: EnvSpec, first_value: tuple[float, ...] | None) -> None:
-    """Compares what a custom module returns for two observations with what it should return."""
-    obs, starts = zeros(spec.observation, (2,)), jnp.zeros((2, 1), bool)
-    key = jax.random.key(0)
-    # traced, never run; flax raises where apply needs more than parameters, such as dropout's key
-    try:
-        variables = jax.eval_shape(lambda: module.init(key, (), obs, starts))
-        others = sorted(set(variables) - {"params"})
-        if others:
-            raise ConfigError(
-                f"the network has variables {others}: keep to params, such as LayerNorm"
-            )
-        _, parameters, value = jax.eval_shape(
-            lambda variables: module.apply(variables, (), obs, starts), variables
-        )
-    except FlaxError as error:
-        raise ConfigError(f"the network cannot be run on parameters alone: {error}") from error
-    check_value(value, first_value, "network")
-    # parameters in the structure of the actions, each of the shape that its space asks for
-    try:
-        parts = jax.tree.structure(spec.action).flatten_up_to(parameters)
-        fits = all(map(_fits, jax.tree.leaves(spec.action), parts))
-    except ValueError:
-        fits = False
-    if not fits:
-        shapes = jax.tree.map(lambda x: list(x.shape), parameters)
-        raise ConfigError(
-            f"the network's parameters {shapes} for 2 observations do not describe actions "
-            f"{spec.action}: return logits, or (mean, log_std) for a Box"
-        )
-
-
-def check_value(value: Any, first_value: tuple[float, ...] | None, kind: str) -> None:
-    """Checks the shape of a value that a network of a user's gives.
-
-    Args:
-        value: for two observations, or its shape.
-        first_value: of the critic that reads it.
-        kind: what gives it, in the message.
-
-    Raises:
-        ConfigError: it is another; [2, 1] in place of [2] would broadcast against the targets.
-    """
-    shape = list(getattr(value, "shape", "?"))
-    wanted = [2] if first_value is None else [2, len(first_value)]
-    if shape != wanted:
-        such = "such as value[:, 0]" if first_value is None else "the logits of value_bins"
-        raise ConfigError(
-            f"the {kind}'s value has shape {shape} for 2 observations: it must be {wanted}, {such}"
-        )
-
-
-def _fits(space: Space, parameters: PyTree) -> bool:
-    """Says whether these, of two actions, are what `heads.distribution` reads."""
-    if isinstance(space, Box):
-        if not isinstance(parameters, tuple | list) or len(parameters) != 2:
-            return False
-        mean, log_std = (part.shape for part in parameters)
-        return mean == (2, *space.shape) == np.broadcast_shapes(mean, log_std)
-    return getattr(parameters, "shape", None) == (2, *logit_shape(space))

@@ -112,7 +112,8 @@ the whole rollout behind its update. The target is `desired_kl`, and the rate st
 `learning_rate_min` and `learning_rate_max`. It is a state of each agent, `schedule_state`; a step
 that is left out because something is not finite does not move it. `metrics.learning_rate` is that
 of the last gradient step of an update. Beside `objective="adaptive_kl"` both adapt, each to its own
-target.
+target. Beside an optimizer of yours it is `hyper.learning_rate`, whether that is read or not: a
+rate that falls belongs into a schedule.
 
 ## Memories
 
@@ -209,13 +210,16 @@ So are an optimizer, a schedule, and hyperparameters beyond those of `Hyperparam
   still clipped to `max_grad_norm` before it; `optimizer="muon"`, `adam_eps` and other options of
   the named ones have no effect beside it and are refused. One that works element by element may say
   so, `Optimizer(make, elementwise=True)`: where there are few parameters, they are then stepped as
-  one vector, which is faster.
+  one vector, which is faster. It is given gradients and parameters: optax's `reduce_on_plateau` and
+  `lbfgs`, which need the loss too, cannot be used.
 - `schedule=`: `(hyper, progress) -> hyper`, with progress from 0 to 1. It replaces those by name:
   options such as `*_final_scale` are refused beside it.
-- `hyper.extra`: any pytree, traced, and vmapped with all other hyperparameters.
+- `hyper.extra`: any pytree, traced, and vmapped with all other hyperparameters; `fit`, `sweep` and
+  `make_population` take it as `extra=`, the same for all agents.
 - An objective may return `(loss [B], {name: [B]})`: the means over each update are in
   `metrics.extra[name]`, and with `fit` in the columns of `metrics.jsonl` and in TensorBoard
-  (`train/<name>`).
+  (`train/<name>`). It sees the `dist` of the policy: one of yours may hold more than a distribution
+  needs, such as a prediction for an auxiliary loss.
 
 ```python
 import jax

@@ -17,7 +17,7 @@ from jax.scipy.special import ndtr
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.normalize import update_stats
 from purejaxppo.ppo.value_losses import VALUE_LOSSES, categorical
-from purejaxppo.types import Critic, Normalizers, Params, Policy, RunningStats
+from purejaxppo.types import Critic, Normalizers, Params, Policy, Rollout, RunningStats
 
 
 def make_critic(config: Any) -> Critic:
@@ -92,9 +92,10 @@ def renormalize(
     policy: Policy,
     params: Params,
     norms: Normalizers,
+    rollout: Rollout,
     target: Array,
     axis_name: str | None = None,
-) -> tuple[Params, Normalizers]:
+) -> tuple[Params, Normalizers, Rollout]:
     r"""Adds targets to the statistics, and rescales the value head so that V stays what it was.
 
     $W' = W \sigma / \sigma'$, $b' = (\sigma b + \mu - \mu') / \sigma'$
@@ -107,24 +108,28 @@ def renormalize(
         params: the policy's parameters.
         norms: running statistics, among them those of the targets seen before; where there are
             none, nothing changes.
+        rollout: [T, N], whose values that head gave.
         target: [T, N], new ones; if they are not finite, nothing changes.
         axis_name: mesh axis over which they are spread, or None.
 
     Returns:
-        The parameters and the statistics.
+        The parameters, the statistics, and the rollout with the values that the head gives now:
+        the critic's loss may keep near to them.
 
     Reference: arXiv:1602.07714, algorithm 1.
     """
     stats = norms.value
     if stats is None:
-        return params, norms
+        return params, norms, rollout
     assert policy.rescale_value is not None
     moved = update_stats(stats, target, axis_name)
     (mean, std), (new_mean, new_std) = units(stats), units(moved)
     learned = stats.count > 0
     scale = jnp.where(learned, std / new_std, 1.0)
     shift = jnp.where(learned, (mean - new_mean) / new_std, 0.0)
-    return policy.rescale_value(params, scale, shift), norms.replace(value=moved)
+    left = new_mean + new_std * (rollout.value - mean) / std
+    rollout = rollout.replace(value=jnp.where(learned, rollout.value, left))
+    return policy.rescale_value(params, scale, shift), norms.replace(value=moved), rollout
 
 
 # -- categorical values -----------------------------------------------------------------------

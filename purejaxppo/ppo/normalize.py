@@ -13,7 +13,7 @@ from jax import Array
 from purejaxppo import tuning
 from purejaxppo.ppo.collectives import Moments, gather, joined, moments
 from purejaxppo.spaces import EnvSpec, is_measured, mask_of
-from purejaxppo.types import Obs, PyTree, RewardScaler, RunningStats
+from purejaxppo.types import Normalizers, Obs, PyTree, RewardScaler, RunningStats
 
 
 def init_stats(shape: tuple[int, ...]) -> RunningStats:
@@ -144,6 +144,18 @@ def _is_stats(x: PyTree) -> bool:
 def init_reward_scaler(num_envs: int) -> RewardScaler:
     """Makes a scaler that has seen nothing, for N environments."""
     return RewardScaler(jnp.zeros(num_envs, jnp.float32), init_stats(()))
+
+
+def with_fresh_returns(norms: Normalizers, fresh: Normalizers) -> Normalizers:
+    """Returns statistics of environments that begin anew, and so have returned nothing yet.
+
+    Args:
+        norms: statistics so far, which stay; with or without an axis of seeds.
+        fresh: of learners that have just begun.
+    """
+    if norms.reward is None or fresh.reward is None:
+        return norms
+    return norms.replace(reward=fresh.reward.replace(stats=norms.reward.stats))
 
 
 def scale_rewards(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from purejaxppo.assertions import chex
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, shown
 from purejaxppo.hyperparams import Hyperparams
 from purejaxppo.ppo.collectives import across
 from purejaxppo.ppo.minibatches import Minibatches, deal_advantages, mean_over_chunks, take
@@ -132,6 +132,11 @@ def _outcome(
         raise ConfigError(
             f"the objective's loss has shape {list(jnp.shape(losses))} for a minibatch of "
             f"{list(log_prob.shape)}: return the loss of each transition, not their mean"
+        )
+    if not isinstance(extra, Mapping):
+        raise ConfigError(
+            f"the objective returns {shown(extra)} beside its loss: return values by name, such as "
+            "{'my_ratio': ratio}"
         )
     taken = {field.name for field in dataclasses.fields(Metrics)} | {"step", "seed"}
     taken |= {"episode_return", "episode_length", *EXPLORATION}

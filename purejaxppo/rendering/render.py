@@ -174,7 +174,14 @@ def find_artist(env: Any, name: str) -> tuple[Any, Callable[[EnvState], EnvState
 
     def inside(state: EnvState) -> EnvState:
         for wrapper in wrappers:
-            state = wrapper.inner_state(state)
+            try:
+                state = wrapper.inner_state(state)
+            except AttributeError as error:
+                raise ConfigError(
+                    f"the state of {type(wrapper).__name__} is not found in that of the wrapper "
+                    f"around it ({error}): make that a RememberingWrapper, or give it a method "
+                    "inner_state(state)"
+                ) from error
         return state
 
     return env, inside

@@ -14,6 +14,7 @@ from flax import struct
 from purejaxppo.components import Components, make_components
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError, shown
+from purejaxppo.ppo.normalize import with_fresh_returns
 from purejaxppo.ppo.optimizer import begin, pack
 from purejaxppo.run_folder import checkpoint
 from purejaxppo.run_folder.begin import checkpoints_in
@@ -79,18 +80,15 @@ class Beginning(NamedTuple):
             state: the learners, with a leading axis of seeds.
             placed: `tree`, on the devices of the learners.
         """
-        # every episode begins anew, and so does what it has returned so far
-        normalizers, fresh = placed.normalizers, state.normalizers.reward
-        if fresh is not None and normalizers.reward is not None:
-            reward = fresh.replace(stats=normalizers.reward.stats)
-            normalizers = normalizers.replace(reward=reward)
         return state.replace(
-            params=placed.params, normalizers=normalizers, opt_state=placed.opt_state
+            params=placed.params,
+            normalizers=with_fresh_returns(placed.normalizers, state.normalizers),
+            opt_state=placed.opt_state,
         )
 
 
 def read_beginning(
-    components: Components, options: FitOptions, given: Any = None, extra: PyTree = ()
+    components: Components, options: FitOptions, given: Any = None
 ) -> Beginning | None:
     """Reads the agents that a run is to begin with, and compares them with what it trains.
 
@@ -99,7 +97,6 @@ def read_beginning(
         options: say where they are, and which.
         given: the agents themselves, in place of a folder: what `fit` returned, a state of
             learners, or `Agents`.
-        extra: `Hyperparams.extra`, which the optimizer may read.
 
     Returns:
         The beginning; None if the run begins with agents of its own.
@@ -131,7 +128,7 @@ def read_beginning(
     index = jnp.asarray(chosen)
     tree = jax.tree.map(lambda x: jnp.asarray(x)[index], trained)
     if not options.init_optimizer:
-        hyper = components.config.hyperparams().replace(extra=extra)
+        hyper = components.hyperparams()
 
         def fresh(params):
             packed, _ = pack(components.optimizer, params)
@@ -264,7 +261,7 @@ def _with_envs(template: Trained, num_envs: int) -> Trained:
 
 SAME = (
     "activation", "squash_actions", "actor_observation", "critic_observation", "value_min",
-    "value_max", "value_symlog",
+    "value_max", "value_symlog", "value_sigma",
 )  # fmt: skip
 """Fields that make another policy of the same parameters."""
 

@@ -95,7 +95,7 @@ def evaluate_of(
 
     def evaluate(agents: Agents, key: Array, env_params: EnvParams = None) -> Evaluation:
         params = components.env_params if env_params is None else env_params
-        check_taken(components.env, params)
+        check_taken(components.env, params, components.custom.get("env_params_axis"))
         # E first states, of which each device has its share
         actor = actor_of(components, agents, deterministic=not sampled)
         key_reset, key = jax.random.split(key)

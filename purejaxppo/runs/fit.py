@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-import jax
-
 from purejaxppo.components import (
     Components,
     CustomEnv,
@@ -220,7 +218,7 @@ def fit(
     components = make_components(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
-        env_params_axis=env_params_axis,
+        env_params_axis=env_params_axis, extra=extra,
     )  # fmt: skip
     variation = None
     if vary is not None:
@@ -240,8 +238,8 @@ def fit(
         )
     )  # fmt: skip
     given = None if by_name else init_from
-    beginning = of_first(lambda: read_beginning(components, options, given, extra))
-    return fit_of(components, options, callbacks, about, extra, beginning, variation=variation)
+    beginning = of_first(lambda: read_beginning(components, options, given))
+    return fit_of(components, options, callbacks, about, beginning, variation=variation)
 
 
 def fit_of(
@@ -249,7 +247,6 @@ def fit_of(
     options: FitOptions,
     callbacks: GivenCallbacks | None = (),
     about: Mapping[str, Any] | None = None,
-    extra: PyTree = (),
     beginning: Beginning | None = None,
     announce: Callable[[str], None] = unheard,
     plan: Plan | None = None,
@@ -262,7 +259,6 @@ def fit_of(
         options: seeds, where results go, and what happens between updates.
         callbacks: see `fit`.
         about: plain values to keep in the folder's `run.json`.
-        extra: `Hyperparams.extra`.
         beginning: the agents to begin with; None: those of the keys.
         announce: called with the name of each phase as it begins: tracing, compiling, training.
         plan: of the run; None: it is made here, see `plan_of`.
@@ -280,17 +276,13 @@ def fit_of(
         plan = plan_for(components, options) if plan is None else plan
         config, spread = components.config, spread_over(components, plan.mesh, SEEDS)
         learner = spread.learner
-        hyper = config.hyperparams().replace(extra=extra)
-        custom = dict(components.custom)
-        if jax.tree.leaves(extra):
-            custom["extra"] = extra
 
         # environments and files are closed however it ends, and signals are left alone again
         stop = StopRequests()
         stack.callback(stop.end)
         if learner.close is not None:
             stack.callback(learner.close)
-        parts = describe_custom(custom)
+        parts = describe_custom(components.custom)
         plain = to_plain(about or {}) | {"env": components.env_name}
         vary = None if variation is None else variation.values
         writer = _begin_writing(components, options, callbacks, plain, parts, beginning, vary)
@@ -300,6 +292,7 @@ def fit_of(
         # everything is compiled before the first step, so that times are measured apart
         started = time.perf_counter()
         own = ALIKE if variation is None else variation.own(components.env_params)
+        hyper = components.hyperparams()
         programs = compile_run(spread, options.seeds, config, hyper, announce, plan.at_once, own)
         with compile_evaluate(components, options, programs, own) as evaluate:
             compiled = time.perf_counter()

@@ -12,6 +12,7 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.ppo.normalize import with_fresh_returns
 from purejaxppo.processes import agree, of_first, whole
 from purejaxppo.run_folder.rows import (
     evaluation_rows,
@@ -129,7 +130,8 @@ class Run:
                 self._writer.problems.note("environments on the host begin new episodes")
                 fresh = ("env_state", "obs", "episode_start", "carry")
                 new = {name: getattr(self._state, name) for name in fresh}
-                tree["state"] = tree["state"].replace(**new)
+                norms = with_fresh_returns(tree["state"].normalizers, self._state.normalizers)
+                tree["state"] = tree["state"].replace(normalizers=norms, **new)
             self._state = tree["state"]
 
         # rows go on where the checkpoint stands; all are read before one is cut off

@@ -17,7 +17,7 @@ from purejaxppo.hyperparams import BOUNDS, Hyperparams
 from purejaxppo.run_folder.env_params import numbers_in
 from purejaxppo.run_folder.files import damaged
 from purejaxppo.run_folder.paths import given_path
-from purejaxppo.run_folder.read import read_run
+from purejaxppo.run_folder.read import read_run, read_summary
 from purejaxppo.types import Array, EnvParams
 
 OF_THE_ENVIRONMENT = "env_params."
@@ -171,12 +171,14 @@ def kept_own(run_dir: str, env_params: EnvParams) -> Own:
     Raises:
         ConfigError: the folder holds no run, or values of another environment.
     """
-    run = read_run(run_dir)[1]
+    run, name = read_run(run_dir)[1], "run.json"
     values = run.get("vary")
+    if not values:  # those of a population change on the way: it has what they came to
+        values, name = (read_summary(run_dir, run["seeds"]) or {}).get("vary"), "summary.json"
     if not values:
         return ALIKE
     try:
         lengths = {len(entries) for entries in values.values()}
         return Variation(values, run["seeds"] // max(lengths)).own(env_params)
     except (KeyError, ZeroDivisionError) as error:
-        raise damaged(given_path(run_dir) / "run.json", f"vary has {error}") from error
+        raise damaged(given_path(run_dir) / name, f"vary has {error}") from error

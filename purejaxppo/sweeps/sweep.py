@@ -31,7 +31,7 @@ from purejaxppo.tuning import check_compiles
 
 PARTS = (
     "env", "env_params", "env_params_axis", "policy", "objective", "advantage", "optimizer",
-    "schedule",
+    "schedule", "extra",
 )  # fmt: skip
 """What may take the place of what a configuration describes, see `fit`."""
 
@@ -80,7 +80,7 @@ def sweep(
         on_result: called with every result, as trials end.
         **options: fields of `SweepOptions` (trials, sampler, scheduler, seeds, score, study_dir,
             ...); and `env`, `env_params`, `env_params_axis`, `policy`, `objective`,
-            `advantage`, `optimizer`, `schedule` as `fit` takes them.
+            `advantage`, `optimizer`, `schedule`, `extra` as `fit` takes them.
 
     Returns:
         Results, the best configuration, and where they are kept.

@@ -189,6 +189,7 @@ LONG = Params(obs_scale=np.ones(3))
             {"env_params": Params(), "env_params_axis": Params(None, None, None)},
             "names an axis of no part",
         ),
+        ({"env_params": LONG}, "env_params.obs_scale is an array [3], an environment takes one"),
         ({"env_params": lambda: Params()}, "raises TypeError: "),
         ({"env_params": lambda key: 1 / 0}, "raises ZeroDivisionError: division by zero (test_env"),
         ({"env_params": lambda key: Params()}, "draws nothing with its key: pass what it returns"),

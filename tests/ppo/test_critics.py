@@ -20,7 +20,7 @@ from purejaxppo.ppo.critics import make_bins, make_critic, renormalize, target_p
 from purejaxppo.ppo.normalize import init_stats, update_stats
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.spaces import Box, Discrete, EnvSpec
-from purejaxppo.types import Batch, Normalizers, Policy, RunningStats
+from purejaxppo.types import Batch, Normalizers, Policy, Rollout, RunningStats
 
 RNG = np.random.default_rng
 TINY = PPOConfig(
@@ -38,9 +38,15 @@ def stats_of(mean, var, count=100.0):
 
 def moved_by(policy, params, stats, target):
     """The parameters and statistics after new targets."""
-    params, norms = renormalize(policy, params, Normalizers(None, None, stats), target)
+    norms, rollout = Normalizers(None, None, stats), rollout_of(jnp.zeros_like(target))
+    params, norms, _ = renormalize(policy, params, norms, rollout, target)
     assert norms.obs is norms.reward is None
     return params, norms.value
+
+
+def rollout_of(value):
+    """A rollout of which only its values are read."""
+    return Rollout(**{**dict.fromkeys(Rollout.__dataclass_fields__, ()), "value": value})
 
 
 def batch_of(target, value=None):
@@ -183,6 +189,23 @@ def test_normalised_values_and_their_losses_by_hand():
     np.testing.assert_allclose(found["squared"], [4.5, 2.0, 0.0])
     np.testing.assert_allclose(found["clipped"], [4.5, 2.0, 0.5 * 1.5**2])
     np.testing.assert_allclose(found["huber"], [2.5, 1.5, 0.0])
+
+
+@pytest.mark.parametrize("count", [0.0, 100.0])
+def test_a_clipped_loss_keeps_near_to_what_the_head_gives_now(count):
+    """At the first targets values begin at their mean; from then on they stay what they were."""
+    policy = make_policy(TINY.replace(**NORMAL), SPEC)
+    output = RNG(0).normal(size=(8, 4)).astype(np.float32)
+    before = stats_of(0.0, 1.0, 0.0) if count == 0 else stats_of(20.0, 4.0, count)
+    mean, std = (float(x) for x in units(before))
+    target = (-50 + 3 * RNG(1).normal(size=(8, 4))).astype(np.float32)
+    _, _, rollout = renormalize(
+        policy, policy.init(jax.random.key(0)), Normalizers(None, None, before),
+        rollout_of(jnp.asarray(mean + std * output)), target,
+    )  # fmt: skip
+    if count == 0:
+        mean, std = target.mean(), target.std()
+    np.testing.assert_allclose(rollout.value, mean + std * output, rtol=1e-4)
 
 
 @pytest.mark.slow

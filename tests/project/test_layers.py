@@ -71,7 +71,6 @@ ONE_IMPORTER = {
     "policies.cores": "a registry that users extend",
     "policies.cores.linear": "a core, whose scan another one is made of",
     "policies.distillation": "an algorithm with a paper of its own",
-    "policies.distributions": "what custom policies return",
     "policies.nnx_network": "modules of another library, imported when they are met",
     "ppo.estimates": "what gradient steps weigh by; estimators themselves are equations",
     "ppo.metrics": "equations of what is reported, not of what is learned",

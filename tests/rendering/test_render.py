@@ -22,7 +22,7 @@ from purejaxppo import ConfigError, HostEnvironment, PPOConfig, make_env, make_l
 from purejaxppo.act import make_actor
 from purejaxppo.cli import commands
 from purejaxppo.envs.suites.adapter import paint
-from purejaxppo.envs.wrappers import ClipReward, EpisodeStatistics, FrameStack, TimeLimit
+from purejaxppo.envs.wrappers import ClipReward, EpisodeStatistics, FrameStack, TimeLimit, Wrapper
 from purejaxppo.rendering.gif import CAPTION, HOLD, write_gif
 from purejaxppo.rendering.render import FilmOptions, film, find_artist, render
 from purejaxppo.runs.agents import Agents, load_agents, save_agents
@@ -228,6 +228,15 @@ def test_wrappers_and_memories_and_ones_own_environment(tmp_path):
     assert pictures.shape == (8, 100, 400, 3)
     np.testing.assert_allclose(pictures[:, 50, 200, 0], 20 * np.arange(8), atol=ROUNDED)
     assert sum(times) == 270 + HOLD  # eight at 30 per second: 266.7
+
+
+def test_a_wrapper_whose_state_nobody_finds_is_refused_in_words():
+    class Counted(Wrapper):
+        """Keeps a number beside the state, and does not say where."""
+
+    _, inside = find_artist(Counted(TimeLimit(Counting(), 7)), "counted")
+    with pytest.raises(ConfigError, match=r"TimeLimit is not found .* make that a Remembering"):
+        inside(({"count": 1}, 0))
 
 
 @pytest.mark.slow

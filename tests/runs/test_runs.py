@@ -13,13 +13,23 @@ import zipfile
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from support.fuzzing import LONG
 
-from purejaxppo import ConfigError, PPOConfig, fit, load_agents, make_act, tuning
+from purejaxppo import (
+    ConfigError,
+    HostEnvironment,
+    PPOConfig,
+    fit,
+    load_agents,
+    make_act,
+    tuning,
+)
 from purejaxppo.errors import RunWarning
 from purejaxppo.report import plots
 from purejaxppo.run_folder import checkpoint, files
@@ -568,17 +578,38 @@ def test_target_return_ends_the_run_and_stays_ended(tmp_path):
     assert on.metrics.episodes.shape[1] == CONFIG.num_updates
 
 
+class Clock(gymnasium.Env):
+    """Shows how many steps there were, pays 1 for each, and is cut after 60."""
+
+    observation_space = gymnasium.spaces.Box(0, 100, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.full(1, self.time, np.float32), 1.0, False, self.time == 60, {}
+
+
 @pytest.mark.slow
 def test_environments_on_the_host_go_on_with_new_episodes(tmp_path):
-    pytest.importorskip("gymnasium")
-    config = CONFIG.replace(env="gymnasium/CartPole-v1", total_timesteps=32 * 6)
-    options = {"run_dir": tmp_path / "run", "eval_every": 96, "eval_episodes": 2}
+    config = CONFIG.replace(total_timesteps=32 * 6, gamma=1.0)
+    env = HostEnvironment(
+        lambda n: SyncVectorEnv([Clock] * n, autoreset_mode=AutoresetMode.DISABLED)
+    )
+    options = {"run_dir": tmp_path / "run", "eval_every": 96, "eval_episodes": 2, "env": env}
     part = fit(config, **options, callbacks=[stop_at(1)])
     assert part.stopped
     with pytest.warns(RunWarning, match="environments on the host begin new episodes"):
         result = fit(config, **options, resume=True)
     assert result.metrics.episodes.shape[1] == 6
     assert int(result.state.step[0]) == 6
+    # what they have returned so far is that of the new episodes alone
+    returned = result.state.normalizers.reward.discounted_return
+    np.testing.assert_allclose(result.state.obs[..., 0], returned, rtol=1e-6)
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from support.several import environment
 
 from purejaxppo import ConfigError, PPOConfig, load_agents
 from purejaxppo.components import make_components
+from purejaxppo.ppo.objectives import OBJECTIVES
+from purejaxppo.runs.vary import kept_own
 from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.read import read_lineage
@@ -86,6 +88,11 @@ def test_it_is_the_one_program(whole):
     moved = np.asarray(output.parents) != np.arange(8)
     assert [r.parent is not None for r in results] == moved.any(0).tolist()
 
+    # and `eval` plays each in the environment that it ended with
+    own = kept_own(str(folder / "runs/0000"), Peak().default_params)
+    heights = [r.setting["env_params.height"] for r in results]
+    np.testing.assert_allclose(own.env_params["height"], heights, rtol=1e-6)
+
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_line(whole):
@@ -151,7 +158,11 @@ def test_an_interrupted_one_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_sweep_trains_it_and_nothing_is_written_without_a_folder(whole):
     how = {"scheduler": "pbt", "population": 8, "evolve_every": 16, "seed": 3}
-    found = sweep(CONFIG, SPACE, env=Peak(), **how)
+    clip = OBJECTIVES["clip"].loss
+    found = sweep(
+        CONFIG, SPACE, env=Peak(), extra={"weight": 1.0}, **how,
+        objective=lambda *args: args[3].extra["weight"] * clip(*args),  # args[3]: hyperparameters
+    )  # fmt: skip
     assert [r.setting for r in found.results] == [r.setting for r in whole[1]]
     assert {r.run for r in found.results} == {None}
     assert found.winner.score == max(r.score for r in whole[1])

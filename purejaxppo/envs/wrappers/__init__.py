@@ -4,7 +4,13 @@ The outermost acts last: `FrameStack(StickyActions(env), 4)` stacks what sticky 
 Spaces follow: each wrapper declares what it shows.
 """
 
-from purejaxppo.envs.wrappers.base import ObservationWrapper, RewardWrapper, Wrapper
+from purejaxppo.envs.wrappers.base import (
+    ObservationWrapper,
+    Remembered,
+    RememberingWrapper,
+    RewardWrapper,
+    Wrapper,
+)
 from purejaxppo.envs.wrappers.episodes import EpisodeStatistics, TimeLimit
 from purejaxppo.envs.wrappers.observations import (
     FlattenObservation,
@@ -25,6 +31,8 @@ __all__ = [
     "LastActionReward",
     "NormalizeObservation",
     "ObservationWrapper",
+    "Remembered",
+    "RememberingWrapper",
     "RewardWrapper",
     "ScaleReward",
     "StickyActions",

@@ -113,7 +113,7 @@ def compile_agents(
     agents = len(next(iter(values.values())))
     plan = plan_of(components, agents, devices_for(agents, options.devices))
     spread, own = spread_over(components, plan.mesh, SEEDS), own_of(values, components.env_params)
-    hyper = components.config.hyperparams()
+    hyper = components.hyperparams()
     return compile_run(
         spread, agents, components.config, hyper, announce, plan.at_once, own, begins
     )

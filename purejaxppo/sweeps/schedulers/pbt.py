@@ -54,6 +54,7 @@ from purejaxppo.types import (
     Estimator,
     LearnerState,
     Metrics,
+    PyTree,
     Schedule,
 )
 
@@ -124,6 +125,7 @@ def make_population(
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
     env_params_axis: Any = None,
+    extra: PyTree = (),
 ) -> Callable[[Array], PopulationOutput]:
     """Makes population-based training as one pure function.
 
@@ -156,6 +158,7 @@ def make_population(
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             those that `config` names.
         env_params_axis: where env_params have an axis of environments, see `make_learner`.
+        extra: `Hyperparams.extra`, any pytree of numbers and arrays for custom parts to read.
 
     Returns:
         `run(key) -> PopulationOutput`, to be jitted, and vmapped over keys. The key is consumed;
@@ -170,7 +173,7 @@ def make_population(
     components = make_components(
         config, env=env, env_params=env_params, policy=policy, objective=objective,
         advantage=advantage, optimizer=optimizer, schedule=schedule,
-        env_params_axis=env_params_axis,
+        env_params_axis=env_params_axis, extra=extra,
     )  # fmt: skip
     options = SweepOptions(
         scheduler="pbt", population=population, evolve_every=evolve_every, replaced=replaced,
@@ -194,7 +197,8 @@ def population_of(
         `run(key) -> PopulationOutput`.
     """
     learner, env_params = learner_of(components), components.env_params
-    given, lengths = given_to(components.config), evolution.lengths
+    given = given_to(components.config, components.hyperparams())
+    lengths = evolution.lengths
     length, most = min(lengths), max(lengths)
     init, chunk = init_of(learner, env_params), chunk_of(learner, env_params, most)
 

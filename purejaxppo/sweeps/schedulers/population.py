@@ -79,6 +79,11 @@ class Lineage(NamedTuple):
             np.zeros(shape[0]),
         )
 
+    @property
+    def last(self) -> dict[str, list[float]]:
+        """Returns the settings of the last generation, [P] by name."""
+        return {name: each[-1].tolist() for name, each in self.values.items()}
+
 
 def planned(components: Components, space: Space, options: SweepOptions) -> Evolution:
     """Finds the generations of a population in a study, see `evolution_of`.
@@ -210,9 +215,9 @@ def _train(
         _write_lineage(study, writer, evolution.dimensions, lineage, number + 1)
     metrics = joined(parts)
     if done > begun or not _has_results(writer):
-        times = {"resumed_at": begun, "compile_seconds": compile_seconds}
-        times["run_seconds"] = time.perf_counter() - started
-        write_results(writer, components, state, metrics, times)
+        seconds = time.perf_counter() - started
+        times = dict(resumed_at=begun, compile_seconds=compile_seconds, run_seconds=seconds)
+        write_results(writer, components, state, metrics, times, lineage.last)
     return lineage, metrics
 
 

@@ -88,7 +88,7 @@ def write_results(
         state: the learners.
         metrics: every field [S, updates], NumPy.
         times: `resumed_at`, `compile_seconds` and `run_seconds`.
-        vary: settings that agents have of their own, see `fit`.
+        vary: settings that agents have of their own at the end, see `fit`.
     """
     for problem in numeric_problems(metrics):
         writer.problems.report(problem)
