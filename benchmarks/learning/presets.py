@@ -55,7 +55,9 @@ def found_by(command: str, folder: Path) -> tuple[PPOConfig, dict[str, Any]]:
         The best configuration, and its setting.
     """
     words = [*shlex.split(command)[1:], "--quiet", "--study-dir", str(folder)]
-    subprocess.run([*COMMAND, *words], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([*COMMAND, *words], stdout=subprocess.DEVNULL)
+    if done.returncode > 1:  # 1: with problems, such as masks that allow nothing, which it prints
+        done.check_returncode()
     best = read_config(folder / "best.toml")
     varied = json.loads((folder / "study.json").read_text(encoding="utf-8"))["space"]
     names = [dimension["name"] for dimension in varied]
