@@ -111,8 +111,8 @@ def _check_one(components: Components, state: Any) -> None:
     """Refuses what is no state of one learner."""
     if not (hasattr(state, "params") and hasattr(state, "normalizers")):
         raise ConfigError(
-            f"state={shown(state)} is no state of a learner: use as_policy(result), or "
-            "jax.tree.map(lambda x: x[0], result.state)"
+            f"state={shown(state)} is no state of a learner: use output.state of make_train, or "
+            "of fit that of one seed, jax.tree.map(lambda x: x[0], result.state)"
         )
     one = jax.eval_shape(components.policy.init, jax.random.key(0))
     shapes = [x.shape for x in jax.tree.leaves(state.params)]

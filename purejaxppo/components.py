@@ -184,7 +184,7 @@ def make_components(
         optimizer=optimizer, schedule=schedule, env_params_axis=env_params_axis,
     )  # fmt: skip
     custom = {name: x for name, x in given.items() if x is not None}
-    if jax.tree.leaves(extra):
+    if not (isinstance(extra, tuple) and not extra):
         custom["extra"] = extra
     _check_custom(config, custom)
 

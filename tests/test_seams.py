@@ -24,6 +24,7 @@ from purejaxppo import (
     make_learner,
     make_train,
 )
+from purejaxppo.components import make_components
 from purejaxppo.envs.traced_once import TracedOnce
 from purejaxppo.ppo.optimizer import adam, clip_gradients
 from purejaxppo.ppo.schedules import SCHEDULED, named_schedules
@@ -221,6 +222,12 @@ def test_extra_is_traced_and_vmapped():
     assert len(traces) == 2 * first  # one trace for three values
     actor = jax.tree.leaves(together.state.params["actor"])[-1]
     assert np.abs(actor[0] - actor[1]).max() > 1e-5 < np.abs(actor[1] - actor[2]).max()
+
+
+@pytest.mark.parametrize("extra", [{}, {"tau": None}])
+def test_extra_without_numbers_stays_what_it_is(extra):
+    components = make_components(TINY, extra=extra)
+    assert components.hyperparams().extra == extra and describe_custom(components.custom) == {}
 
 
 def test_extra_keeps_its_types():

@@ -135,19 +135,24 @@ def check_taken(env: Any, env_params: EnvParams, axis: Any = None) -> None:
         raise ConfigError(f"{given} have no effect on environments of the host: leave it None")
     if getattr(env, "physics", env) is None:  # of a suite's adapter
         raise ConfigError(f"{given} have no effect on this suite's environments: leave it None")
-    defaults = getattr(env, "default_params", None)
-    alike = jax.tree.structure(defaults) == jax.tree.structure(env_params)
-    if axis is not None or isinstance(env_params, DrawnParams) or not alike:
+    if axis is not None or isinstance(env_params, DrawnParams):
         return
-    each = jax.tree_util.tree_leaves_with_path(env_params)
-    for (where, x), default in zip(each, jax.tree.leaves(defaults), strict=True):
-        if np.ndim(x) == np.ndim(default) + 1:
+    leaves = jax.tree_util.tree_leaves_with_path
+    defaults = dict(leaves(getattr(env, "default_params", None)))
+    for where, x in leaves(env_params):
+        # one axis more may be what the environment reads: if not, it says something else
+        default = defaults.get(where)
+        if default is None or np.ndim(x) != np.ndim(default) + 1:
+            continue
+        try:
+            inspect_env(env, env_params)
+        except ConfigError as error:
             raise ConfigError(
                 f"env_params{jax.tree_util.keystr(where)} is an array {list(np.shape(x))}, an "
                 f"environment takes {list(np.shape(default)) or 'one number'}: use jax.vmap(train, "
                 "(None, None, 0))(key, None, env_params), or env_params_axis=0 where each "
                 "environment has its own"
-            )
+            ) from error
 
 
 def _vectorizer(

@@ -15,8 +15,8 @@ from purejaxppo.policies.heads import logit_shape
 from purejaxppo.spaces import Box, Discrete, EnvSpec, MultiDiscrete, Space, zeros
 from purejaxppo.types import Policy, PyTree
 
-METHODS = ("sample", "mode", "log_prob", "entropy", "kl")
-"""Of a distribution."""
+METHODS = ("sample", "log_prob", "entropy")
+"""Of a distribution: those that every training calls."""
 
 
 def check_policy(policy: Policy, spec: EnvSpec, first_value: tuple[float, ...] | None) -> None:
@@ -62,13 +62,13 @@ def check_policy(policy: Policy, spec: EnvSpec, first_value: tuple[float, ...] |
 
 
 def _check_params(params: PyTree) -> None:
-    """Refuses parameters that have no gradient."""
+    """Refuses random keys among the parameters, which no optimizer steps."""
     for where, x in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(x, "dtype", type(x))
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if jnp.issubdtype(dtype, jax.dtypes.extended):
             raise ConfigError(
                 f"the policy's parameters{jax.tree_util.keystr(where)} are {dtype}, which have no "
-                "gradient: keep to arrays of floats"
+                "gradient: keep to arrays of numbers"
             )
 
 
@@ -97,7 +97,8 @@ def _check_alike(what: str, found: PyTree, wanted: PyTree, dtypes: bool) -> None
     """Compares a part of what a policy returns for two observations with what is wanted."""
 
     def form(tree):
-        return jax.tree.map(lambda x: (x.shape, x.dtype if dtypes else None), tree)
+        leaves, structure = jax.tree.flatten(tree)
+        return structure, [(x.shape, x.dtype if dtypes else None) for x in leaves]
 
     if form(found) != form(wanted):
         here, there = (

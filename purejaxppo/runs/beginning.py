@@ -285,6 +285,8 @@ def _check_same_kind(source: Source, components: Components, optimizer: bool) ->
         )
     if "own policy" not in source.own and "own policy" not in own:
         for name in SAME:
+            if name == "value_sigma" and not ours.value_symlog:
+                continue  # the width of targets alone
             if getattr(before, name) != getattr(ours, name):
                 raise ConfigError(
                     f"{source.where} has {name}={getattr(before, name)!r}, and this run "

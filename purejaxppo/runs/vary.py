@@ -173,7 +173,7 @@ def kept_own(run_dir: str, env_params: EnvParams) -> Own:
     """
     run, name = read_run(run_dir)[1], "run.json"
     values = run.get("vary")
-    if not values:  # those of a population change on the way: it has what they came to
+    if run.get("scheduler") == "pbt":  # they change on the way: it has what they came to
         values, name = (read_summary(run_dir, run["seeds"]) or {}).get("vary"), "summary.json"
     if not values:
         return ALIKE

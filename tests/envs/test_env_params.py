@@ -1,14 +1,16 @@
 """Parameters of each environment: along an axis, drawn once, or drawn for every episode."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from flax import struct
 from gymnax.environments.spaces import Box
-from support.probes import Params, Probe
+from support.probes import Constant, Params, Probe
 from support.processes import on_devices
 
 from purejaxppo import (
@@ -203,6 +205,38 @@ LONG = Params(obs_scale=np.ones(3))
 )
 def test_what_is_no_axis_and_no_draw_is_refused_in_a_line(custom, words):
     assert words in refused(CONFIG, env=Shown(), **custom)
+
+
+@struct.dataclass
+class Goals:
+    """Parameters with an array that is no leaf of theirs."""
+
+    goal: Any = 0.0
+    table: Any = struct.field(pytree_node=False, default_factory=lambda: np.arange(3))
+
+
+class Broadcasting(Constant):
+    """Takes one goal, or one for each of three coordinates."""
+
+    def __init__(self):
+        self.default_params = Goals()
+
+    def step_env(self, key, state, action, params):
+        reward = -jnp.square(jnp.zeros(3) - params.goal).sum()
+        return self.see(state, params), state, reward, jnp.bool_(True), {}
+
+    def is_truncated(self, state, params):
+        return jnp.bool_(False)
+
+    def see(self, state, params):
+        return state.x[None]
+
+
+@pytest.mark.parametrize("goal", [None, 1.0, np.ones(3)])
+def test_an_axis_that_the_environment_reads_is_taken(goal):
+    params = None if goal is None else Goals(goal)
+    train = make_train(CONFIG, env=Broadcasting(), env_params=params)
+    assert jax.eval_shape(train, jax.random.key(0)).state.step.shape == ()
 
 
 def test_drawn_parameters_are_made_of_a_function_and_a_word():

@@ -1,5 +1,6 @@
 """Policies of a user's: what is refused before anything is compiled, and what is taken."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +53,6 @@ BAD = {
         r"carry for 2 observations is float32\[2\]: it must be int32\[2\]",
     ),
     "key": (dict(more=lambda key: {"key": key}), r"parameters\['key'\] are key.*no gradient"),
-    "integers": (dict(more=lambda key: {"n": jnp.int32(1)}), r"parameters\['n'\] are int32"),
 }
 
 
@@ -105,5 +105,27 @@ def test_a_state_of_several_seeds_is_refused_in_words():
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 3))
     with pytest.raises(ConfigError, match=r"leading axis of 3 seeds: use that of one"):
         make_act(PPOConfig(), Agent(params), policy=policy)
-    with pytest.raises(ConfigError, match=r"state=5 is no state of a learner: use as_policy"):
+    with pytest.raises(ConfigError, match=r"state=5 is no state of a learner: use output.state"):
         make_act(PPOConfig(), 5, policy=policy)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(eq=False)
+class Memory:
+    """A carry that is equal to nothing but itself."""
+
+    steps: Any
+
+
+def test_what_is_unusual_and_right_is_taken():
+    """Frozen integers, a memory without equality, a distribution that only learns."""
+
+    class Plain:
+        def __init__(self, dist):
+            self.sample, self.log_prob, self.entropy = dist.sample, dist.log_prob, dist.entropy
+
+    policy = policy_of(
+        actor=lambda x: Plain(Categorical(x)), more=lambda key: {"n": jnp.arange(3)},
+        memory=Memory(jnp.int32),
+    )  # fmt: skip
+    check_policy(policy, EnvSpec(BOX, Discrete(2)), None)
