@@ -94,7 +94,7 @@ class Components(NamedTuple):
 
     def hyperparams(self) -> Hyperparams:
         """Returns those of the configuration, with the `extra` that was passed."""
-        return self.config.hyperparams().replace(extra=self.custom.get("extra", ()))
+        return self.config.hyperparams().replace(extra=self.custom.get("extra"))
 
     @property
     def env_name(self) -> str:
@@ -181,11 +181,9 @@ def make_components(
         config, env = config.replace(env=env), None
     given = dict(
         env=env, env_params=env_params, policy=policy, objective=objective, advantage=advantage,
-        optimizer=optimizer, schedule=schedule, env_params_axis=env_params_axis,
+        optimizer=optimizer, schedule=schedule, env_params_axis=env_params_axis, extra=extra,
     )  # fmt: skip
     custom = {name: x for name, x in given.items() if x is not None}
-    if not (isinstance(extra, tuple) and not extra):
-        custom["extra"] = extra
     _check_custom(config, custom)
 
     # environments first: everything else is made for their spaces

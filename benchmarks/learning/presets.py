@@ -56,7 +56,7 @@ def found_by(command: str, folder: Path) -> tuple[PPOConfig, dict[str, Any]]:
     """
     words = [*shlex.split(command)[1:], "--quiet", "--study-dir", str(folder)]
     done = subprocess.run([*COMMAND, *words], stdout=subprocess.DEVNULL)
-    if done.returncode > 1:  # 1: with problems, such as masks that allow nothing, which it prints
+    if done.returncode != 1:  # with problems, such as masks that allow nothing: they are printed
         done.check_returncode()
     best = read_config(folder / "best.toml")
     varied = json.loads((folder / "study.json").read_text(encoding="utf-8"))["space"]

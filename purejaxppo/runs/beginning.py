@@ -261,7 +261,7 @@ def _with_envs(template: Trained, num_envs: int) -> Trained:
 
 SAME = (
     "activation", "squash_actions", "actor_observation", "critic_observation", "value_min",
-    "value_max", "value_symlog", "value_sigma",
+    "value_max", "value_symlog",
 )  # fmt: skip
 """Fields that make another policy of the same parameters."""
 
@@ -284,9 +284,8 @@ def _check_same_kind(source: Source, components: Components, optimizer: bool) ->
             "init_optimizer"
         )
     if "own policy" not in source.own and "own policy" not in own:
-        for name in SAME:
-            if name == "value_sigma" and not ours.value_symlog:
-                continue  # the width of targets alone
+        # where bins are those of symlog, what they stand for depends on the width of targets
+        for name in (*SAME, "value_sigma") if ours.value_symlog else SAME:
             if getattr(before, name) != getattr(ours, name):
                 raise ConfigError(
                     f"{source.where} has {name}={getattr(before, name)!r}, and this run "

@@ -62,7 +62,7 @@ def describe_custom(passed: Mapping[str, Any]) -> dict[str, str]:
         return f"{named.__module__}.{named.__qualname__}"
 
     given = {kind: part for kind, part in passed.items() if part is not None}
-    if not jax.tree.leaves(given.get("extra")):
+    if not jax.tree.leaves(given.get("extra")):  # nothing that could differ
         given.pop("extra", None)
     axis = given.pop("env_params_axis", None)
     params = read_params(given.get("env_params"), axis)

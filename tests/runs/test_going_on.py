@@ -340,6 +340,21 @@ def test_what_does_not_fit_is_refused_by_its_first_difference(whole, changes, wo
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
+def test_bins_of_symlog_stand_for_what_the_width_of_targets_says():
+    """E[exp(x)] of a Gaussian around x grows with its width, and so do the values of bins."""
+    bins = CONFIG.replace(value_loss="categorical", value_bins=11, value_symlog=False)
+    for config in (bins, bins.replace(value_symlog=True)):
+        begun = fit(config.replace(total_timesteps=CONFIG.batch_size))
+        components = make_components(config.replace(value_sigma=0.5))
+        options = FitOptions(init_from="FitResult")
+        if not config.value_symlog:
+            read_beginning(components, options, begun)
+            continue
+        with pytest.raises(ConfigError, match=r"has value_sigma=0.75, and this run 0.5: use"):
+            read_beginning(components, options, begun)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
