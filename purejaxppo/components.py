@@ -94,7 +94,7 @@ class Components(NamedTuple):
 
     def hyperparams(self) -> Hyperparams:
         """Returns those of the configuration, with the `extra` that was passed."""
-        return self.config.hyperparams().replace(extra=self.custom.get("extra"))
+        return self.config.hyperparams().replace(extra=self.custom.get("extra", ()))
 
     @property
     def env_name(self) -> str:
@@ -148,7 +148,7 @@ def make_components(
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
     env_params_axis: Any = None,
-    extra: PyTree = (),
+    extra: PyTree = None,
     change_env_params: Callable[[EnvParams], EnvParams] | None = None,
 ) -> Components:
     """Builds what a configuration describes; what is passed takes its place.
@@ -164,7 +164,7 @@ def make_components(
         optimizer: an `Optimizer`, or `(hyperparams) -> optax.GradientTransformation`.
         schedule: `(hyperparams, progress) -> hyperparams`.
         env_params_axis: where env_params have an axis of environments, see `make_learner`.
-        extra: `Hyperparams.extra`, where a run is given no others.
+        extra: `Hyperparams.extra`, where a run is given no others; None: ().
         change_env_params: `(default parameters) -> parameters`, where none are passed.
 
     Returns:

@@ -134,7 +134,7 @@ def fit(
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
     env_params_axis: Any = None,
-    extra: PyTree = (),
+    extra: PyTree = None,
 ) -> FitResult:
     """Trains agents side by side in one program, in chunks of about half a second.
 
@@ -202,7 +202,7 @@ def fit(
             those that `config` names.
         env_params_axis: 0 where env_params have a leading axis of num_envs, one entry for each
             environment; or a pytree of axes, as `jax.vmap` takes it.
-        extra: `Hyperparams.extra`, any pytree of numbers and arrays for custom parts to read.
+        extra: `Hyperparams.extra`, a pytree of numbers and arrays for custom parts; None: ().
 
     Returns:
         States, metrics, times, and what went wrong on the way.

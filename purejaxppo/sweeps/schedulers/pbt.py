@@ -125,7 +125,7 @@ def make_population(
     optimizer: CustomOptimizer = None,
     schedule: Schedule | None = None,
     env_params_axis: Any = None,
-    extra: PyTree = (),
+    extra: PyTree = None,
 ) -> Callable[[Array], PopulationOutput]:
     """Makes population-based training as one pure function.
 
@@ -158,7 +158,7 @@ def make_population(
         schedule: `(hyperparams, progress) -> hyperparams`, with progress from 0 to 1, in place of
             those that `config` names.
         env_params_axis: where env_params have an axis of environments, see `make_learner`.
-        extra: `Hyperparams.extra`, any pytree of numbers and arrays for custom parts to read.
+        extra: `Hyperparams.extra`, a pytree of numbers and arrays for custom parts; None: ().
 
     Returns:
         `run(key) -> PopulationOutput`, to be jitted, and vmapped over keys. The key is consumed;
