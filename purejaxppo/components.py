@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -95,6 +95,21 @@ class Components(NamedTuple):
     def hyperparams(self) -> Hyperparams:
         """Returns those of the configuration, with the `extra` that was passed."""
         return self.config.hyperparams().replace(extra=self.custom.get("extra", ()))
+
+    def check_varied(self, names: Iterable[str]) -> None:
+        """Refuses to vary what only a part would obey that another one takes the place of.
+
+        Args:
+            names: of what is varied.
+
+        Raises:
+            ConfigError: there is such a name.
+        """
+        varied = {*names}
+        for kind, replaced in _idle(self.custom):
+            idle = [name for name in replaced if name in varied]
+            if idle:
+                raise ConfigError(f"{_no_effect(idle, kind)}: leave it out of what is varied")
 
     @property
     def env_name(self) -> str:
@@ -252,22 +267,29 @@ _FUNCTIONS: dict[str, tuple[int, str]] = {
 def _check_custom(config: PPOConfig, custom: Mapping[str, Any]) -> None:
     """Refuses options that only what is replaced obeys, and what cannot be called."""
     default = PPOConfig()
-    for kind, names in _REPLACED.items():
-        if kind not in custom:
-            continue
+    for kind, names in _idle(custom):
         # an option that is set, and that only what is replaced would obey
-        passed, a = custom[kind], "an" if kind[0] in "aeiou" else "a"
-        if kind == "policy" and not isinstance(passed, Policy):
-            names = _NETWORK  # a module is given its distribution, which may be squashed
         idle = [name for name in names if getattr(config, name) != getattr(default, name)]
         if idle:
             changes = ", ".join(f"{name}={getattr(default, name)!r}" for name in idle)
-            raise ConfigError(
-                f"{', '.join(idle)} would have no effect on {a} {kind} of your own: use "
-                f"config.replace({changes})"
-            )
+            raise ConfigError(f"{_no_effect(idle, kind)}: use config.replace({changes})")
+        passed = custom[kind]
         if kind in _FUNCTIONS and not isinstance(passed, Objective | Optimizer):
             _check_function(kind, passed, *_FUNCTIONS[kind])
+
+
+def _idle(custom: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields what is replaced, and the fields of the configuration that nothing obeys then."""
+    for kind, names in _REPLACED.items():
+        if kind == "policy" and not isinstance(custom.get(kind), Policy):
+            names = _NETWORK  # a module is given its distribution, which may be squashed
+        if kind in custom:
+            yield kind, names
+
+
+def _no_effect(names: Sequence[str], kind: str) -> str:
+    a = "an" if kind[0] in "aeiou" else "a"
+    return f"{', '.join(names)} would have no effect on {a} {kind} of your own"
 
 
 def _check_function(kind: str, passed: Any, arguments: int, works: str) -> None:

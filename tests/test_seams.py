@@ -22,7 +22,9 @@ from purejaxppo import (
     final_returns,
     fit,
     make_learner,
+    make_population,
     make_train,
+    sweep,
 )
 from purejaxppo.components import make_components
 from purejaxppo.envs.traced_once import TracedOnce
@@ -439,6 +441,23 @@ def test_what_cannot_be_is_refused(changes, custom, words):
         jax.eval_shape(
             make_train(TINY.replace(**changes), env=Match(), **custom), jax.random.key(0)
         )
+
+
+@pytest.mark.parametrize(("custom", "name"), [
+    ({"optimizer": adam}, "adam_eps"),
+    ({"schedule": warm_up_and_cosine}, "learning_rate_final_scale"),
+])  # fmt: skip
+def test_what_has_no_effect_is_not_varied(custom, name):
+    """Whichever of its values comes first."""
+    words = f"{name} would have no effect on an? .* of your own: leave it out"
+    for values in ([getattr(TINY, name), 0.1], [0.1, getattr(TINY, name)]):
+        for train in (
+            lambda x: fit(TINY, env=Match(), vary={name: x}, **custom),
+            lambda x: sweep(TINY, {name: x}, env=Match(), **custom),
+            lambda x: make_population(TINY, {name: x}, env=Match(), population=2, **custom),
+        ):
+            with pytest.raises(ConfigError, match=words):
+                train(values)
 
 
 @pytest.mark.slow

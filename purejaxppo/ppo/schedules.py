@@ -116,6 +116,16 @@ def adapt_rate(rate: Array, kl: Array, hyper: Hyperparams) -> Array:
     return jnp.where(kl > 2 * hyper.desired_kl, lower, grown)
 
 
+def bounded(rate: Array, hyper: Hyperparams) -> Array:
+    """Returns an adaptive learning rate within learning_rate_min and learning_rate_max.
+
+    Args:
+        rate: ().
+        hyper: those in force.
+    """
+    return jnp.clip(rate, hyper.learning_rate_min, hyper.learning_rate_max)
+
+
 class Scheduling(NamedTuple):
     """How hyperparameters change, and what is remembered for it from one update to the next.
 
@@ -183,8 +193,8 @@ def named_schedules(names: Mapping[str, str], adapts: str = "minibatch") -> Sche
             )
             for name, shape in shapes.items()
         }
-        if by_kl:
-            changed["learning_rate"] = state
+        if by_kl:  # within the bounds of now, which another agent's may not have been
+            changed["learning_rate"] = bounded(state, hyper)
         # what an annealed one ends at, such as 0, need not be what a run can begin with
         return hyper._replace(**changed)
 
@@ -192,7 +202,6 @@ def named_schedules(names: Mapping[str, str], adapts: str = "minibatch") -> Sche
         return Scheduling(at)
 
     def init(hyper: Hyperparams) -> Array:
-        rate = jnp.asarray(hyper.learning_rate, jnp.float32)
-        return jnp.clip(rate, hyper.learning_rate_min, hyper.learning_rate_max)
+        return bounded(jnp.asarray(hyper.learning_rate, jnp.float32), hyper)
 
     return Scheduling(at, init, adapts)

@@ -214,12 +214,16 @@ def optimize(
     def packed_loss(packed, minibatch):
         return loss(unpack(part_small(packed, before[0])), minibatch)
 
+    def gradient_of(packed, rows):
+        # with all its digits before passes and devices are added up
+        return widened(jax.value_and_grad(packed_loss, has_aux=True)(packed, rows))
+
     def gradient_step(batch: Batch, progress: Progress, dealt):
         # gradient of a minibatch, averaged over passes, and with the parts of the loss over devices
         minibatch = take(batch, *dealt)
-        gradient = partial(jax.value_and_grad(packed_loss, has_aux=True), progress.params)
+        gradient = partial(gradient_of, progress.params)
         means = mean_over_chunks(gradient, minibatch, plan.rows_per_pass)
-        (total, parts), grad = across(widened(means), axis_name)
+        (total, parts), grad = across(means, axis_name)
         parts["grad_norm"] = optax.tree.norm(grad)
 
         # whether this step is taken: one bad step must not poison the run, or the other seeds

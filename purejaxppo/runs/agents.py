@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,33 @@ def better(best: Best, agents: Agents, returns: Array) -> Best:
     return Best(jax.tree.map(choose, agents, best.agents), choose(returns, best.returns))
 
 
-def save_agents(path: Path, agents: Agents) -> None:
+def save_agents(path: Path, agents: Agents, returns: np.ndarray | None = None) -> None:
     """Writes parameters and statistics, whole or not at all.
 
     Args:
         path: the file.
         agents: of all seeds.
+        returns: [S], by which they are the best; None: they were not chosen.
     """
-    checkpoint.save(path, agents, {})
+    scored = {} if returns is None else {"scored": np.isfinite(returns).tolist()}
+    checkpoint.save(path, agents, scored)
+
+
+def tell_of_unscored(where: str, scored: Sequence[bool]) -> None:
+    """Warns of agents among the best that no evaluation has chosen.
+
+    Args:
+        where: they are, in words.
+        scored: of each agent, whether an evaluation of it gave a finite return.
+    """
+    if not all(scored):
+        which = ", ".join(str(i) for i, known in enumerate(scored) if not known)
+        warnings.warn(
+            f"no evaluation of agent {which} of {where} gave a finite return: it is the one "
+            "that its run began with",
+            RunWarning,
+            stacklevel=2,
+        )
 
 
 def with_seeds(tree: PyTree, seeds: int) -> PyTree:
@@ -179,11 +198,12 @@ def read_agents(run_dir: str | Path, weights: Weights, template: Agents) -> Agen
         how = "train with --eval-every" if weights == "best" else "finish it with --resume"
         raise ConfigError(f"{str(run_dir)!r} holds no {path.name}: {how}")
     try:
-        agents, _ = checkpoint.load(path, template)
+        agents, about = checkpoint.load(path, template)
     except checkpoint.Damaged as error:
         raise ConfigError(f"{error}: train again, or use a copy of it") from error
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read ({error.strerror})") from error
+    tell_of_unscored(repr(str(path)), about.get("scored", ()))
     return jax.tree.map(jnp.asarray, agents)
 
 

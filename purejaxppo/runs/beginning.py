@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from purejaxppo.components import Components, make_components
@@ -20,7 +21,7 @@ from purejaxppo.run_folder import checkpoint
 from purejaxppo.run_folder.begin import checkpoints_in
 from purejaxppo.run_folder.paths import given_path
 from purejaxppo.run_folder.read import read_run
-from purejaxppo.runs.agents import Agents, read_agents, with_seeds
+from purejaxppo.runs.agents import Agents, read_agents, tell_of_unscored, with_seeds
 from purejaxppo.runs.identity import describe_custom
 from purejaxppo.runs.options import FitOptions
 from purejaxppo.spaces import Box, without_mask
@@ -88,7 +89,7 @@ class Beginning(NamedTuple):
 
 
 def read_beginning(
-    components: Components, options: FitOptions, given: Any = None
+    components: Components, options: FitOptions, given: Any = None, settings: int = 1
 ) -> Beginning | None:
     """Reads the agents that a run is to begin with, and compares them with what it trains.
 
@@ -97,6 +98,7 @@ def read_beginning(
         options: say where they are, and which.
         given: the agents themselves, in place of a folder: what `fit` returned, a state of
             learners, or `Agents`.
+        settings: that are trained with the same seeds each; `options.seeds` counts all agents.
 
     Returns:
         The beginning; None if the run begins with agents of its own.
@@ -124,7 +126,9 @@ def read_beginning(
     source = _of_folder(options) if given is None else _of_object(options, given)
     _check_same_kind(source, components, options.init_optimizer)
     trained = source.load(template)
-    chosen, who = _choose(options, source.where, len(jax.tree.leaves(trained)[0]))
+    count = len(jax.tree.leaves(trained)[0])
+    chosen, who = _choose(options.init_agent, options.seeds // settings, source.where, count)
+    chosen *= settings
     index = jnp.asarray(chosen)
     tree = jax.tree.map(lambda x: jnp.asarray(x)[index], trained)
     if not options.init_optimizer:
@@ -147,13 +151,20 @@ def _has_checkpoint(run_dir: str) -> bool:
     return False
 
 
-def _choose(options: FitOptions, where: str, count: int) -> tuple[list[int], tuple[str, str]]:
+def _choose(
+    one: int | None, seeds: int, where: str, count: int
+) -> tuple[list[int], tuple[str, str]]:
     """Chooses an agent for each seed; returns which, and the same in words around their place.
+
+    Args:
+        one: the agent that all begin with; None: each has one of its own.
+        seeds: how many there are.
+        where: the agents are, in words.
+        count: of those.
 
     Raises:
         ConfigError: there is no such agent, or there are too few.
     """
-    one, seeds = options.init_agent, options.seeds
     for_all = ", for all seeds" if seeds > 1 else ""
     if one is not None and one >= count:
         raise ConfigError(f"init_agent={one} must be one of the 0 .. {count - 1} of {where}: use 0")
@@ -210,11 +221,14 @@ def _of_object(options: FitOptions, given: Any) -> Source:
     if hasattr(given, "summary") and hasattr(given, "best"):
         config, own = given.config, given.summary.get("own", {})
         steps = None if best else given.summary["timesteps"]
-        if best and not jnp.isfinite(given.best.returns).all():
+        scored = np.isfinite(given.best.returns).tolist()
+        if best and not any(scored):
             raise ConfigError(
                 "init_weights='best' needs agents that were evaluated: train with eval_every, or "
                 "use 'final'"
             )
+        if best:
+            tell_of_unscored(where, scored)
         given = given.best.agents if best else given.state
     elif best:
         raise ConfigError(f"init_weights='best' has no effect on {where}: leave it 'final'")

@@ -238,7 +238,8 @@ def fit(
         )
     )  # fmt: skip
     given = None if by_name else init_from
-    beginning = of_first(lambda: read_beginning(components, options, given))
+    settings = 1 if variation is None else variation.settings
+    beginning = of_first(lambda: read_beginning(components, options, given, settings))
     return fit_of(components, options, callbacks, about, beginning, variation=variation)
 
 

@@ -155,7 +155,8 @@ def read_vary(vary: Mapping[str, Sequence[float]], components: Components, seeds
     if len({*lengths.values()}) > 1:
         raise ConfigError(f"vary has lists of {lengths} values: use one length for all")
 
-    # every setting is one that a run alone could have
+    # every setting is one that a run alone could have, and that makes a difference
+    components.check_varied(values)
     for row in zip(*values.values(), strict=True):
         config.replace(**{n: x for n, x in zip(values, row, strict=True) if n in BOUNDS})
     return Variation(values, seeds)

@@ -288,7 +288,7 @@ class RunWriter:
             save_agents(self.folder / FILES["final"], Agents.of(tree["state"]))
         if np.isfinite(tree["best"].returns).any():
             with self.problems.attempt(FILES["best"]):
-                save_agents(self.folder / FILES["best"], tree["best"].agents)
+                save_agents(self.folder / FILES["best"], tree["best"].agents, tree["best"].returns)
 
     def close(self) -> None:
         """Writes what was kept back, and closes the files; after that it does nothing."""

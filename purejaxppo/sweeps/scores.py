@@ -12,9 +12,9 @@ from purejaxppo.sweeps.trials import Result, Status, Trial
 from purejaxppo.types import Metrics
 
 NOTHING = {
-    "final_return": "no episode ended in the last tenth of its training",
-    "mean_return": "no episode ended",
-    "evaluation": "it was not evaluated",
+    "final_return": "no episode ended in the last tenth of its training, or a return is not finite",
+    "mean_return": "no episode ended, or a return is not finite",
+    "evaluation": "it was not evaluated, or the return is not finite",
     "steps_per_second": "its time is not known",
 }
 """Why a trial has no score, by measure."""

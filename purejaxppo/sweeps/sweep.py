@@ -130,6 +130,7 @@ def sweep_of(
     make_mesh(1, options.devices)
     components, own = make_components(config, **custom), describe_custom(custom)
     space = read_space(space, config, components.env_params)
+    components.check_varied(space.names)
     made = [name for name in space.names if name.startswith(ENV_OPTIONS)]
     if made and "env_params" in custom:
         raise ConfigError(

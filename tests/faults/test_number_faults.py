@@ -453,7 +453,7 @@ def test_strict_promotion_of_dtypes_is_kept(options):
 WIDE = """
 import sys, jax, numpy as np
 jax.config.update("jax_enable_x64", {x64})
-from purejaxppo import PPOConfig, load_agents, make_learner
+from purejaxppo import PPOConfig, load_agents, make_learner, make_population
 from support.probes import Match, Aim
 kinds = []
 for env, options in [
@@ -469,6 +469,9 @@ for env, options in [
     state, metrics = jax.eval_shape(learner.update, state)
     kinds += [f"{{jax.tree_util.keystr(path)}} {{x.dtype}}"
               for path, x in jax.tree_util.tree_leaves_with_path((state, metrics))]
+run = make_population(PPOConfig(**{small}), {{"learning_rate": "log:1e-4..1e-2"}}, env=Match())
+output = jax.eval_shape(run, jax.random.key(0))
+kinds += [str(x.dtype) for x in (output.scores, *output.hyperparams.values())]
 print("\\n".join(kinds))
 if {run!r}:
     _, agents = load_agents({run!r}, env=Match())

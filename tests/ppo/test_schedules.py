@@ -154,6 +154,13 @@ def test_a_rate_begins_within_its_bounds():
     np.testing.assert_allclose(rates, [5e-3, 1e-3, 1e-4], rtol=1e-6)
 
 
+def test_a_rate_stays_within_bounds_that_move():
+    """As those of an agent of a population do, which goes on with the rate of another."""
+    at, hyper = named_schedules({"learning_rate": "kl_adaptive"}).at, BY_KL.hyperparams()
+    rates = [at(hyper, 0.5, 0.1, jnp.float32(x)).learning_rate for x in (0.5, 1e-3, 1e-9)]
+    np.testing.assert_allclose(rates, [5e-3, 1e-3, 1e-4], rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_seeds_have_rates_of_their_own():
     """An unreachable target raises it after each step but an update's first, a tiny one lowers."""

@@ -16,12 +16,15 @@ from purejaxppo import tuning as backend
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.policies.distributions import Categorical
 from purejaxppo.policies.networks import make_policy
-from purejaxppo.ppo.minibatches import as_batch, mean_over_chunks
+from purejaxppo.ppo.minibatches import Minibatches, as_batch, mean_over_chunks
 from purejaxppo.ppo.normalize import normalize, update_stats
 from purejaxppo.ppo.objectives import OBJECTIVES
+from purejaxppo.ppo.optimizer import Optimizer, begin
 from purejaxppo.ppo.optimizer import adam as optimizer
+from purejaxppo.ppo.optimizer import pack as packed_in
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.shuffle import minibatch_indices
+from purejaxppo.ppo.update import optimize as steps
 from purejaxppo.ppo.value_losses import VALUE_LOSSES
 from purejaxppo.spaces import Box, Discrete, EnvSpec
 from purejaxppo.train import make_learner
@@ -322,6 +325,21 @@ def test_mean_over_chunks_sees_chunks():
     assert set(seen) == {(4, 3)}
     np.testing.assert_allclose(means["mean"], np.square(x).mean(0), rtol=1e-5)
     np.testing.assert_allclose(means["largest"], x.reshape(3, -1).max(1).mean(), rtol=1e-6)
+
+
+def test_gradients_in_bfloat16_are_added_up_in_float32():
+    """Of 1,024 passes each has the gradient 1; in bfloat16 a sum stops at 256."""
+    custom = Optimizer(lambda hyper: optax.sgd(1.0))
+    params, hyper = {"w": jnp.zeros(1, jnp.bfloat16)}, make_config().hyperparams()
+
+    def total(params, minibatch):
+        return params["w"].astype(jnp.float32).sum() + 0 * minibatch.target.sum(), {}
+
+    batch, plan = make_batch(start_of(make_config())[0], 1024), Minibatches(1, 1, 1, False)
+    opt_state = begin(custom.make(hyper), packed_in(custom, params)[0])
+    given = params, opt_state, batch, jax.random.key(0)
+    *_, metrics = jax.jit(partial(steps, total, custom, hyper, plan))(*given)
+    assert metrics["grad_norm"] == 1
 
 
 @pytest.mark.parametrize(

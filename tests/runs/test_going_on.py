@@ -25,7 +25,7 @@ from purejaxppo import (
 from purejaxppo.components import make_components
 from purejaxppo.errors import RunWarning
 from purejaxppo.run_folder.lock import FolderLock
-from purejaxppo.runs.agents import Agents
+from purejaxppo.runs.agents import Agents, save_agents
 from purejaxppo.runs.beginning import read_beginning
 from purejaxppo.runs.fit import FitResult
 from purejaxppo.runs.options import FitOptions
@@ -410,8 +410,29 @@ def test_best_agents_need_an_evaluation(whole, tmp_path):
         fit(small, seeds=2, init_from=result, init_weights="best")
     with pytest.raises(ConfigError, match=r"holds no best.npz: train with --eval-every"):
         fit(small, seeds=2, init_from=tmp_path / "run", init_weights="best")
-    new = fit(FROZEN, seeds=2, init_from=whole[0], init_weights="best")
-    assert_same(new.state.params, whole[0].best.agents.params)
+
+    # each setting begins with the agents of its seeds, as a run of it alone would
+    varied = {"vary": {"gamma": [0.9, 0.8, 0.7]}}
+    new = fit(FROZEN, seeds=2, init_from=whole[0], init_weights="best", **varied)
+    for k in range(0, 6, 2):
+        own = jax.tree.map(lambda x, k=k: x[k : k + 2], new.state.params)
+        assert_same(own, whole[0].best.agents.params)
+    with pytest.raises(ConfigError, match="seeds=3 is more than the 2 agents"):
+        fit(FROZEN, seeds=3, init_from=whole[0], **varied)
+
+
+def test_best_agents_that_no_evaluation_chose_are_said(whole, tmp_path):
+    """Their evaluations were not finite: what stands in their place is what the run began with."""
+    result, folder = whole[0], shutil.copytree(whole[1], tmp_path / "run")
+    best = result.best.replace(returns=np.float32([1.0, -np.inf]))
+    save_agents(folder / "best.npz", best.agents, best.returns)
+    words = "no evaluation of agent 1 of .* gave a finite return"
+    with pytest.warns(RunWarning, match=words):
+        load_agents(folder, "best")
+    for name, given in ((str(folder), None), ("FitResult", result._replace(best=best))):
+        options = FitOptions(seeds=2, init_from=name, init_weights="best")
+        with pytest.warns(RunWarning, match=words):
+            read_beginning(make_components(CONFIG), options, given)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from purejaxppo.sweeps.schedulers.evolution import (
     explore,
     perturbed,
 )
-from purejaxppo.sweeps.schedulers.pbt import make_population
+from purejaxppo.sweeps.schedulers.pbt import make_population, mean_episode_return
 from purejaxppo.sweeps.space import read_space
 from purejaxppo.types import LearnerState
 
@@ -82,6 +83,18 @@ def test_a_score_is_kept_while_no_episode_ends():
     before, parents = jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1, 1, 2])
     found = carried(jnp.array([jnp.nan, 5.0, jnp.nan]), before, parents)
     np.testing.assert_array_equal(found, [2.0, 5.0, np.nan])
+
+
+def test_a_broken_agent_keeps_no_score_and_takes_over():
+    """Its returns are not finite: that is not the same as no episode that ended."""
+    episodes = jnp.array([[1, 2], [1, 2], [0, 0], [1, 2]])
+    total = jnp.array([[jnp.nan, 1.0], [4.0, 5.0], [0.0, 0.0], [jnp.inf, 1.0]])
+    found = mean_episode_return(SimpleNamespace(episodes=episodes, return_sum=total))
+    np.testing.assert_array_equal(found, [-np.inf, 3.0, np.nan, -np.inf])
+    scores = carried(found, jnp.array([100.0, 5.0, 7.0, 100.0]), jnp.arange(4))
+    np.testing.assert_array_equal(scores, [-np.inf, 3.0, 7.0, -np.inf])
+    parents = exploit(jax.random.key(0), scores, 2)
+    assert {int(parents[0]), int(parents[3])} <= {1, 2} and parents[1:3].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("dimension", [

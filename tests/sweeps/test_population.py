@@ -1,6 +1,8 @@
 """A population in a study: as in one program, interrupted, and on two devices."""
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +21,13 @@ from purejaxppo.ppo.objectives import OBJECTIVES
 from purejaxppo.runs.vary import kept_own
 from purejaxppo.sweeps.dimensions import Dimension, Space
 from purejaxppo.sweeps.options import SweepOptions
-from purejaxppo.sweeps.read import read_lineage
+from purejaxppo.sweeps.read import read_lineage, read_study
+from purejaxppo.sweeps.report.curves import runs_of
 from purejaxppo.sweeps.schedulers import population as module
-from purejaxppo.sweeps.schedulers.evolution import evolution_of
+from purejaxppo.sweeps.schedulers.evolution import evolution_of, line_of
 from purejaxppo.sweeps.schedulers.pbt import mean_episode_return, population_of
-from purejaxppo.sweeps.schedulers.population import ancestors, train_population
+from purejaxppo.sweeps.schedulers.population import train_population
+from purejaxppo.sweeps.scores import mean_returns
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.sweep import sweep
 
@@ -107,10 +111,27 @@ def test_scores_are_those_of_the_line(whole):
         line = [i]
         for g in (3, 2, 1):
             line.insert(0, parents[g, line[0]])
-        assert ancestors(parents, i) == line
+        assert line_of(parents, i, (2, 2, 2, 3)).tolist() == np.repeat(line, (2, 2, 2, 3)).tolist()
         np.testing.assert_allclose(result.score, pay[3, i], rtol=1e-5)
         wanted = np.average([pay[g, line[g]] for g in range(4)], weights=(2, 2, 2, 3))
         np.testing.assert_allclose(result.measured["mean_return"], wanted, rtol=1e-5)
+
+    # and so are the curves beside them, whoever was in its place before it took over
+    runs, missing = runs_of(read_study(folder), results)
+    assert not missing and len({r.parent is None for r in results}) == 2
+    for run, result in zip(runs, results, strict=True):
+        np.testing.assert_allclose(run.final_returns, result.score, rtol=1e-6)
+        np.testing.assert_allclose(mean_returns(run.metrics), result.measured["mean_return"])
+
+
+@pytest.mark.slow
+def test_curves_need_the_whole_lineage(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "study")
+    kept = (folder / "lineage.jsonl").read_text().splitlines(keepends=True)
+    (folder / "lineage.jsonl").write_text("".join(kept[:-8]))
+    runs, missing = runs_of(read_study(folder), whole[1][:1])
+    assert not runs
+    assert re.fullmatch(r"trial 0: '.*lineage.jsonl' does not say of all generations .*", *missing)
 
 
 @pytest.mark.slow

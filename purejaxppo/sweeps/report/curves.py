@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.report.results import Results, read_results
-from purejaxppo.sweeps.read import StudyResults
+from purejaxppo.sweeps.read import LINEAGE, StudyResults
+from purejaxppo.sweeps.schedulers.evolution import along, lengths_of, line_of
 from purejaxppo.sweeps.trials import Result
+from purejaxppo.types import Metrics
+
+Own = tuple[Metrics, Mapping[str, np.ndarray]]
+"""Metrics and evaluations, every field [seeds, ...]."""
 
 
 def runs_of(
@@ -31,42 +35,50 @@ def runs_of(
     """
     found: list[Results] = []
     missing: list[str] = []
-    read: dict[Path, Results | ConfigError] = {}
+    read: dict[Path, Results] = {}
     for trial in trials:
+        label = f"trial {trial.number}"
         if trial.run is None or not trial.agents:
-            missing.append(f"trial {trial.number} has kept no run")
+            missing.append(f"{label} has kept no run")
             continue
         folder = study.folder / trial.run
-        if folder not in read:
-            try:
-                read[folder] = read_results(folder)
-            except ConfigError as error:
-                read[folder] = error
-        run = read[folder]
-        if isinstance(run, ConfigError):
-            missing.append(f"trial {trial.number}: {run}")
-        elif max(trial.agents) >= run.seeds:
-            missing.append(f"trial {trial.number}: {str(folder)!r} has {run.seeds} agents only")
-        else:
-            label = f"trial {trial.number}"
-            found.append(agents_of(run, trial.agents, f"{study.name}, {label}" if named else label))
+        try:
+            run = read[folder] if folder in read else read.setdefault(folder, read_results(folder))
+            if max(trial.agents) >= run.seeds:
+                raise ConfigError(f"{str(folder)!r} has {run.seeds} agents only")
+            own = _of_a_population if study.lineage else _of_agents
+            metrics, evaluations = own(study, run, trial.agents)
+        except ConfigError as error:
+            missing.append(f"{label}: {error}")
+            continue
+        found.append(
+            run._replace(
+                about={**run.about, "seeds": len(trial.agents)},
+                metrics=metrics, evaluations=evaluations,
+                label=f"{study.name}, {label}" if named else label,
+                summary=None,  # which is one of all agents
+            )
+        )  # fmt: skip
     return found, missing
 
 
-def agents_of(run: Results, agents: Iterable[int], label: str) -> Results:
-    """Returns the results of some agents of a run, as those of a run of their own.
+def _of_agents(study: StudyResults, run: Results, agents: Sequence[int]) -> Own:
+    """Returns what some agents of a run have done."""
+    rows = np.array(agents)
+    return jax.tree.map(lambda x: x[rows], (run.metrics, run.evaluations))
 
-    Args:
-        run: results of all agents.
-        agents: which, counted from 0.
-        label: what they are called in pictures.
+
+def _of_a_population(study: StudyResults, run: Results, agents: Sequence[int]) -> Own:
+    """Returns what an agent has done, and before it took over those whom it was copied from.
+
+    Raises:
+        ConfigError: the study does not say from whom.
     """
-    rows = np.array(list(agents))
-    about: Any = {**run.about, "seeds": len(rows)}
-    return run._replace(
-        about=about,
-        metrics=jax.tree.map(lambda x: x[rows], run.metrics),
-        evaluations={name: x[rows] for name, x in run.evaluations.items()},
-        summary=None,  # which is one of all agents
-        label=label,
-    )
+    (agent,), (_, evaluations) = agents, _of_agents(study, run, agents)  # it is not evaluated
+    parents = [x["agent"] if x["parent"] is None else x["parent"] for x in study.lineage]
+    lengths = lengths_of(study.config, study.about["options"]["evolve_every"])
+    if len(parents) != len(lengths) * run.seeds:
+        path = study.folder / LINEAGE
+        raise ConfigError(f"{str(path)!r} does not say of all generations who took over from whom")
+    line = line_of(np.reshape(parents, (len(lengths), run.seeds)), agent, lengths)
+    return along(line, run.metrics), evaluations

@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from purejaxppo.components import Components
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.sweeps.options import SweepOptions
 from purejaxppo.sweeps.schedulers.crew import check_schedulable
 from purejaxppo.sweeps.space import Dimension, Space, refused_in
-from purejaxppo.types import Array, LearnerState
+from purejaxppo.types import Array, LearnerState, Metrics
 
 COMPLEMENTS = ("gamma", "gae_lambda")
 """Hyperparameters whose distance from 1 is perturbed."""
@@ -120,7 +122,7 @@ def explore(
 
     Reference: arXiv:1711.09846, section 4.1.1, perturb and resample.
     """
-    way, anew, place = jax.random.uniform(key, (3, len(value)))
+    way, anew, place = jax.random.uniform(key, (3, len(value)), jnp.float32)
     moved = perturbed(dimension, value, way < 0.5, factor)
     return jnp.where(anew < resample, drawn(dimension, place), moved)
 
@@ -153,10 +155,9 @@ class Evolution(NamedTuple):
         Returns:
             By name, [P] float32.
         """
-        return {
-            d.name: drawn(d, jax.random.uniform(jax.random.fold_in(key, i), (self.population,)))
-            for i, d in enumerate(self.dimensions)
-        }
+        keys = [jax.random.fold_in(key, i) for i in range(len(self.dimensions))]
+        places = [jax.random.uniform(key, (self.population,), jnp.float32) for key in keys]
+        return {d.name: drawn(d, u) for d, u in zip(self.dimensions, places, strict=True)}
 
     def evolve(
         self, key: Array, state: LearnerState, values: dict[str, Array], scores: Array
@@ -225,12 +226,55 @@ def evolution_of(components: Components, space: Space, options: SweepOptions) ->
             f"evolve_every={every} is longer than the training, {config.timesteps} steps: use "
             f"{max(1, config.timesteps // 20)}"
         )
+    replaced = max(1, int(options.replaced * population))
+    return Evolution(
+        space.dimensions, population, replaced, options.perturb, options.resample,
+        lengths_of(config, every),
+    )  # fmt: skip
+
+
+def lengths_of(config: PPOConfig, every: int | None) -> tuple[int, ...]:
+    """Returns how many updates each generation has.
+
+    Args:
+        config: what is trained.
+        every: steps of a generation, rounded up to whole updates; None: total_timesteps / 20.
+
+    Returns:
+        [G], the last with the updates that are left over too.
+    """
     every = -(-config.total_timesteps // 20) if every is None else every
     length = -(-every // config.batch_size)
     count = max(1, config.num_updates // length)
     left = config.num_updates - count * length
-    lengths = (length,) * (count - 1) + (length + left,)
-    replaced = max(1, int(options.replaced * population))
-    return Evolution(
-        space.dimensions, population, replaced, options.perturb, options.resample, lengths
-    )
+    return (length,) * (count - 1) + (length + left,)
+
+
+def line_of(parents: np.ndarray, agent: int, lengths: Sequence[int]) -> np.ndarray:
+    """Follows an agent back to where it began.
+
+    Args:
+        parents: [G, P], the agent of the generation before that each began as.
+        agent: of the last generation.
+        lengths: [G], updates of each.
+
+    Returns:
+        [updates], which agent of the population it was in each of them.
+    """
+    line = [agent]
+    for row in parents[:0:-1]:
+        line.append(int(row[line[-1]]))
+    return np.repeat(line[::-1], lengths)
+
+
+def along(line: np.ndarray, metrics: Metrics) -> Metrics:
+    """Returns what an agent has done, and before it took over those whom it was copied from.
+
+    Args:
+        line: [updates], see `line_of`.
+        metrics: every field [P, updates], NumPy.
+
+    Returns:
+        Every field [1, updates].
+    """
+    return jax.tree.map(lambda x: x[line, np.arange(len(line))][None], metrics)

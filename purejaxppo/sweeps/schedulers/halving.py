@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from purejaxppo.components import Components
 from purejaxppo.runs.compiled import unheard
@@ -50,7 +50,6 @@ from purejaxppo.sweeps.space import Space
 from purejaxppo.sweeps.study import Study
 from purejaxppo.sweeps.trials import Result, Trial
 from purejaxppo.sweeps.widths import width_that_fits
-from purejaxppo.types import Metrics
 
 
 def planned_rungs(components: Components, space: Space, options: SweepOptions) -> tuple[int, ...]:
@@ -103,22 +102,6 @@ def train_halving(
     names = tuple(space.names)
     schedule = Schedule(source, components, options, study, announce, stop, rungs, names, {})
     yield from fill_places(schedule) if options.scheduler == "asha" else _brackets(schedule)
-
-
-class Begun(NamedTuple):
-    """A bracket on its way.
-
-    Attributes:
-        rung: the next one.
-        state: of the agents; None before they begin.
-        history: every field [agents, updates], NumPy; None before they begin.
-        seconds: that each trial took.
-    """
-
-    rung: int = 0
-    state: Any = None
-    history: Metrics | None = None
-    seconds: float = 0.0
 
 
 def _brackets(schedule: Schedule) -> Iterator[Result]:
@@ -177,12 +160,12 @@ def _bracket(
         Results, as trials end.
     """
     options, components, rungs = schedule.options, schedule.components, schedule.rungs
-    begun, seeds = Begun(), options.seeds
+    seeds, first, seconds = options.seeds, 0, 0.0
     if checkpoint is not None:
-        begun = Begun(checkpoint[0]["rung"], seconds=checkpoint[0]["seconds"])
-    done = rungs[begun.rung - 1] if begun.rung else 0
-    state, history, seconds = None, None, begun.seconds
-    for rung in range(begun.rung, len(rungs)):
+        first, seconds = checkpoint[0]["rung"], checkpoint[0]["seconds"]
+    done = rungs[first - 1] if first else 0
+    state, history = None, None
+    for rung in range(first, len(rungs)):
         # a program of this width, and its agents: new ones, those that were saved, or those left
         values = columns_of(trials, schedule.names, seeds)
         programs = schedule.compile(values, begins=rung == 0)

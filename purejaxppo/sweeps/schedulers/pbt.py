@@ -16,8 +16,9 @@ An episode that was begun by the one is so finished by the same policy in both, 
 theirs. The random key alone stays the agent's own, so that the two part ways at the next step.
 
 Where no episode ended in a generation, an agent keeps the score that it came with. Agents without a
-score rank last and are taken from by nobody; equal scores rank by number of the agent. Of `gamma`
-and `gae_lambda` it is $1 - x$ that is multiplied, which is what tells values near 1 apart. A choice
+score rank last and are taken from by nobody; equal scores rank by number of the agent. One whose
+returns are not finite is worse than any that has a score, and so takes over. Of `gamma` and
+`gae_lambda` it is $1 - x$ that is multiplied, which is what tells values near 1 apart. A choice
 among numbers moves to one of its neighbours, in the order in which they were given.
 
 Reference: arXiv:1711.09846, algorithm 1, and section 4.1.1 (truncation; perturb, resample).
@@ -68,7 +69,8 @@ class PopulationOutput(NamedTuple):
         hyperparams: by name, [G, P], those that were in force.
         parents: [G, P] int32, the agent of the generation before that each was copied from at the
             beginning; itself where it went on.
-        scores: [G, P] float32, at the end; NaN where no episode had ended yet.
+        scores: [G, P] float32, at the end; NaN where no episode had ended yet, and below all others
+            where returns are not finite.
     """
 
     state: LearnerState
@@ -88,10 +90,13 @@ def mean_episode_return(metrics: Metrics) -> Array:
         metrics: every field [P, n].
 
     Returns:
-        [P] float32, NaN where none did.
+        [P] float32, NaN where none did; less than any other where their mean is no finite number.
     """
     episodes, total = metrics.episodes.sum(1), metrics.return_sum.sum(1)
-    return jnp.where(episodes > 0, total / jnp.maximum(episodes, 1).astype(jnp.float32), jnp.nan)
+    mean = total / jnp.maximum(episodes, 1).astype(jnp.float32)
+    # an agent that is broken has a score, or it would go on with the one it had when it was well
+    mean = jnp.where(jnp.isfinite(mean), mean, -jnp.inf)
+    return jnp.where(episodes > 0, mean, jnp.nan)
 
 
 def keys_of_population(key: Array) -> Array:
@@ -180,6 +185,7 @@ def make_population(
         perturb=perturb, resample=resample,
     )  # fmt: skip
     space = read_space(space, components.config, components.env_params)
+    components.check_varied(space.names)
     return population_of(components, evolution_of(components, space, options), measure)
 
 

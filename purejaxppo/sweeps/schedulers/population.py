@@ -30,7 +30,13 @@ from purejaxppo.sweeps.schedulers.crew import (
     place_state,
     returns_in,
 )
-from purejaxppo.sweeps.schedulers.evolution import Evolution, carried, evolution_of
+from purejaxppo.sweeps.schedulers.evolution import (
+    Evolution,
+    along,
+    carried,
+    evolution_of,
+    line_of,
+)
 from purejaxppo.sweeps.schedulers.pbt import (
     keys_of_population,
     last_of,
@@ -317,22 +323,6 @@ def _write_lineage(
         write_whole(study.folder / LINEAGE, lambda file: file.write(text.encode()))
 
 
-def ancestors(parents: np.ndarray, agent: int) -> list[int]:
-    """Follows an agent back to where it began.
-
-    Args:
-        parents: [G, P], see `PopulationOutput`.
-        agent: of the last generation.
-
-    Returns:
-        [G], which agent of each generation it was.
-    """
-    line = [agent]
-    for row in parents[:0:-1]:
-        line.append(int(row[line[-1]]))
-    return line[::-1]
-
-
 def _result(
     number: int,
     evolution: Evolution,
@@ -343,9 +333,7 @@ def _result(
     kept: bool,
 ) -> Result:
     """Returns what has come of an agent."""
-    line = np.repeat(ancestors(lineage.parents, number), evolution.lengths)
-    updates = np.arange(len(line))
-    own = jax.tree.map(lambda x: x[line, updates][None], metrics)
+    own = along(line_of(lineage.parents, number, evolution.lengths), metrics)
     taken = [p for p in lineage.parents[:, number].tolist() if p != number]
     setting = plain_setting(
         evolution.dimensions, {n: x[-1, number] for n, x in lineage.values.items()}
