@@ -114,13 +114,15 @@ def _check_one(components: Components, state: Any) -> None:
             f"state={shown(state)} is no state of a learner: use output.state of make_train, or "
             "of fit that of one seed, jax.tree.map(lambda x: x[0], result.state)"
         )
-    one = jax.eval_shape(components.policy.init, jax.random.key(0))
+    one = jax.tree.leaves(jax.eval_shape(components.policy.init, jax.random.key(0)))
     shapes = [x.shape for x in jax.tree.leaves(state.params)]
-    for seeds in {shape[:1] for shape in shapes}:
-        if shapes == [(*seeds, *like.shape) for like in jax.tree.leaves(one)] and seeds:
+    for like, shape in zip(one, shapes, strict=False):
+        lead = shape[: len(shape) - len(like.shape)]
+        if lead and shapes == [(*lead, *like.shape) for like in one]:
+            first = ", ".join("0" * len(lead))
             raise ConfigError(
-                f"state has a leading axis of {seeds[0]} seeds: use that of one, "
-                "jax.tree.map(lambda x: x[0], state), or jax.vmap over them"
+                f"state has leading axes {[*lead]}, such as those of seeds: use that of one, "
+                f"jax.tree.map(lambda x: x[{first}], state), or jax.vmap over them"
             )
 
 

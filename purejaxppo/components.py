@@ -298,7 +298,10 @@ def _check_function(kind: str, passed: Any, arguments: int, works: str) -> None:
         works = f"pass names to PPOConfig({kind}=...)"
         raise ConfigError(f"{kind}={passed!r} must be a function: {works}")
     try:
-        inspect.signature(cast(Any, passed), follow_wrapped=False).bind(*range(arguments))
+        signature = inspect.signature(cast(Any, passed), follow_wrapped=False)
+        signature.bind(*range(arguments))
+        if kind == "optimizer" and "learning_rate" in signature.parameters:  # one of optax's own
+            raise TypeError("it is called with hyperparameters, not with a learning rate")
     except TypeError as error:  # it is no function, or one of other arguments
         count = f"{arguments} argument{'s' if arguments > 1 else ''}"
         raise ConfigError(

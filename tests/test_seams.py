@@ -427,6 +427,7 @@ def test_optimizers_are_compared_by_what_makes_them():
             {"optimizer": optax.adam(1e-3)},
             r"must be a function of 1 argument: use lambda hyper: optax.adam\(hyper.learning_rate",
         ),
+        ({}, {"optimizer": optax.adam}, r"use lambda hyper: optax.adam\(hyper.learning_rate\)"),
         (
             {},
             {"optimizer": lambda hyper: hyper.learning_rate},

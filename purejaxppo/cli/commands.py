@@ -114,6 +114,7 @@ def evaluate(argv: Sequence[str]) -> int:
     from purejaxppo.runs.agents import load_components, tell_of_defaults
     from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
     from purejaxppo.runs.plan import seeds_played_at_once
+    from purejaxppo.runs.summary import rounded
     from purejaxppo.runs.vary import kept_own
 
     # all agents of the run play the same first states, side by side, each in its environment
@@ -146,11 +147,13 @@ def evaluate(argv: Sequence[str]) -> int:
     several = options.episodes > 1  # one alone has no spread
     table = Table("seed", "return", *["± std"] * several, "length", "episodes", box=None)
     for i, row in enumerate(rows):
-        numbers = [row["return_mean"], *[row["return_std"]] * several, row["length_mean"]]
-        table.add_row(str(i), *(f"{x:.1f}" for x in numbers), str(row["episodes"]))
+        returns = [row["return_mean"], *[row["return_std"]] * several]
+        told = [rounded(x, row["return_mean"]) for x in returns]
+        table.add_row(str(i), *told, f"{row['length_mean']:.1f}", str(row["episodes"]))
     Console().print(table)
     over = counted(len(rows), "seed")
-    print(f"{components.config.env}: mean return {np.mean(means):.1f} over {over}")
+    mean = float(np.mean(means))
+    print(f"{components.config.env}: mean return {rounded(mean, mean)} over {over}")
     if unfinished:
         some = counted(unfinished, "episode")
         print(f"{some} did not end within {LONGEST:,} steps: counted as they stood")
@@ -269,21 +272,19 @@ def export(argv: Sequence[str]) -> int:
     options = parse(ExportOptions, argv, "export")
     start_jax()
     from purejaxppo.export.export_policy import export_policy
-    from purejaxppo.export.formats import FLOAT32_ALONE, USES
+    from purejaxppo.export.formats import FLOAT32_ALONE, use_of
     from purejaxppo.run_folder.read import read_run
 
     path = export_policy(
         options.run, options.format, out=options.out, agent=options.agent,
         weights=options.weights, overwrite=options.overwrite,
     )  # fmt: skip
-    use = USES[options.format]
     config = read_run(options.run)[0]
-    memory = config.core != "none"
     other = options.format in FLOAT32_ALONE and config.compute_dtype != "float32"
     words = f", in float32 (trained in {config.compute_dtype})" if other else ""
     print(f"wrote {path}: the most probable action, statistics frozen{words}")
-    print("    " + use.load.format(path=str(path), module=path.stem))
-    print("    " + (use.act_with_memory if memory else use.act))
+    for line in use_of(path, options.format, memory=config.core != "none"):
+        print(f"    {line}")
     return 0
 
 

@@ -39,11 +39,11 @@ def draw(options: PlotOptions) -> Path:
         raise ConfigError(f"out={out!r} must end in {', '.join(METADATA)}: use curves.png")
     studies = [read_study(path) for path in named_studies(options.runs)]
     if not studies:
-        return plot_curves(read_all(options.runs), options)
+        return plot_curves(read_all(options.runs), [], options)
     measured = {name for study in studies for r in study.results.values() for name in r.measured}
     if options.metric is None or options.metric in measured:
         return plot_trials(studies, options)
-    return plot_curves(_best_runs(studies), options)
+    return plot_curves(*_best_runs(studies), options)
 
 
 def plot_trials(studies: Sequence[StudyResults], options: PlotOptions) -> Path:
@@ -73,32 +73,36 @@ def plot_trials(studies: Sequence[StudyResults], options: PlotOptions) -> Path:
     return path
 
 
-def _best_runs(studies: Sequence[StudyResults]) -> list[Results]:
+def _best_runs(studies: Sequence[StudyResults]) -> tuple[list[Results], list[str]]:
     """Returns the runs of the best trials of a study, or of the best of each of several.
+
+    Returns:
+        The runs, and in words which are not there.
 
     Raises:
         ConfigError: none of them has kept a run.
     """
     found: list[Results] = []
+    lacking: list[str] = []
     several = len(studies) > 1
     for study in studies:
         runs, missing = runs_of(study, study.ranked[: 1 if several else CURVES], several)
         found += runs
-        for words in missing:
-            print(f"purejaxppo: {study.folder}: {words}", file=sys.stderr)
+        lacking += [f"{study.folder}: {words}" for words in missing]
     if not found:
         raise ConfigError(
-            f"no run of the best trials of {str(studies[0].folder)!r} is there: draw scores, "
-            "without --metric"
+            f"no run of the best trials of {str(studies[0].folder)!r} is there "
+            f"({'; '.join(lacking[:1]) or 'none has a score'}): draw scores, without --metric"
         )
-    return found
+    return found, lacking
 
 
-def plot_curves(found: Sequence[Results], options: PlotOptions) -> Path:
+def plot_curves(found: Sequence[Results], lacking: Sequence[str], options: PlotOptions) -> Path:
     """Draws learning curves, and says on stderr what they do not show.
 
     Args:
         found: results of runs.
+        lacking: in words which are not there.
         options: of the command.
 
     Returns:
@@ -114,6 +118,8 @@ def plot_curves(found: Sequence[Results], options: PlotOptions) -> Path:
 
     # what the picture cannot show, or should not be taken for
     runs, without = with_metric(runs, drawn.metric)
+    for words in lacking:
+        print(f"purejaxppo: {words}", file=sys.stderr)
     for run in without:
         print(f"purejaxppo: {run.folder} is left out: it has no {drawn.metric}", file=sys.stderr)
     if few := few_seeds(runs):

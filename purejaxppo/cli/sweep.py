@@ -77,9 +77,9 @@ def sweep(
     # the sweep itself
     named = options.study_dir
     there = None if named is None else given_path(named, "study_dir")
-    earlier = read_results(there) if there is not None and is_study(there) else ()
+    earlier = read_results(there) if there is not None and is_study(there) else {}
     display.announce("planning")
-    display.begin(count, len(earlier))
+    display.begin(count, [*earlier.values()])
     folder = create_study_dir(named, config.env)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(SweepOptions)}
     own = SweepOptions(**{**given, "study_dir": str(folder)})
@@ -168,7 +168,8 @@ def print_results(result: SweepResult, space: Space, options: SweepRun, folder: 
             print(f"on fresh seeds trial {again.number} is the best: {words}")
         print(f"saved in {where}")
         if result.best is not None:
-            print(f"train the best with: purejaxppo train --config {where / 'best.toml'}")
+            config = shlex.quote(str(where / "best.toml"))
+            print(f"train the best with: purejaxppo train --config {config}")
     for problem in result.problems:
         print(f"purejaxppo: {problem}", file=sys.stderr)
     if options.json:

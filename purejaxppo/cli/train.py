@@ -22,7 +22,7 @@ from purejaxppo.cli.progress.display import Display
 from purejaxppo.cli.signals import saying
 from purejaxppo.cli.words import counted
 from purejaxppo.components import make_components
-from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.coerce import check_said_once, parse_options
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.registry import find_env
 from purejaxppo.parallel import ENVS, SEEDS
@@ -118,12 +118,14 @@ def params_of(config: PPOConfig, given: Sequence[str]) -> EnvParams:
         given: numbers as name=value.
 
     Raises:
-        ConfigError: it has no such number, or cannot be made.
+        ConfigError: it has no such number, an option gives it too, or the environment cannot be
+            made.
     """
     if not given:
         return None
-    defaults = find_env(config.env, **parse_options(config.env_options))[1]
-    return with_numbers(parse_options(given, "env_params"), defaults)
+    options, numbers = parse_options(config.env_options), parse_options(given, "env_params")
+    check_said_once(options, numbers)
+    return with_numbers(numbers, find_env(config.env, **options)[1])
 
 
 def make_loggers(options: RunOptions, run_dir: Path) -> list[Callback | Logger]:

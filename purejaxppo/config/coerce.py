@@ -235,3 +235,20 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     # no UTF-8; no TOML; integers too long or tables too deep for Python
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{str(path)!r} is no TOML file: {shown(str(error))}") from error
+
+
+def check_said_once(options: Iterable[str], numbers: Iterable[str]) -> None:
+    """Refuses a number of an environment that is an option of its making too.
+
+    Args:
+        options: names in env_options.
+        numbers: names in env_params, which would take their places.
+
+    Raises:
+        ConfigError: a name is in both.
+    """
+    twice = sorted({*options} & {*numbers})
+    if twice:
+        raise ConfigError(
+            f"{twice[0]} is in env_options and in env_params, which takes its place: keep one"
+        )

@@ -9,7 +9,8 @@ import contextlib
 import logging
 import multiprocessing.connection
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,8 @@ import numpy as np
 from purejaxppo.envs.declared import check_actions, forms_of, spaces_of
 from purejaxppo.envs.info import at_ends
 from purejaxppo.envs.interface import kind_of, making
-from purejaxppo.errors import ConfigError, HostError
-from purejaxppo.spaces import Arrays, EnvSpec, Space, from_start, only, starts
+from purejaxppo.errors import ConfigError, HostError, RunWarning
+from purejaxppo.spaces import MASKS, Arrays, EnvSpec, Space, from_start, only, starts
 from purejaxppo.types import Action, EnvParams, EnvStep, Obs
 
 MAKES = (
@@ -119,6 +120,18 @@ class HostEnvironment:
         return self._inspected
 
 
+def _tell_of_masks(env: HostEnvironment, info: Any) -> None:
+    """Warns of an action mask that nothing reads: what is observed has it, or has none."""
+    found = [name for name in MASKS if isinstance(info, Mapping) and name in info]
+    if found:
+        warnings.warn(
+            f"{env.name} tells an {found[0]} in its info, which is not read on the host: have it "
+            f"observed, as {{'observation': obs, {found[0]!r}: mask}}",
+            RunWarning,
+            stacklevel=2,
+        )
+
+
 def _told_once(record: logging.LogRecord) -> bool:
     """Says whether JAX is to report what a callback raised; `Host.close` tells of HostErrors."""
     return not (record.exc_info and isinstance(record.exc_info[1], HostError))
@@ -176,7 +189,9 @@ class Host:
         self.run, self.clock = self.run + 1, 0
         with self._keeping_errors():
             envs = self.envs = self.env.make_share(self.num_envs, self.first)
-            obs, _ = envs.reset(seed=int(seed))
+            obs, info = envs.reset(seed=int(seed))
+            if self.run == 1:
+                _tell_of_masks(self.env, info)
             self.masked = False  # whether a reset of some, not all, has been looked at
             self.returns = np.zeros(self.num_envs, np.float64)
             self.lengths = np.zeros(self.num_envs, np.int32)

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -229,8 +230,11 @@ WRITERS: dict[Format, Callable[[Acting], list[bytes]]] = {
 class Use(NamedTuple):
     """How a file is used, in lines of Python.
 
+    `{path}` and `{module}` stand for the file and its name, `{inputs}` and `{outputs}` for the
+    arrays that are told by name.
+
     Attributes:
-        load: makes `policy`; `{path}` and `{module}` stand for the file and its name.
+        load: makes `policy`.
         act: calls a policy without a memory.
         act_with_memory: calls one with a memory.
     """
@@ -248,8 +252,8 @@ USES: dict[Format, Use] = {
     ),
     "onnx": Use(
         "policy = onnxruntime.InferenceSession({path!r})",
-        "action, = policy.run(None, {'obs': obs})  # a batch; policy.get_inputs() has all names",
-        "*carry, action = policy.run(None, inputs)  # batches; policy.get_inputs() has all names",
+        "{outputs} = policy.run(None, {inputs})  # a batch: every array has a leading axis",
+        "*carry, {outputs} = policy.run(None, inputs)  # batches; policy.get_inputs() has names",
     ),
     "npz": Use(
         "from {module} import Policy; policy = Policy({path!r})  # {module}.py is beside it",
@@ -258,3 +262,27 @@ USES: dict[Format, Use] = {
     ),
 }
 """How each format is used."""
+
+
+def use_of(path: Path, format: Format, memory: bool) -> list[str]:
+    """Returns how a file is used, in lines of Python.
+
+    Args:
+        path: the file.
+        format: of it.
+        memory: the policy has one.
+    """
+    use, about = USES[format], {"path": str(path), "module": path.stem}
+    if format == "onnx":
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+
+        session: Any = onnxruntime.InferenceSession(path)
+        names = [x.name for x in session.get_inputs()]
+        told = [x.name for x in session.get_outputs() if x.name.split(".")[0] == "action"]
+        about["inputs"] = "{" + ", ".join(f"{x!r}: {_variable(x)}" for x in names) + "}"
+        about["outputs"] = ", ".join(map(_variable, told)) + "," * (len(told) == 1 and not memory)
+    return [line.format(**about) for line in (use.load, use.act_with_memory if memory else use.act)]
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"\W", "_", name)

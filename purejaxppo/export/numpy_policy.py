@@ -6,15 +6,19 @@
     carry = policy.initial_carry  # with a memory: at the start of an episode
     carry, action = policy(carry, obs, episode_start)
 
-An observation is an array, or a dictionary or tuple of them, as the environment gives it. A batch
-has a leading axis more in every array; actions and memory then have it too.
+An observation is an array, or a dictionary, tuple or record of them, as the environment gives it. A
+batch has a leading axis more in every array; actions and memory then have it too.
 """
 
 import json
 from functools import reduce
-from operator import getitem
 
 import numpy as np
+
+
+def part(tree, name):
+    """Returns a part of a dictionary, of a tuple, or of a record, which has it as an attribute."""
+    return tree[name] if isinstance(name, int) or isinstance(tree, dict) else getattr(tree, name)
 
 
 def concatenate(*parts_axis):
@@ -26,8 +30,7 @@ def concatenate(*parts_axis):
 
 def take(x, places):
     """Returns elements by their places; -1: the zero at the end."""
-    rows = np.reshape(x, (len(x), int(np.prod(x.shape[1:]))))
-    return np.pad(rows, ((0, 0), (0, 1)))[:, places]
+    return np.pad(x.reshape(len(x), int(np.prod(x.shape[1:]))), ((0, 0), (0, 1)))[:, places]
 
 
 # every array has a leading axis: of observations, or 1
@@ -56,7 +59,7 @@ class Policy:
         """Returns one action, or actions for a batch; with a memory, the carry before them."""
         values, leads = dict(self.constants), []
         for name, path, shape in self.program["inputs"]:
-            x = np.asarray(reduce(getitem, path, args))
+            x = np.asarray(reduce(part, path, args))
             lead = x.shape[: x.ndim - len(shape)]
             if [*lead, *shape] != [*x.shape] or len(lead) > 1:
                 raise ValueError(f"{name} has shape {[*x.shape]}: pass {shape}, or more of them")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import jax
+import numpy as np
 
 from purejaxppo.act import actor_of
 from purejaxppo.components import CustomEnv, CustomPolicy
@@ -18,6 +19,7 @@ from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs import registry
 from purejaxppo.envs.given import name_of
 from purejaxppo.envs.host import HostEnvironment
+from purejaxppo.envs.inspection import place
 from purejaxppo.envs.wrappers.base import Wrapper
 from purejaxppo.errors import ConfigError
 from purejaxppo.rendering.gif import write_gif
@@ -192,10 +194,44 @@ def _write(file: IO[bytes], episode: Episode, artist: Any, params: EnvParams, fp
     if hasattr(artist, "page"):
         file.write(artist.page(episode.scenes, fps).encode())
         return
-    drawn = hasattr(artist, "frames")
-    pictures = artist.frames(episode.scenes, params) if drawn else episode.scenes
+    pictures = _pictures(episode, artist, params) if hasattr(artist, "frames") else episode.scenes
     captions = [f"step {t}   return {r:z.1f}" for t, r in enumerate(episode.returns)]
     write_gif(file, pictures, captions, fps)
+
+
+def _pictures(episode: Episode, artist: Any, params: EnvParams) -> Iterator[np.ndarray]:
+    """Draws an episode with the environment's own method, one picture after the other.
+
+    Raises:
+        ConfigError: it raises, or what it gives is not a picture for each state.
+    """
+    name, shape, count = f"{type(artist).__name__}.frames", None, 0
+    try:
+        for picture in map(np.asarray, artist.frames(episode.scenes, params)):
+            flat = picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8
+            if not flat or picture.shape != (shape or picture.shape):
+                raise ConfigError(
+                    f"{name} gives {picture.dtype}{[*picture.shape]} as picture {count}: it must "
+                    "be uint8 [H, W, 3], and all of one size"
+                )
+            shape, count = picture.shape, count + 1
+            if count > len(episode.scenes):
+                break
+            yield picture
+    except Exception as error:
+        ours = not (place(error) or isinstance(error, TypeError | ValueError))
+        if ours or isinstance(error, ConfigError):  # a suite's renderer has words of its own
+            raise
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"{name} raises {words}{place(error)}: it is given a list of states, and returns a "
+            "picture [H, W, 3] uint8 for each"
+        ) from error
+    if count != len(episode.scenes):
+        other = "fewer" if count < len(episode.scenes) else "more"
+        raise ConfigError(
+            f"{name} gives {other} pictures than the {len(episode.scenes)} states: one for each"
+        )
 
 
 def _make_drawn_env(config: PPOConfig) -> tuple[Any, EnvParams]:

@@ -141,18 +141,18 @@ def final_returns(metrics: Metrics) -> np.ndarray:
     """Returns the mean return of the episodes that ended in the last tenth of a run, per seed.
 
     Args:
-        metrics: every field [seeds, updates], of the updates that were done: a tenth of them, at
+        metrics: every field [..., updates], of the updates that were done: a tenth of them, at
             least one, counts, also of a run that was stopped on its way.
 
     Returns:
-        [seeds] float64, NaN where no episode ended there.
+        [...] float64, as many as there are agents, NaN where no episode ended there.
 
     Raises:
-        IndexError: the metrics have no axis of seeds.
+        IndexError: the metrics have no axis of updates.
     """
-    last = max(1, np.shape(metrics.episodes)[1] // 10)
-    episodes = np.asarray(metrics.episodes)[:, -last:].sum(1)
-    returns = np.asarray(metrics.return_sum, np.float64)[:, -last:].sum(1)
+    last = max(1, np.shape(metrics.episodes)[-1] // 10)
+    episodes = np.asarray(metrics.episodes)[..., -last:].sum(-1)
+    returns = np.asarray(metrics.return_sum, np.float64)[..., -last:].sum(-1)
     return np.where(episodes > 0, returns / np.maximum(episodes, 1), np.nan)
 
 

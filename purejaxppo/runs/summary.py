@@ -137,13 +137,15 @@ def in_words(summary: Mapping[str, Any]) -> dict[str, str]:
     # seeds that ended no episode do not count, and one alone has no spread
     ended = sum(x is not None for x in summary["final_returns"])
     over = f"{seeds} seed{'s' * (seeds > 1)}" if ended == seeds else f"{ended} of {seeds} seeds"
-    final = "no episode ended" if mean is None else f"{mean:.1f}  ({over})"
+    final = "no episode ended" + ", or a return is not finite" * (summary["episodes"] > 0)
+    if ended:
+        final = f"{rounded(mean, mean)}  ({over})"
     if ended > 1:
-        final = f"{mean:.1f} ± {spread:.1f}  (mean ± std over {over})"
-    best = [x for x in summary["best_evaluations"] if x is not None]
+        final = f"{rounded(mean, mean)} ± {rounded(spread, mean)}  (mean ± std over {over})"
+    best = float(np.mean([x for x in summary["best_evaluations"] if x is not None] or [np.nan]))
     words = {
         "final return": final,
-        "best evaluation": f"{np.mean(best):.1f}" if best else "",
+        "best evaluation": "" if np.isnan(best) else rounded(best, best),
         "episodes": f"{summary['episodes']:,}",
         "steps/s": _known(summary["steps_per_second"], ",.0f"),
         "compile": _known(summary["compile_seconds"], ".1f", " s"),
@@ -152,6 +154,16 @@ def in_words(summary: Mapping[str, Any]) -> dict[str, str]:
         "saved in": summary["run_dir"] or "",
     }
     return {name: text for name, text in words.items() if text}
+
+
+def rounded(x: float, size: float) -> str:
+    """Writes a return, or the spread of some: small ones with more digits.
+
+    Args:
+        x: any.
+        size: of what the spread is of.
+    """
+    return f"{x:.1f}" if abs(size) >= 10 else f"{x:.3f}"
 
 
 def _known(x: float | None, how: str, unit: str = "") -> str:

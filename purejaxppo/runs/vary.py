@@ -11,6 +11,9 @@ import numpy as np
 
 from purejaxppo.components import Components
 from purejaxppo.config.coerce import coerce
+from purejaxppo.config.libraries import meaning_of
+from purejaxppo.config.rules import types_of
+from purejaxppo.config.schema import PPOConfig
 from purejaxppo.envs.suites.adapter import field_name
 from purejaxppo.errors import ConfigError, did_you_mean, shown
 from purejaxppo.hyperparams import BOUNDS, Hyperparams
@@ -141,7 +144,10 @@ def read_vary(vary: Mapping[str, Sequence[float]], components: Components, seeds
         if name not in BOUNDS and not (inside and where in numbers):
             known = [*BOUNDS, *(OF_THE_ENVIRONMENT + x for x in numbers)]
             what = f"vary has {shown(name)}, which is no hyperparameter or number in env_params"
-            raise ConfigError(f"{what}: {did_you_mean(str(name), known)}")
+            hint = meaning_of(str(name), known, str) or did_you_mean(str(name), known)
+            if str(name) in types_of(PPOConfig):
+                hint = "each value needs a program of its own: use sweep"
+            raise ConfigError(f"{what}: {hint}")
         if not inside and getattr(config, name) is None:
             raise ConfigError(
                 f"vary has {name}, which is None in the configuration, and so switched off: set it"

@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from purejaxppo.config.coerce import parse_options
+from purejaxppo.config.coerce import check_said_once, parse_options
 from purejaxppo.config.libraries import meaning_of
 from purejaxppo.config.rules import types_of, without_effect
 from purejaxppo.config.schema import PPOConfig
@@ -319,8 +319,12 @@ def _check_environment(space: Space, config: PPOConfig) -> None:
     """Makes the environment with every end and choice of its options.
 
     Raises:
-        ConfigError: it cannot be made so.
+        ConfigError: it cannot be made so, or a number of it is varied that an option gives too.
     """
+    options = {*parse_options(config.env_options)}
+    options |= {x.removeprefix(ENV_OPTIONS) for x in space.names if x.startswith(ENV_OPTIONS)}
+    numbers = (x.removeprefix(ENV_PARAMS) for x in space.names if x.startswith(ENV_PARAMS))
+    check_said_once(options, numbers)
     for dimension in space.dimensions:
         if dimension.name.startswith(ENV_OPTIONS):
             from purejaxppo.envs.registry import find_env

@@ -20,6 +20,7 @@ from purejaxppo.runs.options import FitOptions
 from purejaxppo.runs.plan import plan_for
 from purejaxppo.runs.vary import read_vary
 from purejaxppo.sweeps.options import SweepOptions
+from purejaxppo.sweeps.read import RETRAINED
 from purejaxppo.sweeps.scores import failed, measured, scored
 from purejaxppo.sweeps.shapes import by_shape, shape_of, varied_in
 from purejaxppo.sweeps.study import Study
@@ -173,9 +174,11 @@ class Trainer:
         seeds = self._options.seeds
         options = self._options_of(part.trials[0].config, part.width * seeds, part.name)
         plan = plan_for(components, options)
+        folder, count = self._study.folder, len(part.trials)
+        where = f"{RETRAINED}/" if folder is not None and folder.name == RETRAINED else ""
         self._announce(
-            f"{PLAN}{part.name}: {len(part.trials):,} trial{'s' * (len(part.trials) > 1)} from "
-            f"number {part.trials[0].number}, {plan.timesteps:,} steps each; about "
+            f"{PLAN}{where}{part.name}: {count:,} trial{'s' * (count > 1)}, the first number "
+            f"{part.trials[0].number}, {plan.timesteps:,} steps each; about "
             f"{in_bytes(plan.bytes_per_device)} of memory" + " per device" * (plan.mesh.size > 1)
         )
         return fit_of(

@@ -263,7 +263,8 @@ def test_ctrl_c_saves_what_was_reached(tmp_path):
         ([10.0, 14.0], "12.0 ± 2.0  (mean ± std over 2 seeds)"),
         ([10.0, 14.0, None], "12.0 ± 2.0  (mean ± std over 2 of 3 seeds)"),
         ([10.0, None], "10.0  (1 of 2 seeds)"),
-        ([None], "no episode ended"),
+        ([0.977, 0.979], "0.978 ± 0.001  (mean ± std over 2 seeds)"),
+        ([None], "no episode ended, or a return is not finite"),
     ],
 )
 def test_results_of_one_seed_have_no_spread(returns, line, capsys):

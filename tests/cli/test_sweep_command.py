@@ -173,6 +173,14 @@ def test_a_file_that_is_no_configuration_is_refused(purejaxppo, tmp_path, comman
         ("train --config d.toml --preset classic", "--preset has no effect beside --config"),
         ("sweep --config d.toml --algorithm a2c", "--algorithm has no effect beside --config"),
         ("train CartPole-v1 --env-params gravit=3", "env_params has 'gravit'"),
+        (
+            "train CartPole-v1 --env-options gravity=5 --env-params gravity=6",
+            "gravity is in env_options and in env_params",
+        ),
+        (
+            "sweep CartPole-v1 --vary env_options.gravity=5,6 env_params.gravity=3,4",
+            "gravity is in env_options and in env_params",
+        ),
         ("train CartPole-v1 --env-params gravity=x", "env_params gravity='x' must be a number"),
         ("train CartPole-v1 --env-params gravity", "env_params entry 'gravity' must be name="),
         ("sweep CartPole-v1", "nothing is varied"),
@@ -354,7 +362,8 @@ def test_the_line_says_how_far_it_is_what_is_best_and_how_long_it_takes(monkeypa
         display(result(number, 2.0))
     assert "9 of 9 trials  best 2" in display._line(200)
     # what was done before takes no time now
-    display.begin(8, earlier=4)
+    display.begin(8, [result(number, float(number)) for number in range(4)])
+    assert "4 of 8 trials  best 3 " in display._line(200)
     now = 133.0
     display(result(9, 0.0))
     assert "5 of 8 trials" in display._line(200) and "about 0:30 left" in display._line(200)

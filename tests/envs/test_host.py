@@ -33,6 +33,7 @@ from purejaxppo.envs.host import Host
 from purejaxppo.envs.host_info import kinds_told
 from purejaxppo.envs.host_program import Shares, make_host_vec_env
 from purejaxppo.envs.wrappers import FrameStack
+from purejaxppo.errors import RunWarning
 
 CONFIG = PPOConfig(
     num_envs=2, num_steps=4, total_timesteps=16, num_epochs=1, num_minibatches=1,
@@ -700,6 +701,22 @@ def test_a_run_after_a_failure_is_not_told_of_it(monkeypatch):
     train = broken("step")[2]
     monkeypatch.setattr(Fails, "fixed", True)
     assert np.isfinite(train(KEYS[0]).metrics.policy_loss).all()
+
+
+class Masked(Small):
+    """Tells what may be done, where nobody looks."""
+
+    def reset(self, *, seed=None, options=None):
+        obs, _ = super().reset(seed=seed, options=options)
+        return obs, {"action_mask": np.ones(2, bool)}
+
+
+def test_a_mask_that_is_not_observed_is_said_once():
+    host = Host(hosted(Masked), 2)
+    with pytest.warns(RunWarning, match="own tells an action_mask in its info, .* have it observ"):
+        host.reset(0)
+    host.reset(1)
+    host.close()
 
 
 def test_an_environment_that_cannot_be_made_at_all():

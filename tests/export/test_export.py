@@ -37,6 +37,7 @@ from purejaxppo.components import make_components
 from purejaxppo.export import numpy_policy as reader
 from purejaxppo.export import numpy_program as as_numpy
 from purejaxppo.export.export_policy import export_policy
+from purejaxppo.export.formats import use_of
 from purejaxppo.runs.agents import Agents, load_agents, save_agents
 from purejaxppo.spaces import Box, Discrete, MultiBinary, MultiDiscrete, zeros
 
@@ -462,6 +463,7 @@ def test_a_reader_of_before_is_written_over_where_python_finds_it(run_of, tmp_pa
     folder, _, _ = run_of("discrete")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "policy", raising=False)  # of another test
     for name in ("policy", "other"):
         (tmp_path / f"{name}.py").write_text("# a reader of another version")
         importlib.invalidate_caches()
@@ -541,6 +543,22 @@ def test_the_converter_leaves_jax_as_it_was(run_of, tmp_path):
         for module, names in before.items():
             assert {n: vars(module)[n] for n in names} == names
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+    # and what is printed of its use names what goes in and comes out
+    line = use_of(tmp_path / "a.onnx", "onnx", memory=False)[1]
+    assert line.startswith("action, = policy.run(None, {'obs': obs})")
+    folder, _, own = run_of("several")
+    path = export_policy(folder, "onnx", out=tmp_path / "several.onnx", **own)
+    names = "action_bits, action_gear, action_way"
+    inputs = "{'obs.0': obs_0, 'obs.1': obs_1}"
+    assert use_of(path, "onnx", memory=False)[1].startswith(f"{names} = policy.run(None, {inputs})")
+    assert use_of(path, "onnx", memory=True)[1].startswith(f"*carry, {names} = policy.run(")
+
+
+def test_parts_of_observations_are_found_in_dictionaries_tuples_and_records():
+    for tree in ({"board": 1}, Seen(1, 2)):
+        assert reader.part(tree, "board") == 1
+    assert reader.part((5, 6), 1) == 6
 
 
 @every_format

@@ -123,7 +123,13 @@ def change(path, **values):
 def test_final_returns_are_of_the_updates_that_were_done(done, counted):
     """One episode an update, whose return is the number of the update."""
     metrics = metrics_of(np.arange(done)[None])
-    np.testing.assert_allclose(final_returns(metrics), [np.arange(done)[-counted:].mean()])
+    wanted = np.arange(done)[-counted:].mean()
+    np.testing.assert_allclose(final_returns(metrics), [wanted])
+    # of a run alone, and of a sweep of seeds and settings
+    one = jax.tree.map(lambda x: x[0], metrics)
+    np.testing.assert_allclose(final_returns(one), wanted)
+    sweep = jax.tree.map(lambda x: np.broadcast_to(x, (5, 2, done)), metrics)
+    np.testing.assert_allclose(final_returns(sweep), np.full((5, 2), wanted))
 
 
 def test_final_returns_of_no_update_are_unknown():

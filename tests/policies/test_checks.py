@@ -103,8 +103,11 @@ def test_a_memory_of_one_agent_has_no_leading_axis():
 def test_a_state_of_several_seeds_is_refused_in_words():
     policy = policy_of()
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 3))
-    with pytest.raises(ConfigError, match=r"leading axis of 3 seeds: use that of one"):
+    with pytest.raises(ConfigError, match=r"leading axes \[3\], .* x: x\[0\], state"):
         make_act(PPOConfig(), Agent(params), policy=policy)
+    twice = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    with pytest.raises(ConfigError, match=r"leading axes \[2, 3\], .* x: x\[0, 0\], state"):
+        make_act(PPOConfig(), Agent(twice), policy=policy)
     with pytest.raises(ConfigError, match=r"state=5 is no state of a learner: use output.state"):
         make_act(PPOConfig(), 5, policy=policy)
 

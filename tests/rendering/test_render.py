@@ -8,6 +8,7 @@ import sys
 import zlib
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import gymnax
@@ -24,7 +25,8 @@ from purejaxppo.cli import commands
 from purejaxppo.envs.suites.adapter import paint
 from purejaxppo.envs.wrappers import ClipReward, EpisodeStatistics, FrameStack, TimeLimit, Wrapper
 from purejaxppo.rendering.gif import CAPTION, HOLD, write_gif
-from purejaxppo.rendering.render import FilmOptions, film, find_artist, render
+from purejaxppo.rendering.playback import Episode
+from purejaxppo.rendering.render import FilmOptions, _pictures, film, find_artist, render
 from purejaxppo.runs.agents import Agents, load_agents, save_agents
 
 ROUNDED = 5  # levels, of 256: how far colours are moved to fit a palette
@@ -228,6 +230,34 @@ def test_wrappers_and_memories_and_ones_own_environment(tmp_path):
     assert pictures.shape == (8, 100, 400, 3)
     np.testing.assert_allclose(pictures[:, 50, 200, 0], 20 * np.arange(8), atol=ROUNDED)
     assert sum(times) == 270 + HOLD  # eight at 30 per second: 266.7
+
+
+TWO_STATES = Episode([0, 1], np.zeros(2), True)
+
+
+def test_pictures_of_jax_will_do():
+    env = SimpleNamespace(frames=lambda states, params: jnp.zeros((2, 8, 8, 3), jnp.uint8))
+    assert [x.shape for x in _pictures(TWO_STATES, env, ())] == [(8, 8, 3)] * 2
+
+
+def small(*shape, dtype=np.uint8):
+    return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(("drawn", "words"), [
+    (lambda states: states["x"], r"raises TypeError: .*test_render.py, line .* a list of states"),
+    (lambda states: None, "raises TypeError: .* is given a list of states"),
+    (lambda states: 1 / 0, r"raises ZeroDivisionError: .* \(test_render.py, line \d+\)"),
+    (lambda states: [small(8, 8, 3)], "gives fewer pictures than the 2 states: one for each"),
+    (lambda states: [small(8, 8, 3)] * 3, "gives more pictures than the 2 states: one for each"),
+    (lambda states: [small(8, 8, 3, dtype=float)], r"gives float64\[8, 8, 3\] as picture 0: it"),
+    (lambda states: [small(8, 8, 3), small(9, 8, 3)], r"gives uint8\[9, 8, 3\] as picture 1"),
+    (lambda states: [small(8, 8)], r"gives uint8\[8, 8\] as picture 0: it must be uint8 \[H, W, 3"),
+])  # fmt: skip
+def test_what_is_no_picture_of_each_state_is_refused(drawn, words):
+    env = SimpleNamespace(frames=lambda states, params: drawn(states))
+    with pytest.raises(ConfigError, match=words):
+        list(_pictures(TWO_STATES, env, ()))
 
 
 def test_a_wrapper_whose_state_nobody_finds_is_refused_in_words():

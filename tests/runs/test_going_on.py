@@ -578,7 +578,7 @@ def test_a_result_is_printed_in_a_few_lines():
         "  problem         metrics.jsonl could not be written",
     ]
     assert "final return    no episode ended" in str(
-        result_of(final_return_mean=None, final_returns=[None, None])
+        result_of(final_return_mean=None, final_returns=[None, None], episodes=0)
     )
 
 

@@ -100,7 +100,8 @@ def test_going_on_needs_the_same_settings(varied):
     [
         ({"lerning_rate": [1.0]}, "learning_rate"),
         ({"env_params.gravity": [1.0]}, "env_params"),
-        ({"num_envs": [1, 2]}, "no hyperparameter"),
+        ({"num_envs": [1, 2]}, "no hyperparameter .* program of its own: use sweep"),
+        ({"lr": [1e-3]}, r"did you mean learning_rate\?"),
         ({"target_kl": [0.1]}, "switched off"),
         ({"learning_rate": []}, "list of numbers"),
         ({"learning_rate": 1e-3}, "list of numbers"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from purejaxppo.cli.progress.display import SECONDS_BETWEEN_LINES
@@ -29,15 +30,16 @@ class TrialsDisplay(OnScreen):
         self._earlier, self._ended, self._failed = 0, 0, 0
         self._best: Result | None = None
 
-    def begin(self, total: int, earlier: int = 0) -> None:
+    def begin(self, total: int, earlier: Sequence[Result] = ()) -> None:
         """Takes in that trials begin.
 
         Args:
             total: how many there will be.
-            earlier: how many of them have ended before.
+            earlier: those that have ended before.
         """
         self._total, self._begun = total, time.perf_counter()
-        self._earlier = self._ended = earlier
+        self._earlier = self._ended = len(earlier)
+        self._best = next(iter(ranked(earlier)), None)
 
     @property
     def told(self) -> int:
