@@ -300,7 +300,8 @@ def _check_function(kind: str, passed: Any, arguments: int, works: str) -> None:
     try:
         signature = inspect.signature(cast(Any, passed), follow_wrapped=False)
         signature.bind(*range(arguments))
-        if kind == "optimizer" and "learning_rate" in signature.parameters:  # one of optax's own
+        # one of optax's own would take the hyperparameters for it
+        if kind == "optimizer" and next(iter(signature.parameters)) == "learning_rate":
             raise TypeError("it is called with hyperparameters, not with a learning rate")
     except TypeError as error:  # it is no function, or one of other arguments
         count = f"{arguments} argument{'s' if arguments > 1 else ''}"

@@ -20,7 +20,7 @@ from purejaxppo.envs.declared import check_actions, forms_of, spaces_of
 from purejaxppo.envs.info import at_ends
 from purejaxppo.envs.interface import kind_of, making
 from purejaxppo.errors import ConfigError, HostError, RunWarning
-from purejaxppo.spaces import MASKS, Arrays, EnvSpec, Space, from_start, only, starts
+from purejaxppo.spaces import MASKS, Arrays, EnvSpec, Space, from_start, mask_of, only, starts
 from purejaxppo.types import Action, EnvParams, EnvStep, Obs
 
 MAKES = (
@@ -121,11 +121,11 @@ class HostEnvironment:
 
 
 def _tell_of_masks(env: HostEnvironment, info: Any) -> None:
-    """Warns of an action mask that nothing reads: what is observed has it, or has none."""
+    """Warns of an action mask in the info, if the observation has none: nothing reads it there."""
     found = [name for name in MASKS if isinstance(info, Mapping) and name in info]
-    if found:
+    if found and mask_of(env.spec.observation) is None:
         warnings.warn(
-            f"{env.name} tells an {found[0]} in its info, which is not read on the host: have it "
+            f"{env.name} has {found[0]} in its info, which is not read on the host: have it "
             f"observed, as {{'observation': obs, {found[0]!r}: mask}}",
             RunWarning,
             stacklevel=2,

@@ -18,7 +18,7 @@ import numpy as np
 
 def part(tree, name):
     """Returns a part of a dictionary, of a tuple, or of a record, which has it as an attribute."""
-    return tree[name] if isinstance(name, int) or isinstance(tree, dict) else getattr(tree, name)
+    return tree[name] if isinstance(name, int) or hasattr(tree, "keys") else getattr(tree, name)
 
 
 def concatenate(*parts_axis):

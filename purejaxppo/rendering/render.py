@@ -218,10 +218,11 @@ def _pictures(episode: Episode, artist: Any, params: EnvParams) -> Iterator[np.n
             if count > len(episode.scenes):
                 break
             yield picture
+    except ConfigError:
+        raise
     except Exception as error:
-        ours = not (place(error) or isinstance(error, TypeError | ValueError))
-        if ours or isinstance(error, ConfigError):  # a suite's renderer has words of its own
-            raise
+        if not (place(error) or isinstance(error, TypeError | ValueError)):
+            raise  # a suite's renderer lacks something, see NEEDS
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"{name} raises {words}{place(error)}: it is given a list of states, and returns a "

@@ -713,7 +713,7 @@ class Masked(Small):
 
 def test_a_mask_that_is_not_observed_is_said_once():
     host = Host(hosted(Masked), 2)
-    with pytest.warns(RunWarning, match="own tells an action_mask in its info, .* have it observ"):
+    with pytest.warns(RunWarning, match="own has action_mask in its info, .* have it observ"):
         host.reset(0)
     host.reset(1)
     host.close()
