@@ -120,6 +120,9 @@ ROWS: dict[str, Row] = {
         "xminigrid/MiniGrid-FourRooms", "jumanji/Game2048-v1", "jumanji/Maze-v0",
         "jumanji/Snake-v1", "brax/hopper", "brax/walker2d",
     )},
+    **{f"brax/{name}, hopper's preset": Row(
+        "brax/hopper", changes={"env": f"brax/{name}", "total_timesteps": 2_000_000}, seeds=6,
+    ) for name in ("halfcheetah", "ant")},
     **{f"gymnasium/{name}-v5": Row(f"gymnasium/{name}-v5", seeds=6) for name in (
         "Hopper", "HalfCheetah", "Walker2d", "InvertedPendulum", "InvertedDoublePendulum",
         "Reacher", "Swimmer", "Humanoid", "Pusher", "Ant",
