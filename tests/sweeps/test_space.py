@@ -97,11 +97,11 @@ def test_a_parameter_inside_of_others_has_a_name_with_dots():
 def test_traced_is_what_one_program_serves_all_values_of():
     found = read(
         "learning_rate=log:1e-4..1e-2", "max_grad_norm=none,0.5", "num_envs=8,16",
-        "env_params.gravity=5..15", "env_options.gravity=5..15",
+        "env_params.gravity=5..15", "env_options.length=0.4..0.6",
     )  # fmt: skip
     assert {name: d.traced for name, d in found.items()} == {
         "learning_rate": True, "max_grad_norm": False, "num_envs": False,
-        "env_params.gravity": True, "env_options.gravity": False,
+        "env_params.gravity": True, "env_options.length": False,
     }  # fmt: skip
     assert read("max_grad_norm=0.1,0.5")["max_grad_norm"].traced
 
@@ -176,6 +176,7 @@ def test_what_cannot_be_varied_is_refused_in_one_line(text):
         ({"gamma": [0.9, None]}, "gamma=None must be a number"),
         ({"env_options.x": [1, object()]}, "must be a value that Python writes and reads"),
         (["gamma=0.9..0.99", "gamma=0.5..0.9"], "gamma is varied twice"),
+        (["env_params.gravity=5..15", "env_options.gravity=5..15"], "gravity is in env_options"),
         ({"gamma": {"min": 0.9, "max": 0.99}}, "'gamma.min' cannot be varied"),
     ],
 )
