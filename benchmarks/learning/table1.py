@@ -56,7 +56,10 @@ SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {
 }
 """The paper's score of each setting, and how it is trained."""
 
-MAIN = ("no clipping or penalty", "clipping, 0.2", "adaptive KL, 0.01", "fixed KL, 1")
+MAIN = (
+    "no clipping or penalty", "clipping, 0.1", "clipping, 0.2", "clipping, 0.3",
+    "adaptive KL, 0.01", "fixed KL, 1",
+)  # fmt: skip
 EPISODES = 100
 POINTS = 50  # of a learning curve
 

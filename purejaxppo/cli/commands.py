@@ -109,12 +109,12 @@ def evaluate(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from purejaxppo.parallel import spread_seeds
+    from purejaxppo.report.overview import number
     from purejaxppo.run_folder.read import read_run
     from purejaxppo.run_folder.rows import evaluation_rows
     from purejaxppo.runs.agents import load_components, tell_of_defaults
     from purejaxppo.runs.evaluate import LONGEST, NOT_FOR_TRAINING, evaluate_of
     from purejaxppo.runs.plan import seeds_played_at_once
-    from purejaxppo.runs.summary import rounded
     from purejaxppo.runs.vary import kept_own
 
     # all agents of the run play the same first states, side by side, each in its environment
@@ -148,12 +148,12 @@ def evaluate(argv: Sequence[str]) -> int:
     table = Table("seed", "return", *["± std"] * several, "length", "episodes", box=None)
     for i, row in enumerate(rows):
         returns = [row["return_mean"], *[row["return_std"]] * several]
-        told = [rounded(x, row["return_mean"]) for x in returns]
-        table.add_row(str(i), *told, f"{row['length_mean']:.1f}", str(row["episodes"]))
+        length, episodes = f"{row['length_mean']:.1f}", str(row["episodes"])
+        table.add_row(str(i), *map(number, returns), length, episodes)
     Console().print(table)
     over = counted(len(rows), "seed")
-    mean = float(np.mean(means))
-    print(f"{components.config.env}: mean return {rounded(mean, mean)} over {over}")
+    mean = number(float(np.mean(means)))
+    print(f"{components.config.env}: mean return {mean} over {over}")
     if unfinished:
         some = counted(unfinished, "episode")
         print(f"{some} did not end within {LONGEST:,} steps: counted as they stood")

@@ -153,6 +153,7 @@ def check_taken(env: Any, env_params: EnvParams, axis: Any = None) -> None:
                 "(None, None, 0))(key, None, env_params), or env_params_axis=0 where each "
                 "environment has its own"
             ) from error
+        return
 
 
 def _vectorizer(

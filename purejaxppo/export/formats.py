@@ -230,8 +230,8 @@ WRITERS: dict[Format, Callable[[Acting], list[bytes]]] = {
 class Use(NamedTuple):
     """How a file is used, in lines of Python.
 
-    `{path}` and `{module}` stand for the file and its name, `{inputs}` and `{outputs}` for the
-    arrays that are told by name.
+    `{path}` and `{module}` stand for the file and its name; `{inputs}` and `{outputs}`, in ONNX,
+    for its arrays by name.
 
     Attributes:
         load: makes `policy`.
@@ -278,9 +278,10 @@ def use_of(path: Path, format: Format, memory: bool) -> list[str]:
 
         session: Any = onnxruntime.InferenceSession(path)
         names = [x.name for x in session.get_inputs()]
-        told = [x.name for x in session.get_outputs() if x.name.split(".")[0] == "action"]
+        actions = [x.name for x in session.get_outputs() if x.name.split(".")[0] == "action"]
         about["inputs"] = "{" + ", ".join(f"{x!r}: {_variable(x)}" for x in names) + "}"
-        about["outputs"] = ", ".join(map(_variable, told)) + "," * (len(told) == 1 and not memory)
+        alone = len(actions) == 1 and not memory
+        about["outputs"] = ", ".join(map(_variable, actions)) + "," * alone
     return [line.format(**about) for line in (use.load, use.act_with_memory if memory else use.act)]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from purejaxppo.config.schema import PPOConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.report.overview import number
 from purejaxppo.run_folder.files import write_json
 from purejaxppo.run_folder.read import read_summary
 from purejaxppo.run_folder.rows import final_returns
@@ -139,13 +140,13 @@ def in_words(summary: Mapping[str, Any]) -> dict[str, str]:
     over = f"{seeds} seed{'s' * (seeds > 1)}" if ended == seeds else f"{ended} of {seeds} seeds"
     final = "no episode ended" + ", or a return is not finite" * (summary["episodes"] > 0)
     if ended:
-        final = f"{rounded(mean, mean)}  ({over})"
+        final = f"{number(mean)}  ({over})"
     if ended > 1:
-        final = f"{rounded(mean, mean)} ± {rounded(spread, mean)}  (mean ± std over {over})"
+        final = f"{number(mean)} ± {number(spread)}  (mean ± std over {over})"
     best = float(np.mean([x for x in summary["best_evaluations"] if x is not None] or [np.nan]))
     words = {
         "final return": final,
-        "best evaluation": "" if np.isnan(best) else rounded(best, best),
+        "best evaluation": "" if np.isnan(best) else number(best),
         "episodes": f"{summary['episodes']:,}",
         "steps/s": _known(summary["steps_per_second"], ",.0f"),
         "compile": _known(summary["compile_seconds"], ".1f", " s"),
@@ -154,16 +155,6 @@ def in_words(summary: Mapping[str, Any]) -> dict[str, str]:
         "saved in": summary["run_dir"] or "",
     }
     return {name: text for name, text in words.items() if text}
-
-
-def rounded(x: float, size: float) -> str:
-    """Writes a return, or the spread of some: small ones with more digits.
-
-    Args:
-        x: any.
-        size: of what the spread is of.
-    """
-    return f"{x:.1f}" if abs(size) >= 10 else f"{x:.3f}"
 
 
 def _known(x: float | None, how: str, unit: str = "") -> str:

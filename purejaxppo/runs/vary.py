@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.components import Components
-from purejaxppo.config.coerce import coerce
+from purejaxppo.config.coerce import check_said_once, coerce, parse_options
 from purejaxppo.config.libraries import meaning_of
 from purejaxppo.config.rules import types_of
 from purejaxppo.config.schema import PPOConfig
@@ -163,6 +163,8 @@ def read_vary(vary: Mapping[str, Sequence[float]], components: Components, seeds
 
     # every setting is one that a run alone could have, and that makes a difference
     components.check_varied(values)
+    varied = (n.removeprefix(OF_THE_ENVIRONMENT) for n in values if n not in BOUNDS)
+    check_said_once(parse_options(config.env_options), varied)
     for row in zip(*values.values(), strict=True):
         config.replace(**{n: x for n, x in zip(values, row, strict=True) if n in BOUNDS})
     return Variation(values, seeds)

@@ -260,8 +260,8 @@ def test_ctrl_c_saves_what_was_reached(tmp_path):
     ("returns", "line"),
     [
         ([500.0], "500.0  (1 seed)"),
-        ([10.0, 14.0], "12.0 ± 2.0  (mean ± std over 2 seeds)"),
-        ([10.0, 14.0, None], "12.0 ± 2.0  (mean ± std over 2 of 3 seeds)"),
+        ([10.0, 14.0], "12.0 ± 2  (mean ± std over 2 seeds)"),
+        ([10.0, 14.0, None], "12.0 ± 2  (mean ± std over 2 of 3 seeds)"),
         ([10.0, None], "10.0  (1 of 2 seeds)"),
         ([0.977, 0.979], "0.978 ± 0.001  (mean ± std over 2 seeds)"),
         ([None], "no episode ended, or a return is not finite"),

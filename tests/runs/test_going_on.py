@@ -555,7 +555,7 @@ def result_of(**changes):
 def test_a_result_is_printed_in_a_few_lines():
     assert str(result_of()).splitlines() == [
         "CartPole-v1: 1,000 steps of 2 seeds",
-        "  final return    20.0 ± 4.0  (mean ± std over 2 seeds)",
+        "  final return    20.0 ± 4  (mean ± std over 2 seeds)",
         "  best evaluation 30.5",
         "  episodes        1,234",
         "  steps/s         10,000",

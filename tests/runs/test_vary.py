@@ -118,3 +118,8 @@ def test_settings_that_no_run_could_have_are_refused(vary, words):
     with pytest.raises(ConfigError, match=words) as error:
         fit(CONFIG, vary=vary)
     assert "\n" not in str(error.value)
+
+
+def test_a_number_that_an_option_gives_is_not_varied():
+    with pytest.raises(ConfigError, match="g is in env_options and in env_params"):
+        fit(CONFIG.replace(env_options={"g": 5.0}), vary={"env_params.g": [9.0, 10.0]})

@@ -43,7 +43,9 @@ def runs_of(
             continue
         folder = study.folder / trial.run
         try:
-            run = read[folder] if folder in read else read.setdefault(folder, read_results(folder))
+            if folder not in read:
+                read[folder] = read_results(folder)
+            run = read[folder]
             if max(trial.agents) >= run.seeds:
                 raise ConfigError(f"{str(folder)!r} has {run.seeds} agents only")
             own = _of_a_population if study.lineage else _of_agents
@@ -74,11 +76,11 @@ def _of_a_population(study: StudyResults, run: Results, agents: Sequence[int]) -
     Raises:
         ConfigError: the study does not say from whom.
     """
-    (agent,), (_, evaluations) = agents, _of_agents(study, run, agents)  # it is not evaluated
+    (agent,) = agents
     parents = [x["agent"] if x["parent"] is None else x["parent"] for x in study.lineage]
     lengths = lengths_of(study.config, study.about["options"]["evolve_every"])
     if len(parents) != len(lengths) * run.seeds:
         path = study.folder / LINEAGE
         raise ConfigError(f"{str(path)!r} does not say of all generations who took over from whom")
     line = line_of(np.reshape(parents, (len(lengths), run.seeds)), agent, lengths)
-    return along(line, run.metrics), evaluations
+    return along(line, run.metrics), _of_agents(study, run, agents)[1]  # it is not evaluated
